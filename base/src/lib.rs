@@ -1,0 +1,17 @@
+//! The nouns that every part of Carillon shares: ids, positions, time, chance, names, sizes and limits.
+//!
+//! Nothing here does IO, holds state beyond a counter, or depends on another crate of the workspace.
+
+pub mod chance;
+pub mod duration;
+pub mod ids;
+pub mod limits;
+pub mod name;
+pub mod size;
+pub mod time;
+
+pub use chance::Chance;
+pub use ids::{BatchIndex, GroupId, LogPosition, QueueIndex, QueueOffset, Term, TopicId};
+pub use name::{GroupName, NameError, TopicName};
+pub use size::ByteSize;
+pub use time::{Clock, ManualClock, SystemClock, Timestamp};

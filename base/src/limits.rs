@@ -1,0 +1,111 @@
+//! Every maximum of the system, in one place. Sizes are bytes, times are milliseconds, unless the name says otherwise.
+//!
+//! Limits with a protocol source name it: §3.1 is the validation table of the gRPC specification.
+
+/// Topic names, §3.1.
+pub const TOPIC_NAME_BYTES_MAX: usize = 127;
+/// Names of derived topics (`%DLQ%group`): the prefix and a group name fit with room.
+pub const DERIVED_TOPIC_NAME_BYTES_MAX: usize = 255;
+/// Group names, §3.1.
+pub const GROUP_NAME_BYTES_MAX: usize = 120;
+/// Queues of one topic.
+pub const TOPIC_QUEUES_MAX: u16 = 1024;
+/// Topics of one store: ids are never reused, so this bounds the catalog.
+pub const TOPICS_MAX: usize = 100_000;
+/// Groups of one store.
+pub const GROUPS_MAX: usize = 100_000;
+
+/// Message bodies, §3.1.
+pub const MESSAGE_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// User properties of a message, §3.1.
+pub const MESSAGE_PROPERTIES_MAX: usize = 128;
+/// Keys and values of the user properties, the tag and the keys together, §3.1.
+pub const MESSAGE_PROPERTIES_BYTES_MAX: usize = 16 * 1024;
+/// Message groups are shorter than this, §3.1.
+pub const MESSAGE_GROUP_BYTES_MAX: usize = 63;
+/// Message ids are opaque; official ones have 34 bytes.
+pub const MESSAGE_ID_BYTES_MAX: usize = 255;
+/// Trace context and born host are passed through.
+pub const PASSED_TEXT_BYTES_MAX: usize = 1024;
+/// Messages of one send call.
+pub const SEND_MESSAGES_MAX: usize = 1024;
+/// The part of a stored message that is not its body: properties, ids, hosts and framing.
+pub const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
+/// A decoded gRPC request; larger ones end with a gRPC error, as they cannot be answered otherwise.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How far ahead a message may be scheduled: a hundred years.
+pub const DELAY_MS_MAX: u64 = 36_500 * 24 * 3600 * 1000;
+/// `orphaned_transaction_recovery_duration`, §3.1.
+pub const TRANSACTION_CHECK_AFTER_MS_MAX: u64 = 3_600_000;
+/// Invisible time of a receive, §3.1.
+pub const INVISIBLE_MS_MIN: u64 = 10_000;
+pub const INVISIBLE_MS_MAX: u64 = 12 * 3_600_000;
+
+/// Messages of one receive, §3.1.
+pub const RECEIVE_MESSAGES_MAX: usize = 32;
+/// Bodies of one reply; at least one message is always sent.
+pub const RECEIVE_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The longest poll that is served.
+pub const POLL_MS_MAX: u64 = 60_000;
+/// Entries of one ack request.
+pub const ACK_ENTRIES_MAX: usize = 1024;
+/// Receipt handles are far shorter; longer ones are refused unread.
+pub const HANDLE_BYTES_MAX: usize = 1024;
+/// Filter expressions.
+pub const FILTER_BYTES_MAX: usize = 8 * 1024;
+/// Client ids are opaque.
+pub const CLIENT_ID_BYTES_MAX: usize = 512;
+
+/// Attempts of a message, however the group is configured.
+pub const ATTEMPTS_MAX: u32 = 1000;
+/// Steps of a group's back-off list.
+pub const BACKOFF_STEPS_MAX: usize = 64;
+
+/// A client without a call, heartbeat or stream for this long has gone (§4.2 of the gRPC specification).
+pub const CLIENT_ABSENCE_MS: u64 = 120_000;
+/// Clients remembered at once.
+pub const CLIENTS_MAX: usize = 100_000;
+/// The lease of an auto-renewed delivery; renewed in memory while the client lives.
+pub const RENEWED_LEASE_MS: u64 = 60_000;
+/// Auto-renewal of a standard group's delivery ends here.
+pub const RENEWED_LEASE_MS_MAX: u64 = 3 * 3_600_000;
+
+/// Pointers that one subscription keeps.
+pub const WINDOW_POINTERS_MAX: usize = 262_144;
+/// Followers that one closed lane keeps in memory.
+pub const LANE_FOLLOWERS_MAX: usize = 64;
+/// Entries read from a queue at a time: a lock is held for no more.
+pub const READ_ENTRIES_MAX: usize = 4_096;
+/// Polls parked at one subscription.
+pub const PARKED_POLLS_MAX: usize = 65_536;
+/// A subscription that has nothing to do ends after this time.
+pub const SUBSCRIPTION_IDLE_MS: u64 = 60_000;
+/// Skipped (filtered) entries are settled at the latest after this many or this long.
+pub const SKIPPED_ENTRIES_MAX: usize = 65_536;
+pub const SKIPPED_MS_MAX: u64 = 5_000;
+
+/// The unit of torn writes: groups start here, blocks below `durable` are never written again.
+pub const LOG_BLOCK_BYTES: u64 = 4096;
+/// Segment size unless configured.
+pub const SEGMENT_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+pub const SEGMENT_BYTES_MIN: u64 = 1024 * 1024;
+/// One group is at most this, or one larger batch.
+pub const LOG_GROUP_BYTES_MAX: usize = 1024 * 1024;
+/// One batch: a send request at its largest, with envelopes.
+pub const LOG_BATCH_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// One record: lengths of records are stored in 24 bits in queue entries.
+pub const LOG_RECORD_BYTES_MAX: usize = (1 << 24) - 1;
+/// Bytes that wait for the writer.
+pub const INBOX_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Requests that wait for the writer.
+pub const INBOX_REQUESTS_MAX: usize = 4096;
+/// Records of one batch from a background producer.
+pub const BACKGROUND_RECORDS_MAX: usize = 1_000;
+
+/// Due times within this window are in the wheel, one slot a millisecond.
+pub const WHEEL_WINDOW_MS: u64 = 65_536;
+
+const _: () = assert!(MESSAGE_BODY_BYTES_MAX + ENVELOPE_BYTES_MAX < LOG_RECORD_BYTES_MAX);
+const _: () = assert!(LOG_RECORD_BYTES_MAX < LOG_BATCH_BYTES_MAX);
+const _: () = assert!(REQUEST_BYTES_MAX + SEND_MESSAGES_MAX * 128 < LOG_BATCH_BYTES_MAX);

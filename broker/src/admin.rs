@@ -1,0 +1,173 @@
+//! What operators create, change and look at: topics and groups, and messages without consuming them.
+
+use std::time::Duration;
+
+use base::{GroupName, NameError, QueueIndex, QueueOffset, Timestamp, TopicName};
+
+use crate::api::Delivery;
+
+/// What a topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TopicType {
+    Normal,
+    Fifo,
+    Delay,
+    Transaction,
+    /// Every one of the above.
+    Mixed,
+}
+
+/// Settings of a topic to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTopic {
+    pub name: String,
+    pub topic_type: TopicType,
+    pub queues: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicDescription {
+    pub name: TopicName,
+    pub topic_type: TopicType,
+    pub created_at: Timestamp,
+    pub queues: Vec<QueueDescription>,
+    pub timers_pending: u64,
+    pub transactions_prepared: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueDescription {
+    pub queue: QueueIndex,
+    pub first: QueueOffset,
+    pub next: QueueOffset,
+    /// When the newest message became visible.
+    pub newest_at: Option<Timestamp>,
+}
+
+/// When a group consumes in order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GroupOrder {
+    /// On every FIFO topic.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Waits between attempts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Backoff {
+    /// One after the other; the last one repeats.
+    Steps(Vec<Duration>),
+    Exponential { first: Duration, factor: u32, max: Duration },
+}
+
+/// Settings of a group to create; what is none is the server's default for its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewGroup {
+    pub name: String,
+    pub order: GroupOrder,
+    /// Deliveries in all, the first included.
+    pub attempts_max: Option<u32>,
+    pub backoff: Option<Backoff>,
+    pub invisible: Option<Duration>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupDescription {
+    pub name: GroupName,
+    pub order: GroupOrder,
+    pub attempts_max: u32,
+    pub backoff: Backoff,
+    pub invisible: Duration,
+    pub created_at: Timestamp,
+    pub members: Vec<MemberDescription>,
+    pub topics: Vec<GroupTopicDescription>,
+    pub dead_letters: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberDescription {
+    pub client_id: String,
+    pub language: String,
+    pub version: String,
+    pub address: Option<String>,
+    pub last_seen_ms_ago: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupTopicDescription {
+    pub topic: TopicName,
+    pub filter: String,
+    /// Visible and not acknowledged.
+    pub lag_messages: u64,
+    /// Age of the oldest of them.
+    pub oldest_unacked_ms: u64,
+    pub in_flight: u64,
+    pub retry_wait: u64,
+    /// Message groups with a batch handed out.
+    pub open_message_groups: u64,
+    pub queues: Vec<GroupQueueDescription>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupQueueDescription {
+    pub queue: QueueIndex,
+    /// Everything below is acknowledged.
+    pub floor: QueueOffset,
+    pub next: QueueOffset,
+}
+
+/// Whether a create call made something new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Created {
+    New,
+    /// It was there with the same settings.
+    Already,
+}
+
+/// Where a peek starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeekFrom {
+    Earliest,
+    Latest,
+    Offset(QueueOffset),
+    /// The first message that became visible at or after this time.
+    Time(Timestamp),
+}
+
+/// A message that was looked at; nothing was leased or counted.
+#[derive(Debug, Clone)]
+pub struct Peeked {
+    pub message: Delivery,
+    pub visible_since: Timestamp,
+}
+
+/// Why an administrative call is refused. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AdminRefusal {
+    #[error("{0}")]
+    IllegalName(NameError),
+    #[error("topic {0} does not exist")]
+    TopicNotFound(TopicName),
+    #[error("group {0} does not exist")]
+    GroupNotFound(GroupName),
+    #[error("queue {queue} does not exist; topic {topic} has {queues}")]
+    QueueNotFound { topic: TopicName, queue: u16, queues: u16 },
+    #[error("{what} {name} exists with another {field}: it is {existing}, not {asked}")]
+    ExistsWithOtherSettings { what: &'static str, name: String, field: &'static str, existing: String, asked: String },
+    #[error("{field} is {value}; it must be {min} to {max}")]
+    OutOfRange { field: &'static str, value: u64, min: u64, max: u64 },
+    #[error("{field} {problem}")]
+    IllegalValue { field: &'static str, problem: &'static str },
+    #[error("topic {topic} still holds {messages} unread messages, {timers} timers and {transactions} prepared transactions; force deletes them")]
+    TopicHasBacklog { topic: TopicName, messages: u64, timers: u64, transactions: u64 },
+    #[error("group {group} has {members} members connected; force deletes it all the same")]
+    GroupHasConsumers { group: GroupName, members: usize },
+    #[error("there are {count} {what}, the limit is {max}")]
+    TooMany { what: &'static str, count: usize, max: usize },
+    #[error("{0}")]
+    Refused(crate::refusal::Refusal),
+}

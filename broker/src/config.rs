@@ -1,0 +1,248 @@
+//! Settings of a broker: numbers and switches an operator may change (operations page, part G). Unknown keys fail.
+
+use std::time::Duration;
+
+use base::ByteSize;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub cluster: Cluster,
+    pub node: Node,
+    pub grpc: Grpc,
+    pub http: Http,
+    pub tls: Tls,
+    pub storage: Storage,
+    pub timer: Timer,
+    pub topics: Topics,
+    pub groups: Groups,
+    pub transactions: Transactions,
+    pub limits: Limits,
+    pub log: Log,
+    pub shutdown: Shutdown,
+    pub runtime: Runtime,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// Name in routes and metrics.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Name of this broker in routes and metrics.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Grpc {
+    pub listen: String,
+    /// `host:port` for clients; none = the address they used to reach us.
+    pub advertise: Option<String>,
+    pub connections_max: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Empty = off.
+    pub listen: String,
+}
+
+/// Without files: clear text, and a self-signed certificate for clients that insist on TLS.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    pub certificate_file: Option<String>,
+    pub key_file: Option<String>,
+    /// Refuse clear text.
+    pub required: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    pub log: LogStore,
+    /// Below this, new messages are refused: `"5%"` of the file system or a size.
+    pub disk_reserve: String,
+    /// Recent bodies kept in memory.
+    pub tail_cache: ByteSize,
+    pub read_threads: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogStore {
+    pub segment_size: ByteSize,
+    pub flush: Flush,
+}
+
+/// When a send is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flush {
+    /// After `fdatasync`.
+    Sync,
+    /// After the write: an OK does not survive a power cut.
+    Write,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timer {
+    #[serde(with = "base::duration")]
+    pub delay_max: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Topics {
+    /// Create unknown topics with the first message.
+    pub auto_create: bool,
+    pub message_size_max: ByteSize,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Groups {
+    /// Create unknown groups at their first use.
+    pub auto_create: bool,
+    #[serde(with = "base::duration")]
+    pub invisible_default: Duration,
+    pub in_flight_max: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Transactions {
+    #[serde(with = "base::duration")]
+    pub check_after: Duration,
+    #[serde(with = "base::duration")]
+    pub check_every: Duration,
+    pub checks_max: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests that wait for the log writer.
+    pub writer_inbox: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    #[serde(with = "base::duration")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// Network workers; 0 = cores − 1, at least 1.
+    pub workers: usize,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { name: "DefaultCluster".into() }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { name: "carillon".into() }
+    }
+}
+
+impl Default for Grpc {
+    fn default() -> Self {
+        Self { listen: "0.0.0.0:8081".into(), advertise: None, connections_max: 10_000 }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8080".into() }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            log: LogStore::default(),
+            disk_reserve: "5%".into(),
+            tail_cache: ByteSize(64 << 20),
+            read_threads: 4,
+        }
+    }
+}
+
+impl Default for LogStore {
+    fn default() -> Self {
+        Self { segment_size: ByteSize(base::limits::SEGMENT_BYTES_DEFAULT), flush: Flush::Sync }
+    }
+}
+
+impl Default for Timer {
+    fn default() -> Self {
+        Self { delay_max: Duration::from_millis(base::limits::DELAY_MS_MAX) }
+    }
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self { auto_create: false, message_size_max: ByteSize(base::limits::MESSAGE_BODY_BYTES_MAX as u64) }
+    }
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { auto_create: true, invisible_default: Duration::from_secs(60), in_flight_max: 10_000 }
+    }
+}
+
+impl Default for Transactions {
+    fn default() -> Self {
+        Self { check_after: Duration::from_secs(6), check_every: Duration::from_secs(30), checks_max: 15 }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { writer_inbox: base::limits::INBOX_REQUESTS_MAX }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".into() }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30) }
+    }
+}
