@@ -1,0 +1,31 @@
+//! Hashes that are stored: SipHash-2-4 with a key that the store made for itself.
+//!
+//! The key keeps senders from choosing message groups that collide; it lives in the store's first batch, so hashes mean
+//! the same for as long as the store lives, on every replica.
+
+use std::hash::Hasher;
+
+use siphasher::sip::SipHasher24;
+
+/// The key of one store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKey(pub [u8; 16]);
+
+impl HashKey {
+    /// Of a message group. Never 0: that stands for "no message group".
+    pub fn message_group(&self, group: &str) -> u64 {
+        self.hash(group).max(1)
+    }
+
+    /// Of a tag. Never 0: that stands for "no tag".
+    pub fn tag(&self, tag: &str) -> u32 {
+        let hash = self.hash(tag);
+        ((hash ^ (hash >> 32)) & 0xFFFF_FFFF).max(1) as u32
+    }
+
+    fn hash(&self, text: &str) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(text.as_bytes());
+        hasher.finish()
+    }
+}

@@ -1,0 +1,240 @@
+//! Applying records: the one place that says what each kind does to which view.
+//!
+//! Runs on the writer's thread after a commit, and at a start for every record that is read back. The same records in the
+//! same order give the same views.
+//!
+//! V1. Applying never fails and never reads another record. What does not fit is the trace of damage: it is counted and
+//!     said, once, and nothing else is touched.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base::{GroupId, LogPosition, Timestamp, TopicId};
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+
+use super::catalog::Catalog;
+use super::progress::{Progress, Shared};
+use super::queue::Entry;
+use super::timers::{Timer, Timers};
+use super::transactions::{Outcome, Prepared, Transactions};
+use crate::hash::HashKey;
+use crate::record::{Head, Pending, Pointer, Record, Why};
+
+/// What a committed record means for the timers. Handed to the timer thread, which owns them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerEvent {
+    Add(Timer),
+    End { due: Timestamp, origin: LogPosition },
+    DropTopic(TopicId),
+}
+
+/// Everything that is derived from the log, but the timers.
+#[derive(Debug)]
+pub struct Views {
+    pub catalog: Arc<ArcSwap<Catalog>>,
+    /// Shared by the writer, which adds, and whoever looks a pair up; the lock is held for one look-up.
+    pub progress: Arc<Mutex<HashMap<(GroupId, TopicId), Shared>>>,
+    /// Written by the writer, which decides; read for check-backs and lists.
+    pub transactions: Arc<Mutex<Transactions>>,
+    pub hash_key: Option<HashKey>,
+    /// Topics with new messages since the last ring.
+    touched: HashSet<TopicId>,
+    timer_events: Vec<TimerEvent>,
+    /// Records that did not fit, because damage took what they refer to.
+    pub orphans: u64,
+    /// Queue entries that damage took.
+    pub lost_entries: u64,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self {
+            catalog: Arc::new(ArcSwap::from_pointee(Catalog::default())),
+            progress: Arc::default(),
+            transactions: Arc::default(),
+            hash_key: None,
+            touched: HashSet::new(),
+            timer_events: Vec::new(),
+            orphans: 0,
+            lost_entries: 0,
+        }
+    }
+}
+
+impl Views {
+    /// `pointer`: where the record lies. `stored_at`: its batch's.
+    pub fn apply(&mut self, record: &Record, pointer: Pointer, stored_at: Timestamp) {
+        match record {
+            Record::Message { head, queue, offset } => {
+                let entry = Entry::new(pointer, stored_at, head.group_hash, head.tag_hash, head.priority);
+                self.push(head.topic, *queue, *offset, entry);
+            }
+            Record::Delayed { head, due } => self.add_timer(*due, pointer, head),
+            Record::Prepared { head, due, check_after_ms, client } => self.transactions.lock().prepare(Prepared {
+                pointer,
+                head: *head,
+                due: *due,
+                prepared_at: stored_at,
+                check_after_ms: *check_after_ms,
+                client: client.clone(),
+            }),
+            Record::Publish { origin, head, queue, offset, visible_since, why } => {
+                let entry = Entry::new(*origin, *visible_since, head.group_hash, head.tag_hash, head.priority);
+                self.push(head.topic, *queue, *offset, entry);
+                match why {
+                    Why::Due { due } => self.end_timer(*due, origin.position),
+                    Why::Commit => self.end_transaction(origin.position, Outcome::Committed),
+                    Why::DeadLetter { .. } | Why::Redrive { .. } => {}
+                }
+            }
+            Record::Retire { origin, pending } => match pending {
+                Pending::Timer { due } => self.end_timer(*due, *origin),
+                Pending::Transaction => self.end_transaction(*origin, Outcome::RolledBack),
+            },
+            Record::Move { origin, head, from, due } => {
+                match from {
+                    Pending::Timer { due } => self.end_timer(*due, origin.position),
+                    Pending::Transaction => self.end_transaction(origin.position, Outcome::Committed),
+                }
+                self.add_timer(*due, *origin, head);
+            }
+            Record::Settle { group, topic, acks, retries } => self.with(*group, *topic, |p| p.settle(acks, retries)),
+            Record::Lease { group, topic, batch, client, until, entries } => {
+                self.with(*group, *topic, |p| p.lease(*batch, client, *until, entries));
+            }
+            Record::Subscribe { group, topic, start, filter } => {
+                self.with(*group, *topic, |p| p.subscribe(start, filter));
+            }
+            Record::Seek { group, topic, queue, to, generation } => {
+                self.with(*group, *topic, |p| p.seek(*queue, *to, *generation));
+            }
+            Record::Park { group, topic, message_group, is_on } => {
+                self.with(*group, *topic, |p| p.park(*message_group, *is_on));
+            }
+            Record::Purge { topic, queue, below } => self.purge(*topic, *queue, *below),
+            Record::Topic(spec) => {
+                self.change_catalog(|catalog| catalog.apply_topic(spec));
+                if spec.is_dropped {
+                    self.drop_topic(spec.id);
+                }
+            }
+            Record::Group(spec) => {
+                self.change_catalog(|catalog| catalog.apply_group(spec));
+                if spec.is_dropped {
+                    self.progress.lock().retain(|(group, _), _| *group != spec.id);
+                }
+            }
+            Record::Schedule(spec) => self.change_catalog(|catalog| catalog.apply_schedule(spec)),
+            Record::Members { hash_key, .. } => self.hash_key = Some(*hash_key),
+            Record::Epoch { .. } | Record::Mark => {}
+        }
+    }
+
+    /// Progress of a pair; made when it does not exist yet.
+    pub fn progress_of(&self, group: GroupId, topic: TopicId) -> Shared {
+        self.progress.lock().entry((group, topic)).or_default().clone()
+    }
+
+    /// What the timer thread has to be told, in order.
+    pub fn take_timer_events(&mut self) -> Vec<TimerEvent> {
+        std::mem::take(&mut self.timer_events)
+    }
+
+    /// Tells everybody who waits for messages of the topics that got some.
+    pub fn ring(&mut self) {
+        if self.touched.is_empty() {
+            return;
+        }
+        let catalog = self.catalog.load();
+        for topic in self.touched.drain() {
+            if let Some(topic) = catalog.topic_by_id(topic) {
+                topic.watchers.ring();
+            }
+        }
+    }
+
+    fn push(&mut self, topic: TopicId, queue: base::QueueIndex, offset: base::QueueOffset, entry: Entry) {
+        let catalog = self.catalog.load();
+        match catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)) {
+            Some(queue) => {
+                self.lost_entries += queue.push(offset, entry);
+                self.touched.insert(topic);
+            }
+            None => {
+                drop(catalog);
+                self.orphan("message", topic);
+            }
+        }
+    }
+
+    fn purge(&mut self, topic: TopicId, queue: base::QueueIndex, below: base::QueueOffset) {
+        let catalog = self.catalog.load();
+        if let Some(queue) = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)) {
+            queue.purge(below);
+        }
+        for ((_, of), progress) in self.progress.lock().iter() {
+            if *of == topic {
+                progress.lock().purge(queue, below);
+            }
+        }
+    }
+
+    fn add_timer(&mut self, due: Timestamp, pointer: Pointer, head: &Head) {
+        self.timer_events.push(TimerEvent::Add(Timer { due, pointer, head: *head }));
+    }
+
+    fn end_timer(&mut self, due: Timestamp, origin: LogPosition) {
+        self.timer_events.push(TimerEvent::End { due, origin });
+    }
+
+    fn end_transaction(&mut self, origin: LogPosition, outcome: Outcome) {
+        if !self.transactions.lock().end(origin, outcome) {
+            self.orphans += 1;
+            tracing::warn!(position = origin.0, "a transaction ends that was lost to damage");
+        }
+    }
+
+    fn with(&mut self, group: GroupId, topic: TopicId, change: impl FnOnce(&mut Progress)) {
+        let catalog = self.catalog.load();
+        if catalog.group_by_id(group).is_none() || catalog.topic_by_id(topic).is_none() {
+            // Settles may still be under way while a topic or group is dropped; there is nothing left to settle.
+            return;
+        }
+        change(&mut self.progress_of(group, topic).lock());
+    }
+
+    fn change_catalog(&mut self, change: impl FnOnce(&mut Catalog)) {
+        let mut next = Catalog::clone(&self.catalog.load());
+        change(&mut next);
+        self.catalog.store(Arc::new(next));
+    }
+
+    fn drop_topic(&mut self, topic: TopicId) {
+        self.progress.lock().retain(|(_, of), _| *of != topic);
+        self.transactions.lock().drop_topic(topic);
+        self.timer_events.push(TimerEvent::DropTopic(topic));
+    }
+
+    fn orphan(&mut self, what: &'static str, topic: TopicId) {
+        self.orphans += 1;
+        tracing::warn!(what, topic = topic.0, "a record names a topic that was lost to damage");
+    }
+}
+
+impl Timers {
+    /// Takes over what the writer committed.
+    pub fn apply(&mut self, events: &[TimerEvent]) {
+        for event in events {
+            match event {
+                TimerEvent::Add(timer) => self.add(*timer),
+                TimerEvent::DropTopic(topic) => self.drop_topic(*topic),
+                TimerEvent::End { due, origin } => {
+                    if !self.end(*due, *origin) {
+                        tracing::warn!(position = origin.0, "a timer ends that was lost to damage or dropped");
+                    }
+                }
+            }
+        }
+    }
+}

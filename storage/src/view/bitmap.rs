@@ -1,0 +1,118 @@
+//! Which offsets of one queue are acknowledged: everything below a floor, and a bit for each above it.
+//!
+//! B1. The floor is not acknowledged: the first clear offset is always the floor itself.
+//! B2. The floor never goes back, except by `seek`.
+
+use std::collections::VecDeque;
+
+use base::QueueOffset;
+
+/// Acknowledged offsets. One bit each above the floor.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Acknowledged {
+    floor: u64,
+    /// Bit 0 of the first word is offset `base`, a multiple of 64 at or below the floor.
+    words: VecDeque<u64>,
+    base: u64,
+    /// Set bits at or above the floor.
+    above: u64,
+}
+
+impl Acknowledged {
+    pub fn starting_at(floor: QueueOffset) -> Self {
+        Self { floor: floor.0, base: floor.0 / 64 * 64, ..Self::default() }
+    }
+
+    /// Everything below is acknowledged.
+    pub fn floor(&self) -> QueueOffset {
+        QueueOffset(self.floor)
+    }
+
+    /// How many offsets above the floor are acknowledged.
+    pub fn count_above_floor(&self) -> u64 {
+        self.above
+    }
+
+    pub fn contains(&self, offset: QueueOffset) -> bool {
+        if offset.0 < self.floor {
+            return true;
+        }
+        let index = offset.0 - self.base;
+        let word = usize::try_from(index / 64).ok().and_then(|index| self.words.get(index));
+        word.is_some_and(|word| word & (1 << (index % 64)) != 0)
+    }
+
+    /// Acknowledges `count` offsets from `first` on; those that were so before stay so.
+    pub fn insert(&mut self, first: QueueOffset, count: u64) {
+        let end = first.0.saturating_add(count);
+        let mut offset = first.0.max(self.floor);
+        while offset < end {
+            let index = offset - self.base;
+            let word = usize::try_from(index / 64).expect("windows of unacknowledged offsets fit in memory");
+            if self.words.len() <= word {
+                self.words.resize(word + 1, 0);
+            }
+            let in_word = (64 - index % 64).min(end - offset);
+            let mask = (u64::MAX >> (64 - in_word)) << (index % 64);
+            let added = mask & !self.words[word];
+            self.words[word] |= mask;
+            self.above += u64::from(added.count_ones());
+            offset += in_word;
+        }
+        self.raise();
+    }
+
+    /// Starts anew at `to`.
+    pub fn seek(&mut self, to: QueueOffset) {
+        *self = Self::starting_at(to);
+    }
+
+    fn raise(&mut self) {
+        while let Some(&word) = self.words.front() {
+            let skipped = self.floor - self.base;
+            let run = u64::from((!(word >> skipped)).trailing_zeros()).min(64 - skipped);
+            self.floor += run;
+            self.above -= run;
+            if self.floor - self.base < 64 {
+                break;
+            }
+            self.words.pop_front();
+            self.base += 64;
+        }
+        if self.words.is_empty() {
+            self.base = self.floor / 64 * 64;
+        }
+        assert!(!self.contains(QueueOffset(self.floor)), "B1: the floor {} is acknowledged", self.floor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_set_of_offsets_with_everything_below_its_first_gap(
+            start in 0u64..200,
+            ranges in proptest::collection::vec((0u64..400, 1u64..90), 0..30),
+        ) {
+            let mut tested = Acknowledged::starting_at(QueueOffset(start));
+            let mut reference: BTreeSet<u64> = (0..start).collect();
+            for (first, count) in ranges {
+                tested.insert(QueueOffset(first), count);
+                reference.extend(first..first + count);
+                let floor = (0..).find(|offset| !reference.contains(offset)).expect("the set is finite");
+                prop_assert_eq!(tested.floor(), QueueOffset(floor));
+                let above = reference.iter().filter(|offset| **offset > floor).count() as u64;
+                prop_assert_eq!(tested.count_above_floor(), above);
+                for offset in 0..520 {
+                    prop_assert_eq!(tested.contains(QueueOffset(offset)), reference.contains(&offset));
+                }
+            }
+        }
+    }
+}

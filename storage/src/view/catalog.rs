@@ -1,0 +1,304 @@
+//! Topics, groups and schedules: what exists. The last record of a name wins; ids are never used twice.
+//!
+//! Readers hold an immutable snapshot; each change makes a new one. Changes are rare, look-ups are not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{GroupId, GroupName, QueueIndex, Timestamp, TopicId, TopicName};
+use hashbrown::HashMap;
+
+use super::queue::Queue;
+use crate::codec::{Decoder, Encode, Malformed};
+use crate::record::ScheduleSpec;
+use crate::watch::Watchers;
+
+/// What kind of messages a topic takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum TopicKind {
+    Normal = 1,
+    Fifo = 2,
+    Delay = 3,
+    Transaction = 4,
+    Mixed = 5,
+    /// Holds dead letters of a group; made by the server.
+    DeadLetter = 6,
+    /// Holds what is redriven to one group; made by the server.
+    Retry = 7,
+}
+
+/// When a group consumes in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum OrderSpec {
+    Auto = 1,
+    Always = 2,
+    Never = 3,
+}
+
+/// Waits between attempts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackoffSpec {
+    /// One after the other; the last one repeats.
+    Steps(Vec<Duration>),
+    Exponential { first: Duration, factor: u32, max: Duration },
+}
+
+impl BackoffSpec {
+    /// The wait after `attempts` attempts, at least 1.
+    pub fn after(&self, attempts: u32) -> Duration {
+        let step = attempts.max(1) - 1;
+        match self {
+            Self::Steps(steps) => {
+                let index = usize::try_from(step).unwrap_or(usize::MAX).min(steps.len().saturating_sub(1));
+                steps.get(index).copied().unwrap_or_default()
+            }
+            Self::Exponential { first, factor, max } => {
+                let scaled = factor.checked_pow(step).and_then(|scale| first.checked_mul(scale));
+                scaled.unwrap_or(*max).min(*max)
+            }
+        }
+    }
+}
+
+/// A topic as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub id: TopicId,
+    pub name: TopicName,
+    pub kind: TopicKind,
+    pub queues: u16,
+    pub created_at: Timestamp,
+    pub is_dropped: bool,
+}
+
+/// A group as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSpec {
+    pub id: GroupId,
+    pub name: GroupName,
+    pub order: OrderSpec,
+    /// Deliveries in all, the first included.
+    pub attempts_max: u32,
+    pub backoff: BackoffSpec,
+    pub invisible: Duration,
+    pub created_at: Timestamp,
+    pub is_dropped: bool,
+}
+
+/// A topic with its queues.
+#[derive(Debug)]
+pub struct Topic {
+    pub spec: TopicSpec,
+    pub queues: Vec<Arc<Queue>>,
+    pub watchers: Arc<Watchers>,
+}
+
+impl Topic {
+    pub fn queue(&self, queue: QueueIndex) -> Option<&Arc<Queue>> {
+        self.queues.get(usize::from(queue.0))
+    }
+}
+
+/// Everything that exists, at one moment.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    topics: HashMap<TopicName, Arc<Topic>>,
+    topics_by_id: HashMap<TopicId, Arc<Topic>>,
+    groups: HashMap<GroupName, Arc<GroupSpec>>,
+    groups_by_id: HashMap<GroupId, Arc<GroupSpec>>,
+    schedules: HashMap<Arc<str>, ScheduleSpec>,
+    next_topic: u32,
+    next_group: u32,
+}
+
+impl Catalog {
+    pub fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.topics_by_id.get(&id)
+    }
+
+    pub fn group(&self, name: &GroupName) -> Option<&Arc<GroupSpec>> {
+        self.groups.get(name)
+    }
+
+    pub fn group_by_id(&self, id: GroupId) -> Option<&Arc<GroupSpec>> {
+        self.groups_by_id.get(&id)
+    }
+
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.values()
+    }
+
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<GroupSpec>> {
+        self.groups.values()
+    }
+
+    pub fn schedules(&self) -> impl Iterator<Item = &ScheduleSpec> {
+        self.schedules.values()
+    }
+
+    /// The number of the next new topic.
+    pub fn next_topic(&self) -> TopicId {
+        TopicId(self.next_topic)
+    }
+
+    /// The number of the next new group.
+    pub fn next_group(&self) -> GroupId {
+        GroupId(self.next_group)
+    }
+
+    pub(crate) fn apply_topic(&mut self, spec: &TopicSpec) {
+        self.next_topic = self.next_topic.max(spec.id.0 + 1);
+        let known = self.topics_by_id.remove(&spec.id);
+        if let Some(known) = &known {
+            self.topics.remove(&known.spec.name);
+        }
+        if spec.is_dropped {
+            return;
+        }
+        let (mut queues, watchers) = match known {
+            Some(known) => (known.queues.clone(), known.watchers.clone()),
+            None => Default::default(),
+        };
+        queues.resize_with(usize::from(spec.queues).max(queues.len()), Arc::default);
+        let topic = Arc::new(Topic { spec: spec.clone(), queues, watchers });
+        self.topics.insert(spec.name.clone(), topic.clone());
+        self.topics_by_id.insert(spec.id, topic);
+    }
+
+    pub(crate) fn apply_group(&mut self, spec: &GroupSpec) {
+        self.next_group = self.next_group.max(spec.id.0 + 1);
+        if let Some(known) = self.groups_by_id.remove(&spec.id) {
+            self.groups.remove(&known.name);
+        }
+        if !spec.is_dropped {
+            let group = Arc::new(spec.clone());
+            self.groups.insert(spec.name.clone(), group.clone());
+            self.groups_by_id.insert(spec.id, group);
+        }
+    }
+
+    pub(crate) fn apply_schedule(&mut self, spec: &ScheduleSpec) {
+        if spec.is_dropped {
+            self.schedules.remove(&spec.name);
+        } else {
+            self.schedules.insert(spec.name.clone(), spec.clone());
+        }
+    }
+}
+
+impl TopicSpec {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.varint(self.id.0.into());
+        out.text(self.name.as_str());
+        out.u8(self.kind as u8);
+        out.u16(self.queues);
+        out.varint(self.created_at.0);
+        out.u8(self.is_dropped.into());
+    }
+
+    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: TopicId(from.number()?),
+            name: TopicName::parse(from.text()?).map_err(|_| from.malformed())?,
+            kind: match from.u8()? {
+                1 => TopicKind::Normal,
+                2 => TopicKind::Fifo,
+                3 => TopicKind::Delay,
+                4 => TopicKind::Transaction,
+                5 => TopicKind::Mixed,
+                6 => TopicKind::DeadLetter,
+                7 => TopicKind::Retry,
+                _ => return Err(from.malformed()),
+            },
+            queues: from.u16()?,
+            created_at: Timestamp(from.varint()?),
+            is_dropped: from.u8()? != 0,
+        })
+    }
+}
+
+impl GroupSpec {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.varint(self.id.0.into());
+        out.text(self.name.as_str());
+        out.u8(self.order as u8);
+        out.varint(self.attempts_max.into());
+        match &self.backoff {
+            BackoffSpec::Steps(steps) => {
+                out.u8(1);
+                out.varint(steps.len() as u64);
+                steps.iter().for_each(|step| encode_duration(out, *step));
+            }
+            BackoffSpec::Exponential { first, factor, max } => {
+                out.u8(2);
+                encode_duration(out, *first);
+                out.varint((*factor).into());
+                encode_duration(out, *max);
+            }
+        }
+        encode_duration(out, self.invisible);
+        out.varint(self.created_at.0);
+        out.u8(self.is_dropped.into());
+    }
+
+    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            id: GroupId(from.number()?),
+            name: GroupName::parse(from.text()?).map_err(|_| from.malformed())?,
+            order: match from.u8()? {
+                1 => OrderSpec::Auto,
+                2 => OrderSpec::Always,
+                3 => OrderSpec::Never,
+                _ => return Err(from.malformed()),
+            },
+            attempts_max: from.number()?,
+            backoff: decode_backoff(from)?,
+            invisible: decode_duration(from)?,
+            created_at: Timestamp(from.varint()?),
+            is_dropped: from.u8()? != 0,
+        })
+    }
+}
+
+fn decode_backoff(from: &mut Decoder<'_>) -> Result<BackoffSpec, Malformed> {
+    match from.u8()? {
+        1 => {
+            let count = from.count()?;
+            Ok(BackoffSpec::Steps((0..count).map(|_| decode_duration(from)).collect::<Result<_, _>>()?))
+        }
+        2 => {
+            let first = decode_duration(from)?;
+            let factor = from.number()?;
+            Ok(BackoffSpec::Exponential { first, factor, max: decode_duration(from)? })
+        }
+        _ => Err(from.malformed()),
+    }
+}
+
+fn encode_duration(out: &mut Vec<u8>, duration: Duration) {
+    out.varint(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+}
+
+fn decode_duration(from: &mut Decoder<'_>) -> Result<Duration, Malformed> {
+    Ok(Duration::from_millis(from.varint()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn back_off_repeats_its_last_step_and_never_exceeds_its_maximum() {
+        let steps = BackoffSpec::Steps([1, 5].map(Duration::from_secs).into());
+        assert_eq!([1, 2, 3, 900].map(|n| steps.after(n).as_secs()), [1, 5, 5, 5]);
+        let doubling =
+            BackoffSpec::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
+        assert_eq!([1, 2, 3, 11, 12, 900].map(|n| doubling.after(n).as_secs()), [5, 10, 20, 5120, 7200, 7200]);
+    }
+}

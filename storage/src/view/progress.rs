@@ -1,0 +1,231 @@
+//! How far one group has come with one topic: what is acknowledged, what was tried, what is handed out in order.
+//!
+//! Applied by the writer, read by the subscription: a mutex, because each record changes it and the subscription needs
+//! the newest state; held for at most `READ_ENTRIES_MAX` entries.
+//!
+//! P1. An acknowledged offset has no attempts and no lease.
+//! P2. An offset is in at most one lease.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{QueueIndex, QueueOffset, Timestamp};
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+
+use super::bitmap::Acknowledged;
+use crate::record::{AckRange, FilterSpec, LeaseEntry, RetryEntry};
+
+/// A message of a topic.
+pub type Slot = (QueueIndex, QueueOffset);
+
+/// Attempts used, and when the next one may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    pub attempts: u32,
+    pub next_visible: Timestamp,
+}
+
+/// An ordered batch that was handed out and is not settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub client: Arc<str>,
+    pub until: Option<Timestamp>,
+    pub entries: Vec<LeaseEntry>,
+}
+
+/// The state of one (group, topic).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// None until the first `Subscribe`.
+    pub filter: Option<FilterSpec>,
+    queues: BTreeMap<QueueIndex, Acknowledged>,
+    retries: HashMap<Slot, Retry>,
+    leases: BTreeMap<u64, Lease>,
+    leased: HashMap<Slot, u64>,
+    parked: HashSet<u64>,
+    generations: BTreeMap<QueueIndex, u32>,
+}
+
+impl Progress {
+    pub fn is_subscribed(&self) -> bool {
+        self.filter.is_some()
+    }
+
+    pub fn floor(&self, queue: QueueIndex) -> QueueOffset {
+        self.queues.get(&queue).map_or(QueueOffset(0), Acknowledged::floor)
+    }
+
+    pub fn is_acknowledged(&self, (queue, offset): Slot) -> bool {
+        self.queues.get(&queue).is_some_and(|queue| queue.contains(offset))
+    }
+
+    /// Messages below `next` that are not acknowledged.
+    pub fn lag(&self, queue: QueueIndex, next: QueueOffset) -> u64 {
+        match self.queues.get(&queue) {
+            Some(state) => next.0.saturating_sub(state.floor().0).saturating_sub(state.count_above_floor()),
+            None => next.0,
+        }
+    }
+
+    pub fn retry(&self, slot: Slot) -> Option<Retry> {
+        self.retries.get(&slot).copied()
+    }
+
+    pub fn retries(&self) -> impl Iterator<Item = (Slot, Retry)> + '_ {
+        self.retries.iter().map(|(slot, retry)| (*slot, *retry))
+    }
+
+    pub fn leases(&self) -> impl Iterator<Item = (u64, &Lease)> + '_ {
+        self.leases.iter().map(|(batch, lease)| (*batch, lease))
+    }
+
+    pub fn is_parked(&self, message_group: u64) -> bool {
+        self.parked.contains(&message_group)
+    }
+
+    pub fn generation(&self, queue: QueueIndex) -> u32 {
+        self.generations.get(&queue).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn subscribe(&mut self, start: &[(QueueIndex, QueueOffset)], filter: &FilterSpec) {
+        // Where a group starts is fixed by its first contact; later records change the filter only.
+        if self.filter.is_none() {
+            for (queue, offset) in start {
+                self.queues.entry(*queue).or_insert_with(|| Acknowledged::starting_at(*offset));
+            }
+        }
+        self.filter = Some(filter.clone());
+    }
+
+    pub(crate) fn settle(&mut self, acks: &[AckRange], retries: &[RetryEntry]) {
+        for range in acks {
+            self.queues.entry(range.queue).or_default().insert(range.first, range.count);
+            self.forget(range);
+        }
+        for retry in retries {
+            let slot = (retry.queue, retry.offset);
+            if self.is_acknowledged(slot) {
+                continue;
+            }
+            self.unlease(slot);
+            if retry.attempts == 0 && retry.next_visible == Timestamp::ZERO {
+                self.retries.remove(&slot);
+            } else {
+                self.retries.insert(slot, Retry { attempts: retry.attempts, next_visible: retry.next_visible });
+            }
+        }
+    }
+
+    pub(crate) fn lease(&mut self, batch: u64, client: &Arc<str>, until: Option<Timestamp>, entries: &[LeaseEntry]) {
+        let open: Vec<LeaseEntry> =
+            entries.iter().filter(|entry| !self.is_acknowledged((entry.queue, entry.offset))).copied().collect();
+        for entry in &open {
+            self.unlease((entry.queue, entry.offset));
+        }
+        for entry in &open {
+            self.leased.insert((entry.queue, entry.offset), batch);
+        }
+        if !open.is_empty() {
+            self.leases.insert(batch, Lease { client: client.clone(), until, entries: open });
+        }
+    }
+
+    pub(crate) fn seek(&mut self, queue: QueueIndex, to: QueueOffset, generation: u32) {
+        self.queues.entry(queue).or_default().seek(to);
+        self.generations.insert(queue, generation);
+        self.retries.retain(|(of, _), _| *of != queue);
+        let leased: Vec<Slot> = self.leased.keys().filter(|(of, _)| *of == queue).copied().collect();
+        leased.into_iter().for_each(|slot| self.unlease(slot));
+    }
+
+    pub(crate) fn park(&mut self, message_group: u64, is_on: bool) {
+        if is_on {
+            self.parked.insert(message_group);
+        } else {
+            self.parked.remove(&message_group);
+        }
+    }
+
+    /// Purged messages count as acknowledged: nobody can get them any more.
+    pub(crate) fn purge(&mut self, queue: QueueIndex, below: QueueOffset) {
+        let floor = self.floor(queue);
+        if below > floor {
+            self.settle(&[AckRange { queue, first: floor, count: below.0 - floor.0 }], &[]);
+        }
+    }
+
+    /// Drops what is kept for the offsets of a range, walking the shorter of the two.
+    fn forget(&mut self, range: &AckRange) {
+        let end = range.first.0.saturating_add(range.count);
+        let kept = self.retries.len() + self.leased.len();
+        if range.count <= kept as u64 {
+            for offset in range.first.0..end {
+                self.retries.remove(&(range.queue, QueueOffset(offset)));
+                self.unlease((range.queue, QueueOffset(offset)));
+            }
+        } else if kept > 0 {
+            let is_in = |(queue, offset): &Slot| *queue == range.queue && (range.first.0..end).contains(&offset.0);
+            self.retries.retain(|slot, _| !is_in(slot));
+            let leased: Vec<Slot> = self.leased.keys().filter(|slot| is_in(slot)).copied().collect();
+            leased.into_iter().for_each(|slot| self.unlease(slot));
+        }
+    }
+
+    fn unlease(&mut self, slot: Slot) {
+        let Some(batch) = self.leased.remove(&slot) else { return };
+        let lease = self.leases.get_mut(&batch).expect("P2: a leased offset names a lease");
+        lease.entries.retain(|entry| (entry.queue, entry.offset) != slot);
+        if lease.entries.is_empty() {
+            self.leases.remove(&batch);
+        }
+    }
+}
+
+/// Progress as it is shared between the writer and the subscription.
+pub type Shared = Arc<Mutex<Progress>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const Q: QueueIndex = QueueIndex(0);
+
+    fn ack(first: u64, count: u64) -> AckRange {
+        AckRange { queue: Q, first: QueueOffset(first), count }
+    }
+
+    #[test]
+    fn an_acknowledged_message_keeps_neither_attempts_nor_lease() {
+        let mut progress = Progress::default();
+        let entries = [0, 1].map(|offset| LeaseEntry { queue: Q, offset: QueueOffset(offset), attempt: 1 });
+        progress.lease(7, &"client".into(), None, &entries);
+        let retry = RetryEntry { queue: Q, offset: QueueOffset(0), attempts: 1, next_visible: Timestamp(5) };
+        progress.settle(&[ack(1, 1)], &[retry]);
+        assert_eq!(progress.leases().count(), 0);
+        assert_eq!(progress.retries().count(), 1);
+        progress.settle(&[ack(0, 1)], &[]);
+        assert_eq!((progress.floor(Q), progress.retries().count()), (QueueOffset(2), 0));
+        progress.settle(&[], &[retry]);
+        assert_eq!(progress.retries().count(), 0, "P1: a retry of what was acknowledged means nothing");
+    }
+
+    #[test]
+    fn a_later_lease_takes_an_offset_from_an_earlier_one() {
+        let mut progress = Progress::default();
+        let entry = LeaseEntry { queue: Q, offset: QueueOffset(0), attempt: 1 };
+        progress.lease(1, &"a".into(), None, &[entry]);
+        progress.lease(2, &"b".into(), None, &[LeaseEntry { attempt: 2, ..entry }]);
+        assert_eq!(progress.leases().map(|(batch, _)| batch).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn only_the_first_contact_says_where_a_group_starts() {
+        let mut progress = Progress::default();
+        let filter = FilterSpec { is_sql: false, expression: "*".into() };
+        progress.subscribe(&[(Q, QueueOffset(9))], &filter);
+        progress.subscribe(&[(Q, QueueOffset(50))], &filter);
+        assert_eq!(progress.floor(Q), QueueOffset(9));
+        assert_eq!(progress.lag(Q, QueueOffset(12)), 3);
+    }
+}
