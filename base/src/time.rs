@@ -40,7 +40,12 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
 
     /// Milliseconds that have passed since some fixed point of this process; never goes back.
-    fn monotonic_ms(&self) -> u64;
+    fn monotonic_ms(&self) -> u64 {
+        self.monotonic_ns() / 1_000_000
+    }
+
+    /// As [`Clock::monotonic_ms`], in nanoseconds.
+    fn monotonic_ns(&self) -> u64;
 }
 
 /// The clocks of the operating system.
@@ -55,11 +60,11 @@ impl Clock for SystemClock {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock")]
-    fn monotonic_ms(&self) -> u64 {
+    fn monotonic_ns(&self) -> u64 {
         static START: OnceLock<Instant> = OnceLock::new();
         let start = *START.get_or_init(Instant::now);
-        // Counted from 1 s, so that "a second ago" is a time that exists.
-        1_000 + u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX - 1_000)
+        // Counted from 1 s, so that "a second ago" is a time that exists. 2⁶⁴ ns are 584 years.
+        1_000_000_000 + u64::try_from(start.elapsed().as_nanos()).expect("no process runs for 500 years")
     }
 }
 
@@ -92,7 +97,7 @@ impl Clock for ManualClock {
         Timestamp(self.wall.load(Ordering::Relaxed))
     }
 
-    fn monotonic_ms(&self) -> u64 {
-        self.monotonic.load(Ordering::Relaxed)
+    fn monotonic_ns(&self) -> u64 {
+        self.monotonic.load(Ordering::Relaxed) * 1_000_000
     }
 }

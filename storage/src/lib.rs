@@ -3,10 +3,21 @@
 //! One log, one writer thread; a body is written once, everything else is a pointer to it. `docs/formats.md` says what the
 //! bytes on the disk mean, `docs/threads.md` who owns what.
 
+pub mod cache;
 pub mod codec;
 pub mod disk;
 pub mod hash;
+pub mod inbox;
+pub mod log;
 pub mod message;
+pub mod metrics;
+pub mod position;
 pub mod record;
+pub mod request;
+mod sequencer;
+pub mod store;
+pub mod threads;
+pub mod timer;
 pub mod view;
 pub mod watch;
+pub mod writer;

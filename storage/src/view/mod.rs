@@ -8,6 +8,6 @@ pub mod queue;
 pub mod timers;
 pub mod transactions;
 
-mod apply;
+pub mod apply;
 
 pub use apply::Views;

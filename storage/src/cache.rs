@@ -1,0 +1,57 @@
+//! The newest groups, in memory: what consumers that keep up are served from. Cold reads never enter it.
+//!
+//! A mutex, because the writer adds while readers look: both hold it for a look-up in a short deque.
+
+use std::collections::VecDeque;
+
+use base::LogPosition;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::record::Pointer;
+
+#[derive(Debug)]
+pub struct TailCache {
+    state: Mutex<State>,
+    bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Neighbours in the log, oldest first.
+    groups: VecDeque<(LogPosition, Bytes)>,
+    bytes: usize,
+}
+
+impl TailCache {
+    pub fn new(bytes_max: usize) -> Self {
+        Self { state: Mutex::default(), bytes_max }
+    }
+
+    /// The bytes a pointer names, without a copy; none when they are not here (any more).
+    pub fn get(&self, pointer: Pointer) -> Option<Bytes> {
+        let state = self.state.lock();
+        let after = state.groups.partition_point(|(start, _)| *start <= pointer.position);
+        let (start, bytes) = &state.groups[after.checked_sub(1)?];
+        let from = usize::try_from(pointer.position.since(*start)).ok()?;
+        let to = from.checked_add(usize::try_from(pointer.length).ok()?)?;
+        (to <= bytes.len()).then(|| bytes.slice(from..to))
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
+    pub(crate) fn push(&self, start: LogPosition, bytes: Vec<u8>) {
+        if bytes.len() > self.bytes_max {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.bytes += bytes.len();
+        state.groups.push_back((start, bytes.into()));
+        while state.bytes > self.bytes_max {
+            let (_, oldest) = state.groups.pop_front().expect("bytes without groups");
+            state.bytes -= oldest.len();
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The log: segments, groups, the write and the sync. Knows batches as bytes; what is in them is the writer's.
+//!
+//! L1. A group starts at a block boundary, and blocks below `durable` are never written again.
+//! L2. A group is written only when the one before it is durable, so what follows a torn tail was never acknowledged.
+//! L3. After a failed write or sync nothing is written any more: what the disk holds is unknown until a recovery.
+
+pub mod batch;
+pub mod group;
+pub mod recovery;
+pub mod segment;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use base::limits::LOG_BLOCK_BYTES;
+use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
+use parking_lot::Mutex;
+
+use crate::disk::Disk;
+use crate::position::Positions;
+use crate::record::Pointer;
+use group::{Group, Place};
+use segment::{Header, PREPARED_PREFIX, Prepared, Segment};
+
+/// When a group counts as committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitRule {
+    /// After the write; an OK does not survive a power cut.
+    OnWrite,
+    /// After the sync.
+    OnSync,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct LogOptions {
+    pub segment_bytes: u64,
+    pub commit: CommitRule,
+}
+
+impl LogOptions {
+    /// The largest batch that is appended: four of them fit in a segment.
+    pub fn batch_bytes_max(&self) -> usize {
+        let quarter = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX);
+        quarter.min(base::limits::LOG_BATCH_BYTES_MAX)
+    }
+}
+
+/// Why the log no longer takes anything.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{operation} failed at {position}: {cause}")]
+pub struct LogFailure {
+    pub operation: &'static str,
+    pub position: LogPosition,
+    pub cause: Arc<io::Error>,
+}
+
+/// Segments that can be read, oldest first. Shared with readers; replaced whole when one is added.
+pub type Segments = Arc<ArcSwap<Vec<Arc<Segment>>>>;
+
+/// A file made ready for the next segment. Shared by the upkeep thread, which fills it, and the writer, which takes it.
+pub type Slot = Arc<Mutex<Option<Prepared>>>;
+
+/// How long the two parts of an append took, and where the group lies.
+#[derive(Debug)]
+pub struct Appended {
+    pub start: LogPosition,
+    /// What was written, for the tail cache.
+    pub bytes: Vec<u8>,
+    pub batches: usize,
+}
+
+/// The tail end of the log: owned by the writer.
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    segments: Segments,
+    tail: Arc<Segment>,
+    positions: Positions,
+    next_index: BatchIndex,
+    term: Term,
+    stored_at: Timestamp,
+    prepared: Slot,
+    chance: Chance,
+    failure: Option<LogFailure>,
+    /// The newest group holds more than a mark, and nothing after it proves that it was synced.
+    is_unproved: bool,
+}
+
+impl Log {
+    pub fn positions(&self) -> Positions {
+        self.positions
+    }
+
+    pub fn options(&self) -> &LogOptions {
+        &self.options
+    }
+
+    pub fn segments(&self) -> Segments {
+        self.segments.clone()
+    }
+
+    pub fn prepared(&self) -> Slot {
+        self.prepared.clone()
+    }
+
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    pub fn next_index(&self) -> BatchIndex {
+        self.next_index
+    }
+
+    pub fn failure(&self) -> Option<&LogFailure> {
+        self.failure.as_ref()
+    }
+
+    /// The last sync is not proved by a later batch yet: a mark is due.
+    pub fn is_unproved(&self) -> bool {
+        self.is_unproved && self.failure.is_none()
+    }
+
+    /// A new reign begins; batches from here on carry its number.
+    pub fn begin_term(&mut self) -> Term {
+        self.term = Term(self.term.0 + 1);
+        self.term
+    }
+
+    /// The time that the next group's batches carry: the wall clock, never earlier than before.
+    pub fn stamp(&mut self, now: Timestamp) -> Timestamp {
+        self.stored_at = self.stored_at.max(now);
+        self.stored_at
+    }
+
+    /// Writes a group. Nothing of it counts before [`Log::sync`], or before this under [`CommitRule::OnWrite`].
+    /// After an error the log is failed (L3), except for [`io::ErrorKind::StorageFull`] while rolling: then it is as it was.
+    pub fn write(&mut self, group: Group, is_mark: bool) -> Result<Appended, LogFailure> {
+        self.check_alive()?;
+        let length = group.padded();
+        if self.positions.appended.plus(length) > self.tail.header.end() {
+            self.roll().map_err(|cause| self.failed("roll", cause))?;
+        }
+        let start = self.positions.appended;
+        assert_eq!(start.0 % LOG_BLOCK_BYTES, 0, "L1: a group starts at a block boundary");
+        assert!(self.options.commit == CommitRule::OnWrite || self.positions.durable == start, "L2: {:?}", self.positions);
+        let batches = group.batches();
+        let bytes = group.seal(Place {
+            start,
+            durable: self.positions.durable,
+            first_index: self.next_index,
+            term: self.term,
+            stored_at: self.stored_at,
+            seed: self.tail.seed,
+        });
+        let written = self.tail.file.write_at(&bytes, self.tail.offset(start));
+        written.map_err(|cause| self.failed("write", cause))?;
+        self.next_index = BatchIndex(self.next_index.0 + batches as u64);
+        self.positions.advance_appended(start.plus(length));
+        self.is_unproved = !is_mark;
+        if self.options.commit == CommitRule::OnWrite {
+            self.positions.advance_committed(self.positions.appended);
+        }
+        Ok(Appended { start, bytes, batches })
+    }
+
+    /// Makes everything written durable, and committed.
+    pub fn sync(&mut self) -> Result<(), LogFailure> {
+        self.check_alive()?;
+        self.tail.file.sync_data().map_err(|cause| self.failed("sync", cause))?;
+        self.positions.advance_durable(self.positions.appended);
+        self.positions.advance_committed(self.positions.appended);
+        Ok(())
+    }
+
+    /// Everything committed is in the views.
+    pub fn applied(&mut self) {
+        self.positions.advance_applied(self.positions.committed);
+    }
+
+    /// Whether the next segment should be prepared now: half of this one is used.
+    pub fn wants_prepared(&self) -> Option<u64> {
+        let used = self.tail.offset(self.positions.appended);
+        (used * 2 >= self.tail.header.size && self.prepared.lock().is_none()).then_some(self.options.segment_bytes)
+    }
+
+    fn check_alive(&self) -> Result<(), LogFailure> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
+
+    fn failed(&mut self, operation: &'static str, cause: io::Error) -> LogFailure {
+        let failure = LogFailure { operation, position: self.positions.appended, cause: Arc::new(cause) };
+        // A segment that could not be made leaves the log as it was; the next group tries again.
+        if !(operation == "roll" && failure.cause.kind() == io::ErrorKind::StorageFull) {
+            self.failure = Some(failure.clone());
+        }
+        failure
+    }
+
+    /// Goes on in the next segment: the prepared one, or, when that is not ready, one that is only allocated.
+    fn roll(&mut self) -> io::Result<()> {
+        // Under OnWrite the old segment may have an unsynced end; a later segment must never be more durable than it.
+        if self.positions.durable < self.positions.appended {
+            self.tail.file.sync_data()?;
+        }
+        let ready = self.prepared.lock().take();
+        let prepared = match ready {
+            Some(prepared) if prepared.size == self.options.segment_bytes => prepared,
+            _ => allocate(&*self.disk, self.options.segment_bytes, self.chance.next_u64())?,
+        };
+        let header = Header {
+            compatible: 0,
+            incompatible: 0,
+            cluster: self.tail.header.cluster,
+            group: self.tail.header.group,
+            random: self.chance.next_u64(),
+            base: self.tail.header.end(),
+            base_index: self.next_index,
+            base_term: self.term,
+            size: prepared.size,
+        };
+        self.tail = Arc::new(segment::install(&*self.disk, prepared, header)?);
+        let mut all = Vec::clone(&self.segments.load());
+        all.push(self.tail.clone());
+        self.segments.store(Arc::new(all));
+        let first = self.tail.first();
+        self.positions.advance_appended(first);
+        self.positions.advance_durable(first);
+        self.positions.advance_committed(first);
+        self.positions.advance_applied(first);
+        Ok(())
+    }
+}
+
+/// A file for the next segment, allocated but unwritten.
+fn allocate(disk: &dyn Disk, size: u64, random: u64) -> io::Result<Prepared> {
+    let name = format!("{PREPARED_PREFIX}{random:016x}");
+    let file = disk.create(&name, size)?;
+    Ok(Prepared { name, file, size })
+}
+
+/// Makes the next segment ready: allocated and written with zeros, so that later syncs carry no metadata.
+/// `pace` is called between steps of 1 MiB and may wait.
+pub fn prepare(disk: &dyn Disk, size: u64, random: u64, mut pace: impl FnMut()) -> io::Result<Prepared> {
+    const STEP: usize = 1 << 20;
+    let prepared = allocate(disk, size, random)?;
+    let zeros = vec![0; STEP];
+    let mut offset = 0;
+    while offset < size {
+        let step = usize::try_from(size - offset).unwrap_or(STEP).min(STEP);
+        prepared.file.write_at(&zeros[..step], offset)?;
+        offset += step as u64;
+        // Small syncs: one large one would stand in the way of the writer's.
+        prepared.file.sync_data()?;
+        pace();
+    }
+    prepared.file.sync_all()?;
+    Ok(prepared)
+}
+
+/// A body could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    #[error("position {0} is not in the log: its segment was dropped or is damaged")]
+    Gone(LogPosition),
+    #[error("reading {length} bytes at {position} failed: {cause}")]
+    Io { position: LogPosition, length: u32, cause: Arc<io::Error> },
+}
+
+/// Reads the bytes that a pointer names. They are as the disk has them: callers check the checksum.
+pub fn read(segments: &Segments, pointer: Pointer) -> Result<Vec<u8>, ReadError> {
+    let all = segments.load();
+    let after = all.partition_point(|segment| segment.header.base <= pointer.position);
+    let segment = after.checked_sub(1).map(|index| &all[index]).filter(|segment| segment.contains(pointer.position));
+    let segment = segment.ok_or(ReadError::Gone(pointer.position))?;
+    let length = usize::try_from(pointer.length).map_err(|_| ReadError::Gone(pointer.position))?;
+    let mut bytes = vec![0; length];
+    let result = segment.file.read_at(&mut bytes, segment.offset(pointer.position));
+    result.map_err(|cause| ReadError::Io {
+        position: pointer.position,
+        length: pointer.length,
+        cause: Arc::new(cause),
+    })?;
+    Ok(bytes)
+}
+
+/// How soon after the last group a mark proves it.
+pub const MARK_AFTER: Duration = Duration::from_millis(5);

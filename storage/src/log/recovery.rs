@@ -1,0 +1,417 @@
+//! Opening a log: which batches are there, which were lost to a crash, which to damage.
+//!
+//! At the first bad batch there are two explanations. A later batch that was written when the bad place was durable
+//! already proves damage: what was synced is gone, so it is named, and the rest is served. Without such a proof it is a torn
+//! tail: nobody was told that it is there, so it is cut off. This is sound because group n + 1 is not written before group
+//! n is synced.
+//!
+//! Y1. What is accepted above the last proved position is written again in place and synced before anything is served:
+//!     after a crash, and more so after a failed sync, the page cache proves nothing about the disk.
+//! Y2. Nothing below a proved position is cut or overwritten.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base::limits::LOG_BLOCK_BYTES;
+use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
+use parking_lot::Mutex;
+
+use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
+use super::segment::{self, HeaderError, PREPARED_PREFIX, Segment};
+use super::{Log, LogOptions, allocate};
+use crate::disk::Disk;
+use crate::position::Positions;
+
+/// Why a log cannot be opened. Nothing on the disk was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{operation} of {name} failed: {source}")]
+    Io { operation: &'static str, name: String, source: io::Error },
+    #[error("segment {name}: {source}")]
+    Version { name: String, source: HeaderError },
+    #[error("segment {name} belongs to another store than the first segment")]
+    Cluster { name: String },
+    #[error("the header of the newest segment, {name}, is damaged; move that file away to open the store without it")]
+    NewestDamaged { name: String },
+    #[error("the log does not begin: its first batch, which holds the store's identity, is damaged in {name}")]
+    NoBeginning { name: String },
+}
+
+/// What a recovery found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    pub batches: u64,
+    pub bytes: u64,
+    /// Where a torn tail was cut off, and how many bytes of it were not zero.
+    pub torn: Option<(LogPosition, u64)>,
+    /// What was synced and is gone.
+    pub quarantined: Vec<Range<LogPosition>>,
+    /// Bytes written again because nothing proved them durable.
+    pub rewritten: u64,
+}
+
+/// A batch that is there.
+pub struct Found<'a> {
+    pub header: Header,
+    /// Its records.
+    pub records: &'a [u8],
+}
+
+/// Reads the whole log, giving each batch to `visit` in order, mends its end, and leaves it ready for appending.
+/// An empty directory gives an empty log.
+pub fn open(
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    mut chance: Chance,
+    visit: &mut dyn FnMut(Found<'_>),
+) -> Result<(Log, Report), OpenError> {
+    let segments = open_segments(&*disk)?;
+    let Some(last) = segments.last().cloned() else {
+        return create(disk, options, chance);
+    };
+    let mut scan = Scan { segments: &segments, next: BatchIndex(0), state: State::default(), report: Report::default() };
+    scan.run(visit)?;
+    let Scan { state, mut report, .. } = scan;
+    let end = LogPosition(state.end.max(last.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
+    mend(&segments, &state, end, &mut report)?;
+    let next = state.next_index;
+    let mut positions = Positions::at(end);
+    positions.advance_durable(end);
+    let log = Log {
+        disk,
+        options,
+        tail: last,
+        segments: Arc::new(ArcSwap::from_pointee(segments)),
+        positions,
+        next_index: next,
+        term: state.term,
+        stored_at: state.stored_at,
+        prepared: Arc::new(Mutex::new(None)),
+        chance: Chance::new(chance.next_u64()),
+        failure: None,
+        is_unproved: false,
+    };
+    Ok((log, report))
+}
+
+fn create(disk: Arc<dyn Disk>, options: LogOptions, mut chance: Chance) -> Result<(Log, Report), OpenError> {
+    let fail = |operation| move |source| OpenError::Io { operation, name: segment::name(LogPosition(0)), source };
+    let prepared = allocate(&*disk, options.segment_bytes, chance.next_u64()).map_err(fail("creation"))?;
+    let header = segment::Header {
+        compatible: 0,
+        incompatible: 0,
+        cluster: cluster_id(&mut chance),
+        group: 0,
+        random: chance.next_u64(),
+        base: LogPosition(0),
+        base_index: BatchIndex(0),
+        base_term: Term(0),
+        size: options.segment_bytes,
+    };
+    let tail = Arc::new(segment::install(&*disk, prepared, header).map_err(fail("creation"))?);
+    let log = Log {
+        disk,
+        options,
+        segments: Arc::new(ArcSwap::from_pointee(vec![tail.clone()])),
+        positions: Positions::at(tail.first()),
+        tail,
+        next_index: BatchIndex(0),
+        term: Term(0),
+        stored_at: Timestamp::ZERO,
+        prepared: Arc::new(Mutex::new(None)),
+        chance,
+        failure: None,
+        is_unproved: false,
+    };
+    Ok((log, Report::default()))
+}
+
+/// A store's own id, made once.
+fn cluster_id(chance: &mut Chance) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
+    id[8..].copy_from_slice(&chance.next_u64().to_le_bytes());
+    id
+}
+
+/// Opens every segment, oldest first, and removes what was prepared and never used.
+fn open_segments(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
+    let io = |operation, name: &str| {
+        let name = name.to_owned();
+        move |source| OpenError::Io { operation, name, source }
+    };
+    let names = disk.list().map_err(io("listing", "the data directory"))?;
+    for name in names.iter().filter(|name| name.starts_with(PREPARED_PREFIX)) {
+        disk.remove(name).map_err(io("removal", name))?;
+    }
+    let mut bases: Vec<LogPosition> = names.iter().filter_map(|name| segment::parse_name(name)).collect();
+    bases.sort_unstable();
+    let newest = bases.last().copied();
+    let mut segments = Vec::with_capacity(bases.len());
+    for base in bases {
+        let name = segment::name(base);
+        let file = disk.open(&name).map_err(io("opening", &name))?;
+        let mut block = vec![0; LOG_BLOCK_BYTES as usize];
+        file.read_at(&mut block, 0).map_err(io("reading", &name))?;
+        let header = match segment::Header::decode(&block) {
+            Ok(header) if header.base == base => header,
+            // Without its header a segment's batches cannot be told from rubbish: all of it is quarantined by the scan,
+            // which finds the next segment's first index further on than it should be.
+            Ok(_) | Err(HeaderError::Damaged) if Some(base) != newest => {
+                tracing::error!(segment = name, "the segment's header is damaged; all of the segment is quarantined");
+                continue;
+            }
+            // The log cannot go on behind a segment whose extent is unknown, and must not go on over it.
+            Ok(_) | Err(HeaderError::Damaged) => return Err(OpenError::NewestDamaged { name }),
+            Err(source) => return Err(OpenError::Version { name, source }),
+        };
+        if segments.first().is_some_and(|first: &Arc<Segment>| first.header.cluster != header.cluster) {
+            return Err(OpenError::Cluster { name });
+        }
+        segments.push(Arc::new(Segment { header, seed: header.seed(), file }));
+    }
+    Ok(segments)
+}
+
+/// What the scan has come to know.
+#[derive(Debug, Default, Clone, Copy)]
+struct State {
+    /// The end of the last batch accepted, padding included.
+    end: LogPosition,
+    /// Everything below is proved to have been durable.
+    proved: LogPosition,
+    next_index: BatchIndex,
+    term: Term,
+    stored_at: Timestamp,
+}
+
+struct Scan<'a> {
+    segments: &'a [Arc<Segment>],
+    next: BatchIndex,
+    state: State,
+    report: Report,
+}
+
+impl Scan<'_> {
+    fn run(&mut self, visit: &mut dyn FnMut(Found<'_>)) -> Result<(), OpenError> {
+        let mut number = 0;
+        while let Some(segment) = self.segments.get(number) {
+            self.enter(segment);
+            let mut window = Window::new(segment);
+            let mut at = segment.first();
+            loop {
+                match window.batch(at)? {
+                    Some(header) if header.index >= self.next => {
+                        let records = window.records(at, &header)?;
+                        self.accept(&header);
+                        visit(Found { header, records });
+                        at = self.state.end;
+                    }
+                    _ if self.is_end_of(number, at) => break,
+                    _ => match self.resume(&mut window, number, at)? {
+                        Resume::Here(later) => at = later,
+                        Resume::NextSegment => break,
+                        // Either there is nothing more, or what there is was never acknowledged.
+                        Resume::Nowhere => {
+                            self.state.end = at;
+                            return Ok(());
+                        }
+                    },
+                }
+            }
+            number += 1;
+        }
+        Ok(())
+    }
+
+    /// A segment that begins further on than the last one ended shows that something between them is gone.
+    fn enter(&mut self, segment: &Segment) {
+        if segment.header.base_index > self.next {
+            match self.report.quarantined.last_mut() {
+                Some(hole) if hole.start >= self.state.end => hole.end = segment.first(),
+                _ => self.report.quarantined.push(self.state.end..segment.first()),
+            }
+        }
+        self.next = self.next.max(segment.header.base_index);
+        self.state.next_index = self.next;
+        self.state.term = self.state.term.max(segment.header.base_term);
+        // A segment is made only after everything before it was synced.
+        self.state.proved = self.state.proved.max(segment.first());
+        self.state.end = self.state.end.max(segment.first());
+    }
+
+    fn accept(&mut self, header: &Header) {
+        self.report.batches += 1;
+        self.report.bytes += header.total();
+        self.next = BatchIndex(header.index.0 + 1);
+        self.state.next_index = self.next;
+        self.state.end = header.position.plus(header.total());
+        self.state.proved = self.state.proved.max(header.durable());
+        self.state.term = self.state.term.max(header.term);
+        self.state.stored_at = self.state.stored_at.max(header.stored_at);
+    }
+
+    /// Whether the log legitimately goes on in the next segment.
+    fn is_end_of(&self, number: usize, at: LogPosition) -> bool {
+        let segment = &self.segments[number];
+        if at >= segment.header.end() {
+            return true;
+        }
+        let next = self.segments.get(number + 1);
+        next.is_some_and(|next| next.header.base_index == self.next && next.header.base == segment.header.end())
+    }
+
+    /// Where to go on after a bad batch at `bad`.
+    fn resume(&mut self, window: &mut Window<'_>, number: usize, bad: LogPosition) -> Result<Resume, OpenError> {
+        let mut from = bad.plus(ALIGNMENT as u64);
+        let mut is_proved = self.segments.get(number + 1).is_some();
+        let mut first_later = None;
+        while let Some((position, header)) = window.search(from)? {
+            first_later.get_or_insert(position);
+            if header.durable() > bad {
+                is_proved = true;
+                break;
+            }
+            from = position.plus(ALIGNMENT as u64);
+        }
+        if !is_proved {
+            return Ok(Resume::Nowhere);
+        }
+        let end = self.segments[number].header.end();
+        let hole = bad..first_later.unwrap_or(end);
+        tracing::error!(from = hole.start.0, to = hole.end.0, "synced bytes of the log are damaged and quarantined");
+        self.report.quarantined.push(hole);
+        Ok(first_later.map_or(Resume::NextSegment, Resume::Here))
+    }
+}
+
+enum Resume {
+    Here(LogPosition),
+    NextSegment,
+    Nowhere,
+}
+
+/// Cuts the torn tail off and writes again what nothing proves durable (Y1).
+fn mend(segments: &[Arc<Segment>], state: &State, end: LogPosition, report: &mut Report) -> Result<(), OpenError> {
+    let tail = segments.last().expect("a log has a segment");
+    let io = |operation| {
+        let name = segment::name(tail.header.base);
+        move |source| OpenError::Io { operation, name, source }
+    };
+    // The last block of what was accepted may share its end with the torn tail: its padding is written as zeros.
+    let from = LogPosition(state.proved.max(tail.first()).0 / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
+    if state.end > from {
+        let length = usize::try_from(end.since(from)).expect("what is unproved is about a group");
+        let mut bytes = vec![0; length];
+        let kept = usize::try_from(state.end.since(from)).expect("as above");
+        tail.file.read_at(&mut bytes[..kept], tail.offset(from)).map_err(io("reading"))?;
+        tail.file.write_at(&bytes, tail.offset(from)).map_err(io("rewriting"))?;
+        report.rewritten = length as u64;
+    }
+    let torn = zero_rest(tail, end).map_err(io("cutting the torn tail"))?;
+    if torn > 0 {
+        report.torn = Some((end, torn));
+        tracing::warn!(position = end.0, bytes = torn, "the torn tail of the log was cut off; nothing in it was acknowledged");
+    }
+    tail.file.sync_all().map_err(io("syncing"))
+}
+
+/// Overwrites everything from `end` on that is not zero. Gives how many bytes that were.
+fn zero_rest(tail: &Segment, end: LogPosition) -> io::Result<u64> {
+    let mut window = vec![0; WINDOW_BYTES];
+    let zeros = vec![0; LOG_BLOCK_BYTES as usize];
+    let mut torn = 0;
+    let mut at = end;
+    while at < tail.header.end() {
+        let length = usize::try_from(tail.header.end().since(at)).unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES);
+        tail.file.read_at(&mut window[..length], tail.offset(at))?;
+        for (number, block) in window[..length].chunks(zeros.len()).enumerate() {
+            if block != &zeros[..block.len()] {
+                torn += block.iter().filter(|byte| **byte != 0).count() as u64;
+                let block_at = at.plus((number * zeros.len()) as u64);
+                tail.file.write_at(&zeros[..block.len()], tail.offset(block_at))?;
+            }
+        }
+        at = at.plus(length as u64);
+    }
+    Ok(torn)
+}
+
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// A part of a segment in memory, moved along by the scan.
+struct Window<'a> {
+    segment: &'a Segment,
+    start: LogPosition,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Window<'a> {
+    fn new(segment: &'a Segment) -> Self {
+        Self { segment, start: segment.first(), bytes: Vec::new() }
+    }
+
+    /// `length` bytes from `at` on; none when they would reach beyond the segment.
+    fn slice(&mut self, at: LogPosition, length: usize) -> Result<Option<&[u8]>, OpenError> {
+        if at.plus(length as u64) > self.segment.header.end() {
+            return Ok(None);
+        }
+        let is_inside = at >= self.start && at.plus(length as u64) <= self.start.plus(self.bytes.len() as u64);
+        if !is_inside {
+            let rest = usize::try_from(self.segment.header.end().since(at)).unwrap_or(usize::MAX);
+            self.bytes.resize(length.max(WINDOW_BYTES).min(rest), 0);
+            self.start = at;
+            let result = self.segment.file.read_at(&mut self.bytes, self.segment.offset(at));
+            result.map_err(|source| OpenError::Io {
+                operation: "reading",
+                name: segment::name(self.segment.header.base),
+                source,
+            })?;
+        }
+        let from = usize::try_from(at.since(self.start)).expect("inside the window");
+        Ok(Some(&self.bytes[from..from + length]))
+    }
+
+    /// The header of the batch at `at`, when the whole batch is there and sound.
+    fn batch(&mut self, at: LogPosition) -> Result<Option<Header>, OpenError> {
+        let seed = self.segment.seed;
+        let Some(bytes) = self.slice(at, HEADER_BYTES)? else { return Ok(None) };
+        let bytes: &[u8; HEADER_BYTES] = bytes.try_into().expect("as long as asked for");
+        let Some(header) = Header::decode(bytes, seed).filter(|header| header.position == at) else { return Ok(None) };
+        let Ok(total) = usize::try_from(header.total()) else { return Ok(None) };
+        let length = header.length as usize;
+        let Some(bytes) = self.slice(at, total)? else { return Ok(None) };
+        let records = &bytes[HEADER_BYTES..HEADER_BYTES + length];
+        Ok((crc32c::crc32c(records) == header.records_crc).then_some(header))
+    }
+
+    fn records(&mut self, at: LogPosition, header: &Header) -> Result<&[u8], OpenError> {
+        let length = header.length as usize;
+        let bytes = self.slice(at.plus(HEADER_BYTES as u64), length)?;
+        Ok(bytes.expect("the batch was checked to lie inside its segment"))
+    }
+
+    /// The first sound batch at or after `from`.
+    fn search(&mut self, from: LogPosition) -> Result<Option<(LogPosition, Header)>, OpenError> {
+        let mut at = LogPosition(from.0.next_multiple_of(ALIGNMENT as u64));
+        let end = self.segment.header.end();
+        while at.plus(HEADER_BYTES as u64) <= end {
+            let rest = usize::try_from(end.since(at)).unwrap_or(usize::MAX);
+            let length = rest.min(WINDOW_BYTES) / ALIGNMENT * ALIGNMENT;
+            let Some(bytes) = self.slice(at, length)? else { return Ok(None) };
+            let magic = MAGIC.to_le_bytes();
+            let Some(hit) = bytes.chunks_exact(ALIGNMENT).position(|chunk| chunk[..4] == magic) else {
+                at = at.plus(length as u64);
+                continue;
+            };
+            at = at.plus((hit * ALIGNMENT) as u64);
+            if let Some(header) = self.batch(at)? {
+                return Ok(Some((at, header)));
+            }
+            at = at.plus(ALIGNMENT as u64);
+        }
+        Ok(None)
+    }
+}

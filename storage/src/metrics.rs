@@ -1,0 +1,87 @@
+//! What storage counts. Names and meanings: the operations page, part A.
+
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+
+/// Latencies in seconds, from 0.1 ms to 10 s.
+pub const LATENCY: [f64; 16] =
+    [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+/// Lateness of timers in seconds.
+pub const LATENESS: [f64; 15] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0];
+
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub append_bytes: IntCounter,
+    pub append_batches: IntCounter,
+    pub write_duration: Histogram,
+    pub sync_duration: Histogram,
+    pub group_batches: Histogram,
+    pub group_bytes: Histogram,
+    pub writable: IntGauge,
+    pub timer_lateness: Histogram,
+    pub timer_early: IntCounter,
+    pub writer_busy: prometheus::Counter,
+    pub timer_busy: prometheus::Counter,
+}
+
+impl Metrics {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| {
+            let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets))?;
+            registry.register(Box::new(histogram.clone()))?;
+            prometheus::Result::Ok(histogram)
+        };
+        let writable =
+            IntGauge::new("carillon_store_writable", "1, or 0 after a failed sync or while the disk is at its reserve")?;
+        registry.register(Box::new(writable.clone()))?;
+        let busy = prometheus::CounterVec::new(
+            prometheus::Opts::new(
+                "carillon_thread_busy_seconds_total",
+                "Seconds a thread had work, waiting for the disk included",
+            ),
+            &["thread"],
+        )?;
+        registry.register(Box::new(busy.clone()))?;
+        Ok(Self {
+            append_bytes: counter("carillon_log_append_bytes_total", "Bytes appended to the log, padding included")?,
+            append_batches: counter("carillon_log_append_batches_total", "Batches appended to the log")?,
+            write_duration: histogram(
+                "carillon_log_write_duration_seconds",
+                "Seconds one write of a group took",
+                LATENCY.into(),
+            )?,
+            sync_duration: histogram(
+                "carillon_log_sync_duration_seconds",
+                "Seconds one fdatasync of the log took",
+                LATENCY.into(),
+            )?,
+            group_batches: histogram(
+                "carillon_log_group_batches",
+                "Batches that one sync made durable",
+                prometheus::exponential_buckets(1.0, 2.0, 11)?,
+            )?,
+            group_bytes: histogram(
+                "carillon_log_group_bytes",
+                "Bytes that one sync made durable",
+                prometheus::exponential_buckets(1024.0, 4.0, 8)?,
+            )?,
+            writable,
+            timer_lateness: histogram(
+                "carillon_timer_lateness_seconds",
+                "Seconds from the due time of a message to its publication being committed",
+                LATENESS.into(),
+            )?,
+            timer_early: counter(
+                "carillon_timer_early_total",
+                "Messages published before they were due by this node's clock; must stay 0",
+            )?,
+            writer_busy: busy.with_label_values(&["log_writer"]),
+            timer_busy: busy.with_label_values(&["timer"]),
+        })
+    }
+}

@@ -1,0 +1,204 @@
+//! Turns requests into records: gives out queue offsets and ids, and decides about transactions.
+//!
+//! This is the only state ahead of `committed`. When a group fails it is forgotten and read anew from the views.
+//!
+//! Q3. Offsets of a queue come from one counter, in append order: queues are dense.
+//! Q4. Nothing is decided about a prepared message while a decision about it is under way.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base::limits::{GROUPS_MAX, TOPICS_MAX};
+use base::{GroupId, GroupName, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+
+use crate::record::{Head, Pending, Pointer, Record, Why};
+use crate::request::AppendError;
+use crate::view::catalog::{Catalog, GroupSpec, TopicKind, TopicSpec};
+use crate::view::transactions::{Outcome, Transactions};
+
+/// What a topic's queues will be given next.
+#[derive(Debug)]
+struct Tail {
+    next: Vec<QueueOffset>,
+    is_ordered: bool,
+    /// Where the next message without a message group goes.
+    turn: usize,
+}
+
+#[derive(Debug)]
+pub struct Sequencer {
+    catalog: Arc<ArcSwap<Catalog>>,
+    transactions: Arc<Mutex<Transactions>>,
+    tails: HashMap<TopicId, Tail>,
+    /// Decided in this group, not committed yet.
+    deciding: HashMap<LogPosition, Outcome>,
+    new_topics: HashMap<TopicName, TopicSpec>,
+    new_groups: HashMap<GroupName, GroupSpec>,
+    dropped_topics: HashSet<TopicId>,
+    dropped_groups: HashSet<GroupId>,
+}
+
+impl Sequencer {
+    pub fn new(catalog: Arc<ArcSwap<Catalog>>, transactions: Arc<Mutex<Transactions>>) -> Self {
+        Self {
+            catalog,
+            transactions,
+            tails: HashMap::new(),
+            deciding: HashMap::new(),
+            new_topics: HashMap::new(),
+            new_groups: HashMap::new(),
+            dropped_topics: HashSet::new(),
+            dropped_groups: HashSet::new(),
+        }
+    }
+
+    /// The group is committed and applied: the views know all of it.
+    pub fn committed(&mut self) {
+        for topic in self.dropped_topics.drain() {
+            self.tails.remove(&topic);
+        }
+        self.deciding.clear();
+        self.new_topics.clear();
+        self.new_groups.clear();
+        self.dropped_groups.clear();
+    }
+
+    /// The group is not in the log: whatever was given out for it was given to nobody.
+    pub fn reset(&mut self) {
+        self.tails.clear();
+        self.committed();
+    }
+
+    /// Chooses queue and offset for a message that becomes visible.
+    pub fn place(&mut self, head: &Head) -> Result<(QueueIndex, QueueOffset), AppendError> {
+        let tail = self.tail(head.topic)?;
+        let queues = tail.next.len();
+        let queue = if head.group_hash != 0 {
+            // The topic of an ordered message has a fixed number of queues, so its group stays where it is.
+            usize::try_from(head.group_hash % queues as u64).expect("below the number of queues")
+        } else if tail.is_ordered {
+            0
+        } else {
+            tail.turn = (tail.turn + 1) % queues;
+            tail.turn
+        };
+        let offset = tail.next[queue];
+        tail.next[queue] = offset.next();
+        Ok((QueueIndex(u16::try_from(queue).expect("topics have at most 1,024 queues")), offset))
+    }
+
+    /// Takes back what [`Sequencer::place`] gave last for this queue.
+    pub fn unplace(&mut self, topic: TopicId, queue: QueueIndex, offset: QueueOffset) {
+        if let Some(tail) = self.tails.get_mut(&topic) {
+            let next = &mut tail.next[usize::from(queue.0)];
+            assert_eq!(*next, offset.next(), "Q3: offsets are taken back in reverse order");
+            *next = offset;
+        }
+    }
+
+    /// Fails when the topic is not there (any more).
+    pub fn check_topic(&self, topic: TopicId) -> Result<(), AppendError> {
+        let is_there = self.catalog.load().topic_by_id(topic).is_some() && !self.dropped_topics.contains(&topic);
+        if is_there { Ok(()) } else { Err(AppendError::TopicGone(topic)) }
+    }
+
+    pub fn check_group(&self, group: GroupId) -> Result<(), AppendError> {
+        let is_there = self.catalog.load().group_by_id(group).is_some() && !self.dropped_groups.contains(&group);
+        if is_there { Ok(()) } else { Err(AppendError::GroupGone(group)) }
+    }
+
+    /// The topic of that name, or the record that makes it.
+    pub fn create_topic(&mut self, mut spec: TopicSpec) -> Result<(TopicSpec, Option<Record>), AppendError> {
+        let catalog = self.catalog.load();
+        let existing = catalog.topic(&spec.name).map(|topic| &topic.spec).or_else(|| self.new_topics.get(&spec.name));
+        if let Some(existing) = existing.filter(|existing| !self.dropped_topics.contains(&existing.id)) {
+            return Ok((existing.clone(), None));
+        }
+        let next = catalog.next_topic().0 + u32::try_from(self.new_topics.len()).unwrap_or(u32::MAX);
+        if next as usize >= TOPICS_MAX {
+            return Err(AppendError::CatalogFull { what: "topics", max: TOPICS_MAX });
+        }
+        spec.id = TopicId(next);
+        self.new_topics.insert(spec.name.clone(), spec.clone());
+        Ok((spec.clone(), Some(Record::Topic(spec))))
+    }
+
+    pub fn drop_topic(&mut self, id: TopicId) -> Result<Record, AppendError> {
+        self.check_topic(id)?;
+        let catalog = self.catalog.load();
+        let topic = catalog.topic_by_id(id).ok_or(AppendError::TopicGone(id))?;
+        self.dropped_topics.insert(id);
+        Ok(Record::Topic(TopicSpec { is_dropped: true, ..topic.spec.clone() }))
+    }
+
+    pub fn create_group(&mut self, mut spec: GroupSpec) -> Result<(GroupSpec, Option<Record>), AppendError> {
+        let catalog = self.catalog.load();
+        let existing = catalog.group(&spec.name).map(AsRef::as_ref).or_else(|| self.new_groups.get(&spec.name));
+        if let Some(existing) = existing.filter(|existing| !self.dropped_groups.contains(&existing.id)) {
+            return Ok((existing.clone(), None));
+        }
+        let next = catalog.next_group().0 + u32::try_from(self.new_groups.len()).unwrap_or(u32::MAX);
+        if next as usize >= GROUPS_MAX {
+            return Err(AppendError::CatalogFull { what: "groups", max: GROUPS_MAX });
+        }
+        spec.id = GroupId(next);
+        self.new_groups.insert(spec.name.clone(), spec.clone());
+        Ok((spec.clone(), Some(Record::Group(spec))))
+    }
+
+    pub fn drop_group(&mut self, id: GroupId) -> Result<Record, AppendError> {
+        self.check_group(id)?;
+        let catalog = self.catalog.load();
+        let group = catalog.group_by_id(id).ok_or(AppendError::GroupGone(id))?;
+        self.dropped_groups.insert(id);
+        Ok(Record::Group(GroupSpec { is_dropped: true, ..GroupSpec::clone(group) }))
+    }
+
+    /// The record that ends a transaction; none when it ended, or is ending, the same way already.
+    pub fn end_transaction(
+        &mut self,
+        origin: LogPosition,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<Option<Record>, AppendError> {
+        let transactions = self.transactions.clone();
+        let transactions = transactions.lock();
+        let decided = self.deciding.get(&origin).copied().or_else(|| transactions.outcome(origin));
+        match decided {
+            Some(decided) if decided == outcome => return Ok(None),
+            Some(decided) => return Err(AppendError::TransactionEndedAs(decided)),
+            None => {}
+        }
+        let prepared = transactions.prepared(origin).ok_or(AppendError::TransactionUnknown)?;
+        let record = match (outcome, prepared.due) {
+            (Outcome::RolledBack, _) => Record::Retire { origin, pending: Pending::Transaction },
+            (Outcome::Committed, Some(due)) if due > now => {
+                Record::Move { origin: prepared.pointer, head: prepared.head, from: Pending::Transaction, due }
+            }
+            (Outcome::Committed, _) => self.publish(prepared.pointer, prepared.head, Why::Commit, now)?,
+        };
+        self.deciding.insert(origin, outcome);
+        Ok(Some(record))
+    }
+
+    pub fn publish(&mut self, origin: Pointer, head: Head, why: Why, now: Timestamp) -> Result<Record, AppendError> {
+        let (queue, offset) = self.place(&head)?;
+        Ok(Record::Publish { origin, head, queue, offset, visible_since: now, why })
+    }
+
+    fn tail(&mut self, id: TopicId) -> Result<&mut Tail, AppendError> {
+        if self.dropped_topics.contains(&id) {
+            return Err(AppendError::TopicGone(id));
+        }
+        if !self.tails.contains_key(&id) {
+            let catalog = self.catalog.load();
+            let topic = catalog.topic_by_id(id).ok_or(AppendError::TopicGone(id))?;
+            let next = topic.queues.iter().map(|queue| queue.bounds().next).collect();
+            let is_ordered = topic.spec.kind == TopicKind::Fifo;
+            self.tails.insert(id, Tail { next, is_ordered, turn: 0 });
+        }
+        Ok(self.tails.get_mut(&id).expect("just made"))
+    }
+}

@@ -1,0 +1,215 @@
+//! Opening a store, and the handle that everybody else holds of it.
+//!
+//! A store is recovered into its parts (writer, timer, views) by [`recover`]; servers hand the parts to threads
+//! ([`crate::threads`]), simulations drive them themselves.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base::{Chance, Clock, GroupId, LogPosition, Term, TopicId};
+use bytes::Bytes;
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use crate::cache::TailCache;
+use crate::codec::Malformed;
+use crate::disk::Disk;
+use crate::hash::HashKey;
+use crate::log::batch::HEADER_BYTES;
+use crate::log::recovery::{self, Found, Report};
+use crate::log::{self, LogFailure, LogOptions, ReadError, Segments};
+use crate::message::{self, BodyError, StoredMessage};
+use crate::metrics::Metrics;
+use crate::record::{self, Pointer, Record};
+use crate::timer::TimerCore;
+use crate::view::Views;
+use crate::view::catalog::Catalog;
+use crate::view::progress::Shared;
+use crate::view::transactions::Transactions;
+use crate::writer::Writer;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Log(#[from] recovery::OpenError),
+    #[error("the batch at {position} has a valid checksum but cannot be read: {cause}")]
+    Malformed { position: LogPosition, cause: Malformed },
+    #[error("the store's first batch, with its identity, is lost to damage")]
+    NoIdentity,
+    #[error("the first batch of this term cannot be written: {0}")]
+    Append(#[from] LogFailure),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    pub log: LogOptions,
+    /// This node's number.
+    pub node: u64,
+    pub tail_cache_bytes: usize,
+}
+
+/// A recovered store, in parts.
+pub struct Recovered {
+    pub writer: Writer,
+    pub timer: TimerCore,
+    pub reader: Reader,
+    pub report: Report,
+}
+
+/// Reads the log, rebuilds the views, and begins a new term. Everything acknowledged before is served after.
+pub fn recover(
+    disk: Arc<dyn Disk>,
+    options: Options,
+    clock: Arc<dyn Clock>,
+    mut chance: Chance,
+    metrics: Metrics,
+) -> Result<Recovered, OpenError> {
+    let mut views = Views::default();
+    let mut timer = TimerCore::default();
+    let mut malformed = None;
+    let mut visit = |found: Found<'_>| {
+        if let Err(cause) = replay(&mut views, &found) {
+            malformed.get_or_insert(OpenError::Malformed { position: found.header.position, cause });
+        }
+        timer.apply(&views.take_timer_events());
+    };
+    let log_chance = Chance::new(chance.next_u64());
+    let (mut log, report) = recovery::open(disk, options.log, log_chance, &mut visit)?;
+    if let Some(error) = malformed {
+        return Err(error);
+    }
+    let is_new = report.batches == 0;
+    if !is_new && views.hash_key.is_none() {
+        return Err(OpenError::NoIdentity);
+    }
+    views.ring();
+    log.begin_term();
+    let cache = Arc::new(TailCache::new(options.tail_cache_bytes));
+    let mut writer = Writer::new(log, views, cache.clone(), clock, metrics);
+    writer.append_own(&first_records(is_new, options.node, &mut chance))?;
+    let reader = Reader::of(&writer, cache);
+    Ok(Recovered { writer, timer, reader, report })
+}
+
+/// What a term begins with; a new store's first batch also holds its identity.
+fn first_records(is_new: bool, node: u64, chance: &mut Chance) -> Vec<Record> {
+    let mut records = Vec::new();
+    if is_new {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&chance.next_u64().to_le_bytes());
+        key[8..].copy_from_slice(&chance.next_u64().to_le_bytes());
+        records.push(Record::Members { hash_key: HashKey(key), voters: vec![node] });
+    }
+    records.push(Record::Epoch { node });
+    records
+}
+
+fn replay(views: &mut Views, found: &Found<'_>) -> Result<(), Malformed> {
+    let first = found.header.position.plus(HEADER_BYTES as u64);
+    let mut rest = found.records;
+    for _ in 0..found.header.records {
+        let framed = record::decode(rest)?;
+        let position = first.plus((found.records.len() - rest.len()) as u64);
+        let pointer = Pointer { position, length: framed.length };
+        rest = &rest[framed.length as usize..];
+        views.apply(&framed.record, pointer, found.header.stored_at);
+    }
+    if rest.is_empty() { Ok(()) } else { Err(Malformed { what: "batch with bytes behind its records" }) }
+}
+
+/// A stored message cannot be had.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the record at {position} is damaged: {cause}")]
+    Damaged { position: LogPosition, cause: BodyError },
+}
+
+impl FetchError {
+    /// Whether the message is gone for good, as far as this node is concerned.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Read(ReadError::Gone(_)) | Self::Damaged { .. } => true,
+            Self::Read(ReadError::Io { .. }) => false,
+        }
+    }
+}
+
+/// Everything of a store that can be read. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader {
+    catalog: Arc<ArcSwap<Catalog>>,
+    progress: Arc<Mutex<HashMap<(GroupId, TopicId), Shared>>>,
+    transactions: Arc<Mutex<Transactions>>,
+    segments: Segments,
+    cache: Arc<TailCache>,
+    hash_key: HashKey,
+    term: Term,
+}
+
+impl Reader {
+    fn of(writer: &Writer, cache: Arc<TailCache>) -> Self {
+        let views = writer.views();
+        Self {
+            catalog: views.catalog.clone(),
+            progress: views.progress.clone(),
+            transactions: views.transactions.clone(),
+            segments: writer.log().segments(),
+            cache,
+            hash_key: views.hash_key.expect("the first batch of a store holds its key"),
+            term: writer.log().term(),
+        }
+    }
+
+    /// What exists now.
+    pub fn catalog(&self) -> arc_swap::Guard<Arc<Catalog>> {
+        self.catalog.load()
+    }
+
+    /// Progress of a pair, made when it does not exist yet.
+    pub fn progress(&self, group: GroupId, topic: TopicId) -> Shared {
+        self.progress.lock().entry((group, topic)).or_default().clone()
+    }
+
+    /// Progress of every topic that a group has to do with.
+    pub fn progress_of(&self, group: GroupId) -> Vec<(TopicId, Shared)> {
+        let all = self.progress.lock();
+        all.iter().filter(|((of, _), _)| *of == group).map(|((_, topic), shared)| (*topic, shared.clone())).collect()
+    }
+
+    pub fn transactions(&self) -> &Mutex<Transactions> {
+        &self.transactions
+    }
+
+    pub fn hash_key(&self) -> &HashKey {
+        &self.hash_key
+    }
+
+    /// The term that this process writes in.
+    pub fn term(&self) -> Term {
+        self.term
+    }
+
+    /// The record's bytes, when they are still in memory.
+    pub fn cached(&self, pointer: Pointer) -> Option<Bytes> {
+        self.cache.get(pointer)
+    }
+
+    /// A message from memory or disk; reads the disk on the calling thread.
+    pub fn fetch(&self, pointer: Pointer) -> Result<StoredMessage, FetchError> {
+        let bytes = match self.cached(pointer) {
+            Some(bytes) => bytes,
+            None => log::read(&self.segments, pointer)?.into(),
+        };
+        parse(pointer, &bytes)
+    }
+}
+
+/// Checks the bytes of a body record and reads its message.
+pub fn parse(pointer: Pointer, bytes: &Bytes) -> Result<StoredMessage, FetchError> {
+    let damaged = |cause| FetchError::Damaged { position: pointer.position, cause };
+    let framed = record::decode(bytes).map_err(|cause| damaged(cause.into()))?;
+    message::decode(&bytes.slice_ref(framed.body)).map_err(damaged)
+}

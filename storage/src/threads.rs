@@ -1,0 +1,421 @@
+//! The threads of a store: writer, timer, upkeep, read pool. Short drivers around the cores, which do the work.
+//!
+//! docs/threads.md says who owns what and who waits for whom. Nobody here waits for the network.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use base::{Chance, Clock, Timestamp, TopicId};
+use hashbrown::HashMap;
+use parking_lot::{Condvar, Mutex};
+
+use crate::disk::Disk;
+use crate::inbox::{Drained, Inbox};
+use crate::log::{self, CommitRule, MARK_AFTER};
+use crate::message::StoredMessage;
+use crate::metrics::Metrics;
+use crate::record::Pointer;
+use crate::request::{Answer, AppendError, Lane, ReplySink, ReplyTo, Request, Submission};
+use crate::store::{FetchError, Reader, Recovered};
+use crate::timer::{Ask, Effects, TimerCore};
+use crate::view::apply::TimerEvent;
+use crate::writer::{Reserve, Writer};
+
+/// How often the free space is looked at, and the next segment thought of.
+const UPKEEP_EVERY: Duration = Duration::from_millis(500);
+/// A timer thread with something pending looks at the wall clock at least this often: it may jump.
+const CLOCK_CHECK_MS: u64 = 100;
+/// Unsynced bytes under `flush = "write"` before the writer syncs although it has more to do.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+/// Cold reads that wait; beyond it they are refused.
+const READS_WAITING_MAX: usize = 4096;
+
+/// The space that is kept free: a share of the file system or a number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ReserveRule {
+    Percent(u8),
+    Bytes(u64),
+}
+
+/// What the threads need beyond the store itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    pub inbox_requests_max: usize,
+    pub read_threads: usize,
+    pub reserve: ReserveRule,
+}
+
+/// A running store. Cheap to clone; [`Store::stop`] ends it for all clones.
+#[derive(Clone)]
+pub struct Store {
+    reader: Reader,
+    inbox: Arc<Inbox>,
+    timer: Arc<TimerInbox>,
+    reads: Arc<ReadQueue>,
+    upkeep: Arc<Upkeep>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
+
+impl Store {
+    /// Starts the threads.
+    pub fn start(
+        recovered: Recovered,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        options: Options,
+    ) -> io::Result<Self> {
+        let Recovered { writer, timer, reader, .. } = recovered;
+        let store = Self {
+            reader,
+            inbox: Arc::new(Inbox::new(options.inbox_requests_max)),
+            timer: Arc::default(),
+            reads: Arc::default(),
+            upkeep: Arc::default(),
+            threads: Arc::default(),
+        };
+        store.upkeep.check_space(&*disk, options.reserve);
+        let (inbox, timer_inbox, upkeep) = (store.inbox.clone(), store.timer.clone(), store.upkeep.clone());
+        store.spawn("log-writer", move || run_writer(writer, &inbox, &timer_inbox, &upkeep))?;
+        let (inbox, timer_inbox) = (store.inbox.clone(), store.timer.clone());
+        store.spawn("timer", move || run_timer(timer, &inbox, &timer_inbox, &*clock, &metrics))?;
+        let upkeep = store.upkeep.clone();
+        store.spawn("upkeep", move || run_upkeep(&*disk, &upkeep, options.reserve))?;
+        for number in 0..options.read_threads.max(1) {
+            let (reads, reader) = (store.reads.clone(), store.reader.clone());
+            store.spawn(&format!("read-{number}"), move || run_reads(&reads, &reader))?;
+        }
+        Ok(store)
+    }
+
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// Hands a request to the writer; the answer goes to `reply` unless the inbox refuses.
+    pub fn submit(&self, lane: Lane, request: Request, reply: ReplyTo) -> Result<(), AppendError> {
+        self.inbox.push(lane, Submission { request, reply }).map_err(|(_, refused)| refused)
+    }
+
+    /// Asks the timer thread to decide about a delayed message; the answer goes to the ask's reply.
+    pub fn ask_timer(&self, ask: Ask) {
+        self.timer.push(|work| work.asks.push(ask));
+    }
+
+    /// Fetches a message on the read pool and hands it to `done` there. False when too many reads wait.
+    pub fn fetch_later(&self, pointer: Pointer, done: Fetched) -> bool {
+        self.reads.push(pointer, done)
+    }
+
+    /// Pending timers by topic, as of a moment ago.
+    pub fn timers_pending(&self, topic: TopicId) -> u64 {
+        self.timer.pending.lock().get(&topic).copied().unwrap_or(0)
+    }
+
+    /// Requests that wait for the writer, and how many may.
+    pub fn inbox_depth(&self) -> (usize, usize) {
+        (self.inbox.len(), self.inbox.capacity())
+    }
+
+    /// Why nothing can be written, if so.
+    pub fn failure(&self) -> Option<String> {
+        self.upkeep.failure.lock().clone()
+    }
+
+    /// Free space and reserve of the file system.
+    pub fn reserve(&self) -> Reserve {
+        *self.upkeep.reserve.lock()
+    }
+
+    /// Refuses new requests, finishes what is in the inbox, marks the log's end, and waits for the threads.
+    pub fn stop(&self) {
+        self.timer.push(|work| work.is_closed = true);
+        self.inbox.close();
+        self.reads.close();
+        self.upkeep.is_closed.store(true, Ordering::Release);
+        self.upkeep.bell.notify_all();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            let name = thread.thread().name().unwrap_or("").to_owned();
+            if thread.join().is_err() {
+                tracing::error!(thread = name, "a thread of the store has panicked");
+            }
+        }
+    }
+
+    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = Builder::new().name(name.into()).spawn(body)?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+}
+
+fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Upkeep) {
+    let mut batch = Vec::new();
+    let mut unsynced_since = writer.log().positions().appended;
+    let mut is_failed = false;
+    loop {
+        let patience = if writer.log().is_unproved() { Some(MARK_AFTER) } else { None };
+        match inbox.drain(patience, &mut batch) {
+            Drained::Some => {
+                writer.set_reserve(*upkeep.reserve.lock());
+                let deliveries = writer.commit(&mut batch);
+                let events = writer.take_timer_events();
+                if !events.is_empty() {
+                    // Before the answers: who was told of a timer may recall it at once.
+                    timer.push(|work| work.events.extend(events));
+                }
+                for mut delivery in deliveries {
+                    delivery.sink.deliver(&mut delivery.answers);
+                }
+            }
+            Drained::Nothing => drop(writer.mark()),
+            Drained::Closed => break,
+        }
+        if writer.log().options().commit == CommitRule::OnWrite {
+            let appended = writer.log().positions().appended;
+            if inbox.is_empty() || appended.since(unsynced_since) > UNSYNCED_BYTES_MAX {
+                drop(writer.sync());
+                unsynced_since = appended;
+            }
+        }
+        if let Some(size) = writer.log().wants_prepared() {
+            upkeep.want(size, writer.log().prepared());
+        }
+        if !is_failed && let Some(failure) = writer.log().failure() {
+            is_failed = true;
+            *upkeep.failure.lock() = Some(failure.to_string());
+        }
+    }
+    if let Err(failure) = writer.mark() {
+        tracing::error!(%failure, "the log could not be marked as cleanly closed");
+    }
+}
+
+/// What waits for the timer thread.
+#[derive(Default)]
+struct TimerInbox {
+    work: Mutex<TimerWork>,
+    bell: Condvar,
+    pending: Mutex<HashMap<TopicId, u64>>,
+}
+
+#[derive(Default)]
+struct TimerWork {
+    events: Vec<TimerEvent>,
+    asks: Vec<Ask>,
+    answers: Vec<Answer>,
+    is_closed: bool,
+}
+
+impl TimerInbox {
+    fn push(&self, add: impl FnOnce(&mut TimerWork)) {
+        add(&mut self.work.lock());
+        self.bell.notify_one();
+    }
+}
+
+impl ReplySink for TimerInbox {
+    fn deliver(&self, answers: &mut Vec<Answer>) {
+        self.push(|work| work.answers.append(answers));
+    }
+}
+
+fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &dyn Clock, metrics: &Metrics) {
+    let mut counted_at = 0;
+    loop {
+        let work = wait_for_work(&core, own, clock);
+        let began = clock.monotonic_ns();
+        let mut effects = Effects::default();
+        let has_news = !work.events.is_empty();
+        core.apply(&work.events);
+        for answer in work.answers {
+            core.answered(answer.ticket, answer.result, clock.monotonic_ms(), &mut effects);
+        }
+        work.asks.into_iter().for_each(|ask| core.ask(ask, &mut effects));
+        if !work.is_closed {
+            core.due(clock.now(), clock.monotonic_ms(), &mut effects);
+        }
+        // Refusals come back as answers, and may cause further effects.
+        while !effects.submit.is_empty() || !effects.replies.is_empty() {
+            effects = carry_out(effects, &mut core, inbox, own, clock, metrics);
+        }
+        observe(&effects.published, clock.now(), metrics);
+        if has_news && clock.monotonic_ms() > counted_at + CLOCK_CHECK_MS {
+            counted_at = clock.monotonic_ms();
+            *own.pending.lock() = core.timers().pending_by_topic().collect();
+        }
+        metrics.timer_busy.inc_by((clock.monotonic_ns() - began) as f64 / 1e9);
+        if work.is_closed {
+            return;
+        }
+    }
+}
+
+/// Sleeps until something is due or somebody rings.
+fn wait_for_work(core: &TimerCore, own: &TimerInbox, clock: &dyn Clock) -> TimerWork {
+    let (due, not_before) = core.wake();
+    let mut work = own.work.lock();
+    let is_idle = |work: &TimerWork| {
+        work.events.is_empty() && work.asks.is_empty() && work.answers.is_empty() && !work.is_closed
+    };
+    if is_idle(&work) {
+        match due {
+            None => own.bell.wait(&mut work),
+            Some(due) => {
+                let until_due = due.ms_since(clock.now());
+                let until_allowed = not_before.saturating_sub(clock.monotonic_ms());
+                let wait = until_due.max(until_allowed).min(CLOCK_CHECK_MS);
+                if wait > 0 {
+                    own.bell.wait_for(&mut work, Duration::from_millis(wait));
+                }
+            }
+        }
+    }
+    TimerWork { is_closed: work.is_closed, ..std::mem::take(&mut *work) }
+}
+
+fn carry_out(
+    effects: Effects,
+    core: &mut TimerCore,
+    inbox: &Inbox,
+    own: &Arc<TimerInbox>,
+    clock: &dyn Clock,
+    metrics: &Metrics,
+) -> Effects {
+    observe(&effects.published, clock.now(), metrics);
+    for reply in effects.replies {
+        reply.to.sink.deliver(&mut vec![Answer { ticket: reply.to.ticket, result: reply.result }]);
+    }
+    let mut caused = Effects::default();
+    for (ticket, request) in effects.submit {
+        let reply = ReplyTo { sink: own.clone(), ticket };
+        if let Err((_, refused)) = inbox.push(Lane::Background, Submission { request, reply }) {
+            core.answered(ticket, Err(refused), clock.monotonic_ms(), &mut caused);
+        }
+    }
+    caused
+}
+
+fn observe(published: &[Timestamp], now: Timestamp, metrics: &Metrics) {
+    for due in published {
+        metrics.timer_lateness.observe(now.ms_since(*due) as f64 / 1e3);
+        if *due > now {
+            metrics.timer_early.inc();
+        }
+    }
+}
+
+/// What the upkeep thread is told, and tells.
+#[derive(Default)]
+struct Upkeep {
+    wanted: Mutex<Option<(u64, log::Slot)>>,
+    bell: Condvar,
+    reserve: Mutex<Reserve>,
+    failure: Mutex<Option<String>>,
+    is_closed: AtomicBool,
+    prepared: AtomicU64,
+}
+
+impl Upkeep {
+    fn want(&self, size: u64, slot: log::Slot) {
+        let mut wanted = self.wanted.lock();
+        if wanted.is_none() {
+            *wanted = Some((size, slot));
+            self.bell.notify_one();
+        }
+    }
+
+    fn check_space(&self, disk: &dyn Disk, rule: ReserveRule) {
+        match disk.space() {
+            Ok(space) => {
+                let reserve = match rule {
+                    ReserveRule::Percent(percent) => space.total / 100 * u64::from(percent),
+                    ReserveRule::Bytes(bytes) => bytes,
+                };
+                *self.reserve.lock() = Reserve::of(space, reserve);
+            }
+            Err(error) => tracing::warn!(%error, "the free space of the data directory cannot be found out"),
+        }
+    }
+}
+
+fn run_upkeep(disk: &dyn Disk, upkeep: &Upkeep, rule: ReserveRule) {
+    let mut chance = Chance::from_system();
+    while !upkeep.is_closed.load(Ordering::Acquire) {
+        let wanted = {
+            let mut wanted = upkeep.wanted.lock();
+            if wanted.is_none() {
+                upkeep.bell.wait_for(&mut wanted, UPKEEP_EVERY);
+            }
+            wanted.clone()
+        };
+        upkeep.check_space(disk, rule);
+        let Some((size, slot)) = wanted else { continue };
+        if slot.lock().is_none() && !upkeep.is_closed.load(Ordering::Acquire) {
+            match log::prepare(disk, size, chance.next_u64(), || ()) {
+                Ok(prepared) => {
+                    *slot.lock() = Some(prepared);
+                    upkeep.prepared.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(error) => tracing::warn!(%error, "the next segment cannot be prepared; the writer will allocate one"),
+            }
+        }
+        *upkeep.wanted.lock() = None;
+    }
+}
+
+/// Called on a read thread with what was fetched.
+pub type Fetched = Box<dyn FnOnce(Result<StoredMessage, FetchError>) + Send>;
+
+/// Cold reads that wait for a thread.
+#[derive(Default)]
+struct ReadQueue {
+    state: Mutex<ReadState>,
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct ReadState {
+    waiting: VecDeque<(Pointer, Fetched)>,
+    is_closed: bool,
+}
+
+impl ReadQueue {
+    fn push(&self, pointer: Pointer, done: Fetched) -> bool {
+        let mut state = self.state.lock();
+        if state.is_closed || state.waiting.len() >= READS_WAITING_MAX {
+            return false;
+        }
+        state.waiting.push_back((pointer, done));
+        drop(state);
+        self.bell.notify_one();
+        true
+    }
+
+    fn close(&self) {
+        self.state.lock().is_closed = true;
+        self.bell.notify_all();
+    }
+}
+
+fn run_reads(queue: &ReadQueue, reader: &Reader) {
+    loop {
+        let mut state = queue.state.lock();
+        let (pointer, done) = loop {
+            if let Some(next) = state.waiting.pop_front() {
+                break next;
+            }
+            if state.is_closed {
+                return;
+            }
+            queue.bell.wait(&mut state);
+        };
+        drop(state);
+        done(reader.fetch(pointer));
+    }
+}

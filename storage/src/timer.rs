@@ -1,0 +1,175 @@
+//! The timer: publishes what is due, and decides about everything that would end a delayed message otherwise.
+//!
+//! A pure core: told what was committed, what is asked and what time it is, it says what to append. It alone appends what
+//! ends a `Delayed`, so such a message ends once.
+//!
+//! D1. Nothing is published before its due time by the time that was passed in.
+//! D2. An origin is in at most one batch under way.
+
+use base::{LogPosition, Timestamp};
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use crate::record::{Pending, Pointer, Why};
+use crate::request::{AppendError, Change, Done, ReplyTo, Request};
+use crate::view::apply::TimerEvent;
+use crate::view::timers::{Claim, Timer, Timers};
+
+/// Publications under way at once; more would only wait in the writer's inbox.
+const BATCHES_MAX: usize = 4;
+/// How long due timers wait after the writer refused them.
+const RETRY_MS: u64 = 100;
+
+/// What somebody wants done with one delayed message.
+#[derive(Debug)]
+pub struct Ask {
+    pub origin: LogPosition,
+    pub due: Timestamp,
+    pub what: What,
+    pub reply: ReplyTo,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    Recall,
+    /// Another due time; now, if it lies in the past.
+    Reschedule(Timestamp),
+}
+
+#[derive(Debug)]
+enum UnderWay {
+    Due(Vec<Timer>),
+    Asked(Ask, Pointer),
+}
+
+/// An answer that leaves the core.
+#[derive(Debug)]
+pub struct Reply {
+    pub to: ReplyTo,
+    pub result: Result<Done, AppendError>,
+}
+
+/// What the core wants its driver to do.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// Requests for the writer, by ticket.
+    pub submit: Vec<(u64, Request)>,
+    pub replies: Vec<Reply>,
+    /// Due times of what was published, and is committed.
+    pub published: Vec<Timestamp>,
+}
+
+#[derive(Debug, Default)]
+pub struct TimerCore {
+    timers: Timers,
+    under_way: HashMap<u64, UnderWay>,
+    next_ticket: u64,
+    /// Who waits for a decision of somebody else about the same message.
+    waiting: HashMap<LogPosition, Vec<Ask>>,
+    not_before: u64,
+}
+
+impl TimerCore {
+    pub fn timers(&self) -> &Timers {
+        &self.timers
+    }
+
+    /// What the writer committed.
+    pub fn apply(&mut self, events: &[TimerEvent]) {
+        self.timers.apply(events);
+    }
+
+    pub fn ask(&mut self, ask: Ask, effects: &mut Effects) {
+        match self.timers.claim(ask.due, ask.origin) {
+            Claim::Unknown => effects.replies.push(Reply { to: ask.reply, result: Err(AppendError::TimerUnknown) }),
+            Claim::Deciding => self.waiting.entry(ask.origin).or_default().push(ask),
+            Claim::Taken(timer) => {
+                let change = match ask.what {
+                    What::Recall => {
+                        Change::Retire { origin: ask.origin, pending: Pending::Timer { due: timer.due } }
+                    }
+                    What::Reschedule(due) => Change::Move {
+                        origin: timer.pointer,
+                        head: timer.head,
+                        from: Pending::Timer { due: timer.due },
+                        due,
+                    },
+                };
+                self.submit(UnderWay::Asked(ask, timer.pointer), Request::one(change), effects);
+            }
+        }
+    }
+
+    /// Publishes what is due at `now`. `tick`: the monotonic clock, in milliseconds.
+    pub fn due(&mut self, now: Timestamp, tick: u64, effects: &mut Effects) {
+        if tick < self.not_before {
+            return;
+        }
+        while self.under_way.len() < BATCHES_MAX {
+            let due = self.timers.take_due(now, base::limits::BACKGROUND_RECORDS_MAX);
+            if due.is_empty() {
+                return;
+            }
+            let publish = |timer: &Timer| {
+                assert!(timer.due <= now, "D1: {:?} is due after {now:?}", timer.due);
+                Change::Publish { origin: timer.pointer, head: timer.head, why: Why::Due { due: timer.due } }
+            };
+            let changes: SmallVec<[Change; 1]> = due.iter().map(publish).collect();
+            self.submit(UnderWay::Due(due), Request::Changes(changes), effects);
+        }
+    }
+
+    /// What the writer answered. The events of the same group must have been applied before.
+    pub fn answered(&mut self, ticket: u64, result: Result<Done, AppendError>, tick: u64, effects: &mut Effects) {
+        let under_way = self.under_way.remove(&ticket).expect("answers are to what was submitted");
+        match under_way {
+            UnderWay::Due(due) => {
+                if let Err(refused) = &result {
+                    tracing::warn!(%refused, timers = due.len(), "due messages could not be published and wait");
+                    self.not_before = tick + RETRY_MS;
+                    self.split_on_gone(refused, &due);
+                } else {
+                    effects.published.extend(due.iter().map(|timer| timer.due));
+                }
+                for timer in &due {
+                    self.settled(timer.pointer.position, effects);
+                }
+            }
+            UnderWay::Asked(ask, pointer) => {
+                let origin = ask.origin;
+                let result = result.map(|_| Done::Recalled(pointer));
+                effects.replies.push(Reply { to: ask.reply, result });
+                self.settled(origin, effects);
+            }
+        }
+    }
+
+    /// When to be called again at the latest, if nothing else happens: a wall clock time, and a monotonic one.
+    pub fn wake(&self) -> (Option<Timestamp>, u64) {
+        let is_full = self.under_way.len() >= BATCHES_MAX;
+        (self.timers.next_due().filter(|_| !is_full), self.not_before)
+    }
+
+    /// A topic that is gone takes its timers with it; the event that says so comes with the same commit or soon after.
+    fn split_on_gone(&mut self, refused: &AppendError, due: &[Timer]) {
+        if let AppendError::TopicGone(topic) = refused {
+            for timer in due.iter().filter(|timer| timer.head.topic == *topic) {
+                self.timers.end(timer.due, timer.pointer.position);
+            }
+        }
+    }
+
+    fn settled(&mut self, origin: LogPosition, effects: &mut Effects) {
+        // Ended timers are no longer there to be released.
+        self.timers.release(origin);
+        for ask in self.waiting.remove(&origin).unwrap_or_default() {
+            self.ask(ask, effects);
+        }
+    }
+
+    fn submit(&mut self, under_way: UnderWay, request: Request, effects: &mut Effects) {
+        self.next_ticket += 1;
+        self.under_way.insert(self.next_ticket, under_way);
+        effects.submit.push((self.next_ticket, request));
+    }
+}

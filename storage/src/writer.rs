@@ -1,0 +1,393 @@
+//! The writer: one group at a time, from requests to answers. Run by a thread in servers, step by step in simulations.
+//!
+//! W1. A record is applied to the views only after its group is committed.
+//! W2. Answers, refusals included, leave only when everything they were decided upon is committed.
+
+use std::sync::Arc;
+
+use base::{Clock, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
+use smallvec::SmallVec;
+
+use crate::cache::TailCache;
+use crate::disk::Space;
+use crate::log::group::Group;
+use crate::log::{CommitRule, Log, LogFailure};
+use crate::metrics::Metrics;
+use crate::record::{Pointer, Record};
+use crate::request::{Answer, AppendError, BodyKind, Change, Done, Placed, ReplySink, Request, Submission};
+use crate::sequencer::Sequencer;
+use crate::view::Views;
+
+pub use crate::view::apply::TimerEvent;
+
+/// Answers on their way to one sink.
+pub struct Delivery {
+    pub sink: Arc<dyn ReplySink>,
+    pub answers: Vec<Answer>,
+}
+
+/// Space below which bodies are refused, and what there is.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reserve {
+    pub free: u64,
+    pub reserve: u64,
+}
+
+impl Reserve {
+    pub fn of(space: Space, reserve: u64) -> Self {
+        Self { free: space.free, reserve }
+    }
+
+    fn check(&self) -> Result<(), AppendError> {
+        if self.free < self.reserve {
+            return Err(AppendError::DiskFull { free: self.free, reserve: self.reserve });
+        }
+        Ok(())
+    }
+}
+
+pub struct Writer {
+    log: Log,
+    views: Views,
+    sequencer: Sequencer,
+    cache: Arc<TailCache>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    reserve: Reserve,
+    /// Records of the group under construction, with their place in it.
+    pending: Vec<(Record, u64, u32)>,
+}
+
+impl Writer {
+    /// Takes over an opened log and the views that were replayed from it, and begins a term.
+    pub fn new(log: Log, views: Views, cache: Arc<TailCache>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
+        let sequencer = Sequencer::new(views.catalog.clone(), views.transactions.clone());
+        metrics.writable.set(1);
+        Self {
+            log,
+            views,
+            sequencer,
+            cache,
+            clock,
+            metrics,
+            reserve: Reserve::default(),
+            pending: Vec::new(),
+        }
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn views(&self) -> &Views {
+        &self.views
+    }
+
+    pub fn set_reserve(&mut self, reserve: Reserve) {
+        self.reserve = reserve;
+        let is_writable = self.log.failure().is_none() && reserve.check().is_ok();
+        self.metrics.writable.set(is_writable.into());
+    }
+
+    pub fn take_timer_events(&mut self) -> Vec<TimerEvent> {
+        self.views.take_timer_events()
+    }
+
+    /// Records that belong to no request: the first batch of a store and of a term.
+    pub fn append_own(&mut self, records: &[Record]) -> Result<(), LogFailure> {
+        let mut group = Group::default();
+        self.log.stamp(self.clock.now());
+        group.open();
+        for record in records {
+            self.add(&mut group, record.clone(), &[]);
+        }
+        group.close();
+        let is_mark = records == [Record::Mark];
+        self.commit_group(group, is_mark).map(drop)
+    }
+
+    /// Proves the last group. Wanted when the inbox has run dry for a moment.
+    pub fn mark(&mut self) -> Result<(), LogFailure> {
+        self.append_own(&[Record::Mark])
+    }
+
+    /// One group from requests to answers.
+    pub fn commit(&mut self, submissions: &mut Vec<Submission>) -> Vec<Delivery> {
+        let now = self.log.stamp(self.clock.now());
+        let bytes = submissions.iter().map(|submission| submission.request.bytes() + 64).sum();
+        let mut group = Group::with_capacity(bytes);
+        let mut outcomes = Vec::with_capacity(submissions.len());
+        for submission in submissions.drain(..) {
+            let outcome = match self.log.failure() {
+                Some(failure) => Err(failure.clone().into()),
+                None => self.sequence(submission.request, &mut group, now),
+            };
+            outcomes.push((submission.reply, outcome));
+        }
+        let start = if group.is_empty() { Ok(LogPosition(0)) } else { self.commit_group(group, false) };
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        for (reply, outcome) in outcomes {
+            let result = match (&start, outcome) {
+                (_, Err(refused)) => Err(refused),
+                (Err(failure), Ok(_)) => Err(self.explain(failure)),
+                (Ok(start), Ok(done)) => Ok(relocate(done, *start)),
+            };
+            let answer = Answer { ticket: reply.ticket, result };
+            match deliveries.iter_mut().find(|delivery| Arc::ptr_eq(&delivery.sink, &reply.sink)) {
+                Some(delivery) => delivery.answers.push(answer),
+                None => deliveries.push(Delivery { sink: reply.sink, answers: vec![answer] }),
+            }
+        }
+        deliveries
+    }
+
+    /// Makes durable what was committed by the write alone.
+    pub fn sync(&mut self) -> Result<(), LogFailure> {
+        let began = self.clock.monotonic_ns();
+        let result = self.log.sync();
+        self.metrics.sync_duration.observe(seconds(self.clock.monotonic_ns() - began));
+        if result.is_err() {
+            self.metrics.writable.set(0);
+        }
+        result
+    }
+
+    fn explain(&self, failure: &LogFailure) -> AppendError {
+        match self.log.failure() {
+            Some(_) => AppendError::Failed(failure.clone()),
+            // Only a segment that could not be allocated leaves the log alive.
+            None => AppendError::DiskFull { free: 0, reserve: self.log.options().segment_bytes },
+        }
+    }
+
+    /// Writes, syncs, applies. Gives where the group lies. After an error nothing of it counts.
+    fn commit_group(&mut self, group: Group, is_mark: bool) -> Result<LogPosition, LogFailure> {
+        let began = self.clock.monotonic_ns();
+        let result = self.log.write(group, is_mark).and_then(|appended| {
+            self.metrics.write_duration.observe(seconds(self.clock.monotonic_ns() - began));
+            if self.log.options().commit == CommitRule::OnSync { self.sync() } else { Ok(()) }?;
+            Ok(appended)
+        });
+        let appended = match result {
+            Ok(appended) => appended,
+            Err(failure) => {
+                self.pending.clear();
+                self.sequencer.reset();
+                if self.log.failure().is_some() {
+                    self.metrics.writable.set(0);
+                    tracing::error!(%failure, "writes are disabled; reads go on");
+                }
+                return Err(failure);
+            }
+        };
+        self.metrics.append_bytes.inc_by(appended.bytes.len() as u64);
+        self.metrics.append_batches.inc_by(appended.batches as u64);
+        self.metrics.group_batches.observe(appended.batches as f64);
+        self.metrics.group_bytes.observe(appended.bytes.len() as f64);
+        let start = appended.start;
+        self.cache.push(start, appended.bytes);
+        self.apply(start);
+        self.metrics.writer_busy.inc_by(seconds(self.clock.monotonic_ns() - began));
+        Ok(start)
+    }
+
+    fn apply(&mut self, start: LogPosition) {
+        // Every batch of a group carries the same stamp, so this gives it again.
+        let stored_at = self.log.stamp(Timestamp::ZERO);
+        for (record, at, length) in self.pending.drain(..) {
+            self.views.apply(&record, Pointer { position: start.plus(at), length }, stored_at);
+        }
+        self.sequencer.committed();
+        self.log.applied();
+        self.views.ring();
+    }
+
+    /// Encodes what one request means as one batch. Refused requests leave nothing behind.
+    fn sequence(&mut self, request: Request, group: &mut Group, now: Timestamp) -> Result<Done, AppendError> {
+        match request {
+            Request::Changes(changes) => self.sequence_changes(changes, group, now),
+            Request::CreateTopic(spec) => {
+                self.reserve.check()?;
+                let (spec, record) = self.sequencer.create_topic(spec)?;
+                let is_new = record.is_some();
+                record.into_iter().for_each(|record| self.add_batch(group, record));
+                Ok(Done::Topic { spec, is_new })
+            }
+            Request::DropTopic(id) => {
+                let record = self.sequencer.drop_topic(id)?;
+                self.add_batch(group, record);
+                Ok(Done::Dropped)
+            }
+            Request::CreateGroup(spec) => {
+                let (spec, record) = self.sequencer.create_group(spec)?;
+                let is_new = record.is_some();
+                record.into_iter().for_each(|record| self.add_batch(group, record));
+                Ok(Done::Group { spec, is_new })
+            }
+            Request::DropGroup(id) => {
+                let record = self.sequencer.drop_group(id)?;
+                self.add_batch(group, record);
+                Ok(Done::Dropped)
+            }
+            Request::EndTransaction { origin, outcome } => {
+                let record = self.sequencer.end_transaction(origin, outcome, now)?;
+                record.into_iter().for_each(|record| self.add_batch(group, record));
+                Ok(Done::TransactionEnded)
+            }
+            Request::Barrier => Ok(Done::Passed),
+        }
+    }
+
+    fn sequence_changes(
+        &mut self,
+        changes: SmallVec<[Change; 1]>,
+        group: &mut Group,
+        now: Timestamp,
+    ) -> Result<Done, AppendError> {
+        let mut placed: SmallVec<[Placed; 1]> = SmallVec::new();
+        let (records_before, bytes_before) = (self.pending.len(), group.len());
+        group.open();
+        let mut outcome = if changes.is_empty() { Err(AppendError::TooLarge { size: 0, max: 0 }) } else { Ok(()) };
+        for change in changes {
+            if outcome.is_ok() {
+                outcome = self.change(change, group, now, &mut placed);
+            }
+        }
+        let (size, max) = (group.len() - bytes_before, self.log.options().batch_bytes_max());
+        if outcome.is_ok() && size > max {
+            outcome = Err(AppendError::TooLarge { size, max });
+        }
+        match outcome {
+            Ok(()) => {
+                group.close();
+                Ok(Done::Changed(placed))
+            }
+            Err(refused) => {
+                self.take_back(records_before);
+                group.cancel();
+                Err(refused)
+            }
+        }
+    }
+
+    /// Forgets the records of a refused batch, and the offsets they were given.
+    fn take_back(&mut self, records_before: usize) {
+        for (record, _, _) in self.pending.drain(records_before..).rev() {
+            if let Some((topic, queue, offset)) = visible_place(&record) {
+                self.sequencer.unplace(topic, queue, offset);
+            }
+        }
+    }
+
+    fn change(
+        &mut self,
+        change: Change,
+        group: &mut Group,
+        now: Timestamp,
+        placed: &mut SmallVec<[Placed; 1]>,
+    ) -> Result<(), AppendError> {
+        let mut part = None;
+        let record = match change {
+            Change::Body(body) => {
+                self.reserve.check()?;
+                let head = body.head;
+                part = Some(body.part);
+                match body.kind {
+                    BodyKind::Visible => {
+                        let (queue, offset) = self.sequencer.place(&head)?;
+                        Record::Message { head, queue, offset }
+                    }
+                    BodyKind::Delayed { due } => {
+                        self.sequencer.check_topic(head.topic)?;
+                        Record::Delayed { head, due }
+                    }
+                    BodyKind::Prepared { due, check_after_ms, client } => {
+                        self.sequencer.check_topic(head.topic)?;
+                        Record::Prepared { head, due, check_after_ms, client }
+                    }
+                }
+            }
+            Change::Publish { origin, head, why } => self.sequencer.publish(origin, head, why, now)?,
+            Change::Retire { origin, pending } => Record::Retire { origin, pending },
+            Change::Move { origin, head, from, due } => {
+                self.sequencer.check_topic(head.topic)?;
+                Record::Move { origin, head, from, due }
+            }
+            Change::Settle { group, topic, acks, retries } => {
+                self.check_pair(group, topic)?;
+                Record::Settle { group, topic, acks, retries }
+            }
+            Change::Lease { group, topic, batch, client, until, entries } => {
+                self.check_pair(group, topic)?;
+                Record::Lease { group, topic, batch, client, until, entries }
+            }
+            Change::Subscribe { group, topic, start, filter } => {
+                self.check_pair(group, topic)?;
+                Record::Subscribe { group, topic, start, filter }
+            }
+            Change::Seek { group, topic, queue, to, generation } => {
+                self.check_pair(group, topic)?;
+                Record::Seek { group, topic, queue, to, generation }
+            }
+            Change::Park { group, topic, message_group, is_on } => {
+                self.check_pair(group, topic)?;
+                Record::Park { group, topic, message_group, is_on }
+            }
+            Change::Purge { topic, queue, below } => {
+                self.sequencer.check_topic(topic)?;
+                Record::Purge { topic, queue, below }
+            }
+            Change::Schedule(spec) => Record::Schedule(spec),
+        };
+        let is_placed = record.has_body() || matches!(record, Record::Publish { .. });
+        let body = part.as_ref().map_or(&[][..], |part| part.as_bytes());
+        let (at, length) = self.add(group, record, body);
+        if is_placed {
+            let (record, _, _) = self.pending.last().expect("just added");
+            let (_, queue, offset) = visible_place(record).unwrap_or_default();
+            placed.push(Placed { pointer: Pointer { position: LogPosition(at), length }, queue, offset });
+        }
+        Ok(())
+    }
+
+    fn check_pair(&self, group: base::GroupId, topic: TopicId) -> Result<(), AppendError> {
+        self.sequencer.check_group(group)?;
+        self.sequencer.check_topic(topic)
+    }
+
+    fn add_batch(&mut self, group: &mut Group, record: Record) {
+        group.open();
+        self.add(group, record, &[]);
+        group.close();
+    }
+
+    fn add(&mut self, group: &mut Group, record: Record, body: &[u8]) -> (u64, u32) {
+        let mut length = 0;
+        let at = group.record(|out| length = record.encode(out, body));
+        self.pending.push((record, at, length));
+        (at, length)
+    }
+}
+
+/// Where a record makes a message visible.
+fn visible_place(record: &Record) -> Option<(TopicId, QueueIndex, QueueOffset)> {
+    match record {
+        Record::Message { head, queue, offset } => Some((head.topic, *queue, *offset)),
+        Record::Publish { head, queue, offset, .. } => Some((head.topic, *queue, *offset)),
+        _ => None,
+    }
+}
+
+/// Places inside a group become places in the log.
+fn relocate(mut done: Done, start: LogPosition) -> Done {
+    if let Done::Changed(placed) = &mut done {
+        for placed in placed {
+            placed.pointer.position = start.plus(placed.pointer.position.0);
+        }
+    }
+    done
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
