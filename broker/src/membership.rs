@@ -1,4 +1,16 @@
-//! Who is connected: client ids, what they are, when they were last heard of.
+//! Who is connected: client ids, what they are, when they were last heard of. In memory only; heartbeats bring it back.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use base::limits::{CLIENT_ABSENCE_MS, CLIENTS_MAX};
+use base::{GroupName, TopicName};
+use hashbrown::{HashMap, HashSet};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::api::{Caller, Command, Language};
+use crate::subscription::Pair;
 
 /// What a client is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,4 +21,185 @@ pub enum ClientKind {
     PullConsumer,
     LitePushConsumer,
     LiteSimpleConsumer,
+}
+
+/// Commands that wait for one stream; more are dropped, as each is repeated or superseded later.
+const COMMANDS_WAITING_MAX: usize = 16;
+
+#[derive(Debug)]
+struct Client {
+    kind: Option<ClientKind>,
+    group: Option<GroupName>,
+    /// Published by a producer.
+    topics: HashSet<TopicName>,
+    language: Language,
+    version: Arc<str>,
+    address: Option<SocketAddr>,
+    last_seen: u64,
+    streams: Vec<mpsc::Sender<Command>>,
+    /// The filter that it polled with last.
+    filters: HashMap<Pair, Arc<str>>,
+}
+
+/// A connected client, for lists.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub client_id: Arc<str>,
+    pub language: Language,
+    pub version: Arc<str>,
+    pub address: Option<SocketAddr>,
+    pub last_seen: u64,
+}
+
+/// A mutex, because every call of every worker is a sign of life; held for one look-up.
+#[derive(Debug)]
+pub struct Membership {
+    clients: Mutex<HashMap<Arc<str>, Client>>,
+    started: u64,
+}
+
+impl Membership {
+    pub fn new(tick: u64) -> Self {
+        Self { clients: Mutex::default(), started: tick }
+    }
+
+    /// The caller has made itself heard.
+    pub fn touch(&self, caller: &Caller, tick: u64) {
+        self.with(caller, tick, |_| ());
+    }
+
+    pub fn heartbeat(&self, caller: &Caller, kind: ClientKind, group: Option<GroupName>, tick: u64) {
+        self.with(caller, tick, |client| {
+            client.kind = Some(kind);
+            if group.is_some() {
+                client.group = group;
+            }
+        });
+    }
+
+    pub fn settings(
+        &self,
+        caller: &Caller,
+        kind: ClientKind,
+        group: Option<GroupName>,
+        published: Vec<TopicName>,
+        tick: u64,
+    ) {
+        self.with(caller, tick, |client| {
+            client.kind = Some(kind);
+            client.group = group;
+            client.topics = published.into_iter().collect();
+        });
+    }
+
+    /// A stream on which the client listens to commands, for as long as the receiver lives.
+    pub fn commands(&self, caller: &Caller, tick: u64) -> mpsc::Receiver<Command> {
+        let (sender, receiver) = mpsc::channel(COMMANDS_WAITING_MAX);
+        self.with(caller, tick, |client| {
+            client.streams.retain(|stream| !stream.is_closed());
+            client.streams.push(sender);
+        });
+        receiver
+    }
+
+    /// Whether this client polls with another filter than before, or for the first time.
+    pub fn changes_filter(&self, client_id: &str, pair: Pair, expression: &Arc<str>) -> bool {
+        let mut clients = self.clients.lock();
+        let Some(client) = clients.get_mut(client_id) else { return true };
+        let is_same = client.filters.get(&pair) == Some(expression);
+        if !is_same {
+            client.filters.insert(pair, expression.clone());
+        }
+        !is_same
+    }
+
+    /// Forgets a client that says good-bye.
+    pub fn remove(&self, client_id: &str) {
+        self.clients.lock().remove(client_id);
+    }
+
+    /// Removes and gives the clients that were silent for too long. An open stream is a sign of life.
+    pub fn expire(&self, tick: u64) -> Vec<Arc<str>> {
+        let mut clients = self.clients.lock();
+        let is_gone = |client: &mut Client| {
+            client.streams.retain(|stream| !stream.is_closed());
+            client.streams.is_empty() && tick >= client.last_seen + CLIENT_ABSENCE_MS
+        };
+        clients.extract_if(|_, client| is_gone(client)).map(|(id, _)| id).collect()
+    }
+
+    /// Whether a client is there. After a start nobody has had the time to say so.
+    pub fn is_alive(&self, client_id: &str, tick: u64) -> bool {
+        tick < self.started + CLIENT_ABSENCE_MS || self.clients.lock().contains_key(client_id)
+    }
+
+    pub fn members(&self, group: &GroupName) -> Vec<Member> {
+        let clients = self.clients.lock();
+        let of_group = clients.iter().filter(|(_, client)| client.group.as_ref() == Some(group));
+        of_group
+            .map(|(id, client)| Member {
+                client_id: id.clone(),
+                language: client.language,
+                version: client.version.clone(),
+                address: client.address,
+                last_seen: client.last_seen,
+            })
+            .collect()
+    }
+
+    /// Hands a command to a producer: to `preferred` if it listens, else to one that publishes the topic.
+    /// Gives the command back when nobody listens.
+    pub fn command_producer(&self, preferred: &str, topic: &TopicName, command: Command) -> Result<(), Command> {
+        let clients = self.clients.lock();
+        let own = clients.get(preferred).into_iter();
+        let others = clients.iter().filter(|(id, client)| ***id != *preferred && client.topics.contains(topic));
+        let mut command = command;
+        for client in own.chain(others.map(|(_, client)| client)) {
+            for stream in &client.streams {
+                match stream.try_send(command) {
+                    Ok(()) => return Ok(()),
+                    Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
+                        command = back;
+                    }
+                }
+            }
+        }
+        Err(command)
+    }
+
+    /// Tells every member of a group something.
+    pub fn command_group(&self, group: &GroupName, command: &Command) {
+        let clients = self.clients.lock();
+        for client in clients.values().filter(|client| client.group.as_ref() == Some(group)) {
+            for stream in &client.streams {
+                drop(stream.try_send(command.clone()));
+            }
+        }
+    }
+
+    fn with(&self, caller: &Caller, tick: u64, change: impl FnOnce(&mut Client)) {
+        let mut clients = self.clients.lock();
+        if let Some(client) = clients.get_mut(&caller.client_id) {
+            client.last_seen = tick;
+            change(client);
+            return;
+        }
+        if clients.len() >= CLIENTS_MAX {
+            // Nothing needs the entry to work (D4); leases of a client that is not known just are not renewed.
+            return;
+        }
+        let mut client = Client {
+            kind: None,
+            group: None,
+            topics: HashSet::new(),
+            language: caller.language,
+            version: caller.version.clone(),
+            address: caller.address,
+            last_seen: tick,
+            streams: Vec::new(),
+            filters: HashMap::new(),
+        };
+        change(&mut client);
+        clients.insert(caller.client_id.clone(), client);
+    }
 }

@@ -83,6 +83,10 @@ pub enum Refusal {
     WritesDisabled { cause: String },
     #[error("the server is stopping")]
     Draining,
+    #[error("the topic or the group was deleted")]
+    Gone,
+    #[error("consumer group {0} does not exist")]
+    GroupNotFound(base::GroupName),
     #[error("the outcome is unknown: {cause}")]
     OutcomeUnknown { cause: &'static str },
     #[error("{what} cannot be read: {cause}")]
@@ -106,6 +110,7 @@ impl Refusal {
             Self::NoEntries | Self::TooManyEntries { .. } | Self::InvalidTransaction { .. } => false,
             Self::IllegalRecallHandle { .. } | Self::NothingToRecall { .. } => false,
             Self::SettingsWithoutSide | Self::SettingsWithoutGroup => false,
+            Self::Gone | Self::GroupNotFound(_) => false,
         }
     }
 }

@@ -29,3 +29,12 @@ impl HashKey {
         hasher.finish()
     }
 }
+
+impl HashKey {
+    /// Of any bytes: lets the server recognise what it gave out itself.
+    pub fn bytes(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(bytes);
+        hasher.finish()
+    }
+}

@@ -3,7 +3,7 @@
 //! Made and digested by the task that received it, so that the writer thread only copies bytes. Form: docs/formats.md,
 //! "Body part".
 
-use base::Timestamp;
+use base::{Timestamp, TopicId};
 use bytes::Bytes;
 use md5::{Digest, Md5};
 
@@ -57,6 +57,8 @@ pub struct Envelope {
 /// A message read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
+    /// The topic it was sent to, which for a dead letter is not the one it is read from.
+    pub topic: TopicId,
     pub envelope: Envelope,
     /// Of the body as stored; computed once, at the send.
     pub md5: [u8; 16],
@@ -114,7 +116,7 @@ impl BodyPart {
 }
 
 /// Checks and reads a body part; the body stays a slice of `part`.
-pub fn decode(part: &Bytes) -> Result<StoredMessage, BodyError> {
+pub fn decode(topic: TopicId, part: &Bytes) -> Result<StoredMessage, BodyError> {
     let mut decoder = Decoder::new("body part", part);
     let expected = decoder.u32()?;
     let found = crc32c::crc32c(decoder.rest());
@@ -124,7 +126,7 @@ pub fn decode(part: &Bytes) -> Result<StoredMessage, BodyError> {
     let length = usize::try_from(decoder.u32()?).map_err(|_| decoder.malformed())?;
     let (envelope, md5) = decode_envelope(decoder.take(length)?)?;
     let body = part.slice(part.len() - decoder.rest().len()..);
-    Ok(StoredMessage { envelope, md5, body })
+    Ok(StoredMessage { topic, envelope, md5, body })
 }
 
 fn encode_envelope(out: &mut Vec<u8>, envelope: &Envelope, md5: &[u8; 16]) {
@@ -235,7 +237,7 @@ mod tests {
     #[test]
     fn an_envelope_and_its_body_come_back_with_the_digest_of_the_body() {
         let part = BodyPart::encode(&envelope(), b"body");
-        let message = decode(&Bytes::copy_from_slice(part.as_bytes())).expect("just encoded");
+        let message = decode(TopicId(1), &Bytes::copy_from_slice(part.as_bytes())).expect("just encoded");
         assert_eq!(message.envelope, envelope());
         assert_eq!(&message.body[..], b"body");
         assert_eq!(message.md5, digest(b"body"));
@@ -247,7 +249,7 @@ mod tests {
         for bit in 0..part.as_bytes().len() * 8 {
             let mut bytes = part.as_bytes().to_vec();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&bytes.into()).is_err(), "bit {bit}");
+            assert!(decode(TopicId(1), &bytes.into()).is_err(), "bit {bit}");
         }
     }
 }

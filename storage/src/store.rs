@@ -211,5 +211,9 @@ impl Reader {
 pub fn parse(pointer: Pointer, bytes: &Bytes) -> Result<StoredMessage, FetchError> {
     let damaged = |cause| FetchError::Damaged { position: pointer.position, cause };
     let framed = record::decode(bytes).map_err(|cause| damaged(cause.into()))?;
-    message::decode(&bytes.slice_ref(framed.body)).map_err(damaged)
+    let topic = match framed.record {
+        Record::Message { head, .. } | Record::Delayed { head, .. } | Record::Prepared { head, .. } => head.topic,
+        _ => return Err(damaged(Malformed { what: "body record" }.into())),
+    };
+    message::decode(topic, &bytes.slice_ref(framed.body)).map_err(damaged)
 }

@@ -1,1 +1,11 @@
-//! The HTTP gateway.
+//! The HTTP gateway: health, metrics and administration (operations page D).
+
+mod admin;
+mod fields;
+mod guard;
+mod health;
+pub mod json;
+mod problem;
+mod server;
+
+pub use server::Server;

@@ -1,10 +1,175 @@
 //! Deliveries of one group from one topic.
+//!
+//! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. [`task`] drives
+//! it: one task for each (group, topic), started by the first poll. [`lanes`] keeps the order of message groups.
 
-/// Says whether a reply was written to its end. Dropped without [`Receipt::written`], every message of it is taken back.
+pub mod core;
+mod gather;
+mod lanes;
+pub mod task;
+
+#[cfg(test)]
+mod core_tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
+use storage::request::{AppendError, Change, Done};
+use storage::view::catalog::{BackoffSpec, Topic};
+use storage::view::queue::{Bounds, Entry};
+
+use crate::api::Language;
+use crate::handle;
+use crate::refusal::Refusal;
+
+pub use storage::view::progress::Slot;
+pub use task::Receipt;
+
+/// A (group, topic).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Pair {
+    pub group: GroupId,
+    pub topic: TopicId,
+}
+
+/// The time, by both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    pub wall: Timestamp,
+    /// Milliseconds of the monotonic clock: leases, back-off and polls run on it.
+    pub tick: u64,
+}
+
+impl Now {
+    /// What the monotonic clock will show when the wall clock shows `at`, if neither is set until then.
+    pub fn tick_at(&self, at: Timestamp) -> u64 {
+        self.tick + at.ms_since(self.wall)
+    }
+
+    /// The reverse.
+    pub fn wall_at(&self, tick: u64) -> Timestamp {
+        self.wall.plus_ms(tick.saturating_sub(self.tick))
+    }
+}
+
+/// The queues of a topic, as far as a subscription reads them.
+pub trait Source: Send + Sync {
+    fn queues(&self) -> usize;
+    fn bounds(&self, queue: QueueIndex) -> Bounds;
+    fn read(&self, from: QueueOffset, queue: QueueIndex, max: usize, out: &mut Vec<Entry>) -> QueueOffset;
+    fn entry(&self, slot: Slot) -> Option<Entry>;
+}
+
+impl Source for Arc<Topic> {
+    fn queues(&self) -> usize {
+        self.queues.len()
+    }
+
+    fn bounds(&self, queue: QueueIndex) -> Bounds {
+        let none = Bounds { first: QueueOffset(0), next: QueueOffset(0) };
+        self.queue(queue).map_or(none, |queue| queue.bounds())
+    }
+
+    fn read(&self, from: QueueOffset, queue: QueueIndex, max: usize, out: &mut Vec<Entry>) -> QueueOffset {
+        self.queue(queue).map_or(from, |queue| queue.read(from, max, out))
+    }
+
+    fn entry(&self, (queue, offset): Slot) -> Option<Entry> {
+        self.queue(queue)?.entry(offset)
+    }
+}
+
+/// What the group says about deliveries.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    pub is_ordered: bool,
+    /// Deliveries in all, the first included.
+    pub attempts_max: u32,
+    pub backoff: BackoffSpec,
+    /// The lease of a delivery when the poll does not say.
+    pub invisible: Duration,
+    pub in_flight_max: usize,
+}
+
+/// A poll that was checked.
+#[derive(Debug, Clone)]
+pub struct Poll {
+    pub client: Arc<str>,
+    pub language: Language,
+    pub messages_max: usize,
+    /// None: renewed for as long as the client lives.
+    pub invisible: Option<Duration>,
+    pub attempt_id: Option<Arc<str>>,
+    /// When to answer that there is nothing.
+    pub until: u64,
+}
+
+/// What a client wants done with a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Ack,
+    /// Visible again after this time; the attempt counts unless suspended.
+    Return { after: Duration, is_suspended: bool },
+    Forward,
+}
+
+#[derive(Debug, Clone)]
+pub struct Settle {
+    pub client: Arc<str>,
+    pub receipt: handle::Receipt,
+    pub verdict: Verdict,
+}
+
+/// Whom to answer; numbers of the driver's.
+pub type PollId = u64;
+pub type SettleId = u64;
+pub type Ticket = u64;
+
 #[derive(Debug)]
-pub struct Receipt {}
+pub enum Event {
+    Poll(PollId, Poll),
+    /// The caller no longer waits.
+    CancelPoll(PollId),
+    Settle(SettleId, Settle),
+    /// The reply with this batch was written to its end, or was not.
+    Written(u64),
+    Unwritten(u64),
+    /// What the writer answered.
+    Answer(Ticket, Result<Done, AppendError>),
+    /// The topic has new messages.
+    Ring,
+    /// What this client holds comes to others at once.
+    ClientGone(Arc<str>),
+    SettingsChanged(Settings),
+    FilterChanged(crate::filter::Filter, storage::record::FilterSpec),
+    /// The topic's queues changed.
+    SourceChanged,
+    /// Messages that cannot be delivered, ever: damaged on the disk, or not wanted after all.
+    Discard(Vec<Slot>),
+}
 
-impl Receipt {
-    /// The whole reply, end of stream included, was handed to the transport before the caller's deadline.
-    pub fn written(self) {}
+/// One message of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Handout {
+    pub entry: Entry,
+    pub receipt: handle::Receipt,
+}
+
+#[derive(Debug)]
+pub enum Effect {
+    /// Messages for a poll, leased and, when ordered, durably so.
+    Deliver { poll: PollId, batch: u64, messages: Vec<Handout> },
+    /// Nothing came in time.
+    Empty { poll: PollId },
+    Refuse { poll: PollId, refusal: Refusal },
+    Settled { settle: SettleId, result: Result<(), Refusal> },
+    Append { ticket: Ticket, changes: Vec<Change> },
+    /// The group's dead-letter topic is needed; answered by [`core::Core::dead_letter_topic`].
+    NeedDeadLetterTopic,
+}
+
+/// Which clients are there. Asked when a lease that is renewed would end.
+pub trait Alive {
+    fn is_alive(&self, client: &str) -> bool;
 }

@@ -1,0 +1,204 @@
+//! [`Broker`]: the one surface that every protocol speaks to.
+
+use std::sync::Arc;
+
+use base::Clock;
+use base::limits::MESSAGE_BODY_BYTES_MAX;
+use prometheus::Registry;
+use storage::threads::Store;
+use storage::view::catalog::TopicKind;
+use tokio::runtime::Handle;
+
+use crate::api::*;
+use crate::config::Config;
+use crate::membership::ClientKind;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::{checks, operate};
+
+/// How long a poll may wait, for clients that ask the server.
+const POLLING: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// The broker. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    shared: Arc<Shared>,
+    registry: Registry,
+}
+
+/// One condition of readiness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    pub name: &'static str,
+    pub is_ok: bool,
+    pub detail: String,
+}
+
+impl Broker {
+    /// Starts the broker's own tasks over a running store. `workers`: where calls and subscriptions run.
+    pub fn start(store: Store, config: Config, clock: Arc<dyn Clock>, registry: Registry, workers: Vec<Handle>) -> Self {
+        let shared = Shared::new(store, config, clock, workers);
+        operate::resume_subscriptions(&shared);
+        shared.spawn(checks::run(shared.clone()));
+        shared.spawn(operate::expire_clients(shared.clone()));
+        Self { shared, registry }
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    pub fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Finishes what the log writer was given, and closes the store. Gateways must have stopped before.
+    pub fn stop(&self) {
+        self.shared.store.stop();
+    }
+
+    pub async fn route(&self, caller: &Caller, topic: &str) -> Result<Route, Refusal> {
+        self.shared.membership.touch(caller, self.shared.now().tick);
+        self.shared.route(topic)
+    }
+
+    pub fn heartbeat(&self, caller: &Caller, kind: ClientKind, group: Option<&str>) -> Result<(), Refusal> {
+        let group = group.map(Shared::parse_group).transpose()?;
+        self.shared.membership.heartbeat(caller, kind, group, self.shared.now().tick);
+        Ok(())
+    }
+
+    /// All messages or none: one refusal refuses all of them. The request is in the log writer's inbox when this future
+    /// was polled for the first time, unless the topic has to be created first.
+    pub async fn send(&self, caller: &Caller, messages: Vec<NewMessage>) -> Result<Vec<Sent>, Refusal> {
+        self.shared.send(caller, messages).await
+    }
+
+    pub async fn assignment(&self, caller: &Caller, topic: &str, group: &str) -> Result<Assignment, Refusal> {
+        self.shared.membership.touch(caller, self.shared.now().tick);
+        let group = Shared::parse_group(group)?;
+        let route = self.shared.route(topic)?;
+        let topics: Vec<_> = self.shared.topic(&route.topic).into_iter().collect();
+        let is_fifo = topics.iter().any(|topic| topic.spec.kind == TopicKind::Fifo);
+        let group = self.shared.group_or_create(group, is_fifo).await?;
+        Ok(Assignment { route, is_ordered: self.shared.is_ordered_on(&group, &topics) })
+    }
+
+    /// Waits until there are messages or the poll's time is over. Dropping the future cancels the poll.
+    pub async fn receive(&self, caller: &Caller, receive: Receive) -> Result<Received, Refusal> {
+        self.shared.receive(caller, receive).await
+    }
+
+    /// One result for each handle, in order.
+    pub async fn ack(
+        &self,
+        caller: &Caller,
+        group: &str,
+        topic: &str,
+        handles: &[&str],
+    ) -> Result<Vec<Result<(), Refusal>>, Refusal> {
+        self.shared.ack(caller, group, topic, handles).await
+    }
+
+    /// The new handle. `is_suspended`: the attempt does not count.
+    pub async fn change_invisible(
+        &self,
+        caller: &Caller,
+        group: &str,
+        topic: &str,
+        handle: &str,
+        invisible_ms: i64,
+        is_suspended: bool,
+    ) -> Result<String, Refusal> {
+        self.shared.change_invisible(caller, group, topic, handle, invisible_ms, is_suspended).await
+    }
+
+    pub async fn forward_to_dead_letters(
+        &self,
+        caller: &Caller,
+        group: &str,
+        topic: &str,
+        handle: &str,
+    ) -> Result<(), Refusal> {
+        self.shared.forward(caller, group, topic, handle).await
+    }
+
+    pub async fn end_transaction(
+        &self,
+        caller: &Caller,
+        topic: &str,
+        transaction_id: &str,
+        resolution: Resolution,
+    ) -> Result<(), Refusal> {
+        self.shared.membership.touch(caller, self.shared.now().tick);
+        self.shared.end_transaction(topic, transaction_id, resolution).await
+    }
+
+    /// The message id of what was recalled.
+    pub async fn recall(&self, caller: &Caller, topic: &str, handle: &str) -> Result<String, Refusal> {
+        self.shared.membership.touch(caller, self.shared.now().tick);
+        self.shared.recall(topic, handle).await
+    }
+
+    pub async fn settings(&self, caller: &Caller, settings: ClientSettings) -> Result<ServerSettings, Refusal> {
+        let tick = self.shared.now().tick;
+        let group = settings.group.as_deref().map(Shared::parse_group).transpose()?;
+        let names = settings.topics.iter().map(|topic| Shared::parse_topic(topic)).collect::<Result<Vec<_>, _>>()?;
+        let body_bytes_max = usize::try_from(self.config().topics.message_size_max.0).unwrap_or(MESSAGE_BODY_BYTES_MAX);
+        let is_producer = settings.kind == ClientKind::Producer;
+        let published = if is_producer { names.clone() } else { Vec::new() };
+        self.shared.membership.settings(caller, settings.kind, group.clone(), published, tick);
+        if is_producer {
+            return Ok(ServerSettings { body_bytes_max, group: None });
+        }
+        let group = group.ok_or(Refusal::SettingsWithoutGroup)?;
+        let topics: Vec<_> = names.iter().filter_map(|name| self.shared.topic(name)).collect();
+        let is_fifo = topics.iter().any(|topic| topic.spec.kind == TopicKind::Fifo);
+        let group = self.shared.group_or_create(group, is_fifo).await?;
+        let settings = GroupSettings {
+            name: group.name.clone(),
+            is_ordered: self.shared.is_ordered_on(&group, &topics),
+            attempts_max: group.attempts_max,
+            backoff: (1..group.attempts_max.clamp(2, 32)).map(|attempt| group.backoff.after(attempt)).collect(),
+            receive_messages_max: base::limits::RECEIVE_MESSAGES_MAX,
+            polling: POLLING,
+        };
+        Ok(ServerSettings { body_bytes_max, group: Some(settings) })
+    }
+
+    /// Commands for this client, for as long as the receiver lives; a client may have several streams, each command goes
+    /// to one of them.
+    pub fn commands(&self, caller: &Caller) -> tokio::sync::mpsc::Receiver<Command> {
+        self.shared.membership.commands(caller, self.shared.now().tick)
+    }
+
+    /// The client leaves: what it holds comes to others at once.
+    pub fn terminate(&self, caller: &Caller, group: Option<&str>) -> Result<(), Refusal> {
+        group.filter(|group| !group.is_empty()).map(Shared::parse_group).transpose()?;
+        self.shared.membership.remove(&caller.client_id);
+        operate::client_gone(&self.shared, &caller.client_id);
+        Ok(())
+    }
+
+    pub fn readiness(&self) -> Vec<Check> {
+        let failure = self.shared.store.failure();
+        let reserve = self.shared.store.reserve();
+        let has_space = reserve.free >= reserve.reserve;
+        vec![
+            Check {
+                name: "writable",
+                is_ok: failure.is_none(),
+                detail: failure.unwrap_or_else(|| "the log takes writes".into()),
+            },
+            Check {
+                name: "disk",
+                is_ok: has_space,
+                detail: format!("{} bytes free, {} kept in reserve", reserve.free, reserve.reserve),
+            },
+        ]
+    }
+}

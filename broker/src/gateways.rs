@@ -1,0 +1,61 @@
+//! The listeners in front of the broker, started and stopped together.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::runtime::Runtime;
+use crate::{Broker, grpc, http};
+
+/// Why the listeners did not start. None is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{setting} = {address:?} cannot be listened on")]
+    Listen {
+        setting: &'static str,
+        address: String,
+        #[source]
+        cause: io::Error,
+    },
+    #[error("grpc.advertise = {0:?} is not host:port")]
+    Advertise(String),
+    #[error("TLS cannot be set up")]
+    Tls(#[from] grpc::TlsError),
+    #[error("metrics cannot be registered")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// Running listeners. Dropped, they stop without waiting for anybody.
+#[derive(Debug)]
+pub struct Gateways {
+    grpc: grpc::Server,
+    http: Option<http::Server>,
+}
+
+impl Gateways {
+    /// Listens as the broker's configuration says, on the workers of `runtime`.
+    pub fn start(runtime: &Runtime, broker: &Broker) -> Result<Self, StartError> {
+        let connections = grpc::ConnectionMetrics::register(broker.registry())?;
+        let grpc = grpc::Server::start(runtime, broker, connections.clone())?;
+        let http = http::Server::start(runtime, broker, connections)?;
+        Ok(Self { grpc, http })
+    }
+
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.grpc.address()
+    }
+
+    /// None when it is switched off.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(http::Server::address)
+    }
+
+    /// Takes no more connections, tells clients to go elsewhere, ends polls and telemetry streams, and waits for calls in
+    /// progress until `within` has passed. HTTP goes last: until then it says why the broker is not ready.
+    /// True when nothing was cut off.
+    pub async fn stop(self, within: Duration) -> bool {
+        let is_quiet = self.grpc.stop(within).await;
+        drop(self.http);
+        is_quiet
+    }
+}

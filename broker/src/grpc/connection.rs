@@ -1,0 +1,232 @@
+//! One TCP connection: what it speaks, and HTTP/2 over it.
+//!
+//! The first byte tells TLS from clear text (D1). HTTP/2's preface is read here, with a deadline, and given back to the
+//! HTTP/2 implementation: whoever connects and says nothing, or something else, is gone before it costs more than a
+//! socket.
+
+use std::error::Error as _;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+
+use crate::runtime::Tasks;
+
+/// From accepting a connection to the end of its TLS handshake and HTTP/2's preface.
+pub(super) const OPENING_MAX: Duration = Duration::from_secs(10);
+
+const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The first byte of a TLS handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
+const HTTP_1_ANSWER: &[u8] =
+    b"HTTP/1.1 505 HTTP Version Not Supported\r\ncontent-type: text/plain\r\nconnection: close\r\n\
+    content-length: 40\r\n\r\nThis port speaks gRPC over HTTP/2 only.\n";
+
+const STREAMS_MAX: u32 = 4096;
+/// A call carries a few dozen short headers.
+const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+/// One window a round trip: at 1 ms this is 1 GB/s for a single stream, more than a log takes.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Several senders at a time; a stream that is not read never stops the others, because requests are always read.
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Fewer frames for large bodies; small ones do not notice.
+const FRAME_BYTES_MAX: u32 = 64 * 1024;
+
+/// Why a connection ended before it was served.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unserved {
+    #[error("said nothing intelligible in time")]
+    TooSlow,
+    #[error("ended before it said anything")]
+    Silent,
+    #[error("speaks something other than HTTP/2")]
+    Foreign,
+    #[error("speaks clear text, TLS is required")]
+    ClearText,
+    #[error("failed")]
+    Broken(#[from] io::Error),
+}
+
+/// How a connection that was served ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Client,
+    Drain,
+    Error,
+}
+
+/// A connection that speaks HTTP/2.
+pub(super) enum Opened {
+    Clear(Prefaced<TcpStream>),
+    Tls(Box<Prefaced<tokio_rustls::server::TlsStream<TcpStream>>>),
+}
+
+impl Opened {
+    /// Finds out what `stream` speaks.
+    pub(super) async fn accept(
+        stream: TcpStream,
+        tls: &TlsAcceptor,
+        is_tls_required: bool,
+        within: Duration,
+    ) -> Result<Self, Unserved> {
+        let opening = async {
+            let mut first = [0];
+            if stream.peek(&mut first).await? == 0 {
+                return Err(Unserved::Silent);
+            }
+            if first[0] == TLS_HANDSHAKE {
+                let stream = tls.accept(stream).await?;
+                return Ok(Self::Tls(Box::new(Prefaced::read(stream).await?)));
+            }
+            if is_tls_required {
+                return Err(Unserved::ClearText);
+            }
+            Ok(Self::Clear(Prefaced::read(stream).await?))
+        };
+        tokio::time::timeout(within, opening).await.unwrap_or(Err(Unserved::TooSlow))
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
+/// The HTTP/2 server of one worker.
+pub(super) fn http2() -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(Tasks);
+    builder
+        .max_concurrent_streams(STREAMS_MAX)
+        // Clients that leave many calls at once are busy, not hostile (D19): the default of 20 ends such a connection.
+        .max_pending_accept_reset_streams(STREAMS_MAX as usize)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .adaptive_window(false)
+        .max_frame_size(FRAME_BYTES_MAX)
+        // No client looks at it.
+        .auto_date_header(false);
+    builder
+}
+
+/// Serves calls until the client leaves or the server drains: then the client is told, and calls in progress finish.
+pub(super) async fn serve<IO, S>(
+    io: IO,
+    builder: &http2::Builder<Tasks>,
+    service: S,
+    drain: watch::Receiver<bool>,
+) -> End
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = std::convert::Infallible>,
+    S::Future: Send + 'static,
+{
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let result = tokio::select! {
+        result = connection.as_mut() => result.map(|()| End::Client),
+        () = super::begins(drain) => {
+            connection.as_mut().graceful_shutdown();
+            connection.await.map(|()| End::Drain)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        // A client that vanishes without a word is nobody's mistake.
+        let has_left = error.source().is_some_and(|cause| cause.is::<io::Error>());
+        tracing::debug!(%error, has_left, "gRPC connection ended");
+        if has_left { End::Client } else { End::Error }
+    })
+}
+
+/// A stream whose HTTP/2 preface was read already and is given out again, before the rest.
+#[derive(Debug)]
+pub(super) struct Prefaced<IO> {
+    /// How much of the preface is still to be given out.
+    left: usize,
+    inner: IO,
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Prefaced<IO> {
+    async fn read(mut inner: IO) -> Result<Self, Unserved> {
+        let mut read = [0; PREFACE.len()];
+        let mut length = 0;
+        while length < PREFACE.len() {
+            let more = inner.read(&mut read[length..]).await?;
+            length += more;
+            if more == 0 {
+                return Err(Unserved::Silent);
+            }
+            if read[..length] != PREFACE[..length] {
+                if read[..length].iter().take(3).all(u8::is_ascii_uppercase) {
+                    explain(inner).await?;
+                }
+                return Err(Unserved::Foreign);
+            }
+        }
+        Ok(Self { left: PREFACE.len(), inner })
+    }
+}
+
+/// Gives a browser or a probe an answer that its user understands, and reads until it hangs up: closed with bytes unread,
+/// the kernel would throw the answer away. The deadline of the opening holds here too.
+async fn explain<IO: AsyncRead + AsyncWrite + Unpin>(mut io: IO) -> io::Result<()> {
+    io.write_all(HTTP_1_ANSWER).await?;
+    io.shutdown().await?;
+    while io.read(&mut [0; 1024]).await? > 0 {}
+    Ok(())
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Prefaced<IO> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            return Pin::new(&mut self.inner).poll_read(context, buffer);
+        }
+        let rest = &PREFACE[PREFACE.len() - self.left..];
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(&rest[..count]);
+        self.left -= count;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Prefaced<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

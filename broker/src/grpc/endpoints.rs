@@ -1,0 +1,151 @@
+//! Where clients reach this server, and the queues that say so.
+
+use std::net::{IpAddr, SocketAddr};
+
+use proto::v2;
+
+use super::encode;
+use crate::api::{Assignment, Route};
+
+/// `host:port`, or `host` alone with `port`, as an endpoint of exactly one address. None when it is neither.
+pub(super) fn parse(text: &str, port: u16) -> Option<v2::Endpoints> {
+    // A bare IPv6 address has colons but no port.
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(of_address(SocketAddr::new(ip, port)));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return (address.port() != 0).then(|| of_address(address));
+    }
+    if let Some(ip) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return ip.parse::<IpAddr>().ok().map(|ip| of_address(SocketAddr::new(ip, port)));
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, digits)) => (host, digits.parse::<u16>().ok().filter(|&port| port != 0)?),
+        None => (text, port),
+    };
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if host.is_empty() || host.len() > 253 || !host.chars().all(is_name) {
+        return None;
+    }
+    Some(endpoints(v2::AddressScheme::DomainName, host.into(), port))
+}
+
+/// An address as clients are told it.
+pub(super) fn of_address(address: SocketAddr) -> v2::Endpoints {
+    // A dual-stack socket shows IPv4 peers as mapped IPv6 addresses; clients split those at colons (§2.1).
+    let ip = address.ip().to_canonical();
+    let scheme = if ip.is_ipv4() { v2::AddressScheme::IPv4 } else { v2::AddressScheme::IPv6 };
+    endpoints(scheme, ip.to_string(), address.port())
+}
+
+/// `host:port` for people and for `store_host`.
+pub(super) fn text(endpoints: &v2::Endpoints) -> String {
+    let addresses = endpoints.addresses.iter();
+    let address = |address: &v2::Address| match address.host.contains(':') {
+        true => format!("[{}]:{}", address.host, address.port),
+        false => format!("{}:{}", address.host, address.port),
+    };
+    addresses.map(address).next().unwrap_or_default()
+}
+
+/// The queues of a route: 0 … n − 1, always in this order. Clients compare lists by position.
+pub(super) fn queues(route: &Route, topic: &v2::Resource, broker: &v2::Broker) -> Vec<v2::MessageQueue> {
+    let permission = if route.is_writable { v2::Permission::ReadWrite } else { v2::Permission::Read };
+    (0..route.queues).map(|id| queue(id.into(), permission, route, topic, broker)).collect()
+}
+
+/// What a member polls. A poll on any queue is served from all of them (D7), so a standard group needs one poll: queue
+/// −1. Members of an ordered group get one for each queue, so that they hold several batches at a time.
+pub(super) fn assignments(assignment: &Assignment, topic: &v2::Resource, broker: &v2::Broker) -> Vec<v2::Assignment> {
+    let route = &assignment.route;
+    let queues = if assignment.is_ordered {
+        queues(route, topic, broker)
+    } else {
+        let permission = if route.is_writable { v2::Permission::ReadWrite } else { v2::Permission::Read };
+        vec![queue(-1, permission, route, topic, broker)]
+    };
+    queues.into_iter().map(|queue| v2::Assignment { message_queue: Some(queue) }).collect()
+}
+
+fn queue(
+    id: i32,
+    permission: v2::Permission,
+    route: &Route,
+    topic: &v2::Resource,
+    broker: &v2::Broker,
+) -> v2::MessageQueue {
+    v2::MessageQueue {
+        topic: Some(topic.clone()),
+        id,
+        permission: permission.into(),
+        broker: Some(broker.clone()),
+        accept_message_types: route.accepts.iter().map(|&kind| encode::message_type(kind).into()).collect(),
+    }
+}
+
+fn endpoints(scheme: v2::AddressScheme, host: String, port: u16) -> v2::Endpoints {
+    v2::Endpoints { scheme: scheme.into(), addresses: vec![v2::Address { host, port: port.into() }] }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::TopicName;
+
+    use super::*;
+    use crate::api::MessageType;
+
+    #[test]
+    fn an_authority_becomes_one_address_of_the_right_scheme() {
+        use v2::AddressScheme::{DomainName, IPv4, IPv6};
+        for (text, scheme, host, port) in [
+            ("127.0.0.1:8081", IPv4, "127.0.0.1", 8081),
+            ("10.0.0.1", IPv4, "10.0.0.1", 99),
+            ("[::1]:8081", IPv6, "::1", 8081),
+            ("[::1]", IPv6, "::1", 99),
+            ("::1", IPv6, "::1", 99),
+            ("[::ffff:10.0.0.1]:80", IPv4, "10.0.0.1", 80),
+            ("broker-0.mq.svc:8081", DomainName, "broker-0.mq.svc", 8081),
+            ("localhost", DomainName, "localhost", 99),
+        ] {
+            let parsed = parse(text, 99).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(parsed.scheme(), scheme, "{text}");
+            assert_eq!(parsed.addresses, [v2::Address { host: host.into(), port }], "{text}");
+        }
+        for bad in ["", ":80", "a:b", "host:0", "127.0.0.1:0", "user@host:80", "a,b:80", "host:70000"] {
+            assert_eq!(parse(bad, 99), None, "{bad:?}");
+        }
+        assert_eq!(text(&parse("[::1]:5", 1).unwrap()), "[::1]:5");
+        assert_eq!(text(&parse("a:5", 1).unwrap()), "a:5");
+    }
+
+    fn route(is_writable: bool) -> Route {
+        let accepts = vec![MessageType::Normal, MessageType::Delay];
+        Route { topic: TopicName::parse("t").unwrap(), queues: 3, accepts, is_writable }
+    }
+
+    #[test]
+    fn queues_are_numbered_from_zero_complete_and_echo_the_namespace() {
+        let topic = v2::Resource { resource_namespace: "ns".into(), name: "t".into() };
+        let broker = v2::Broker { name: "node".into(), id: 0, endpoints: parse("a:1", 1) };
+        let writable = queues(&route(true), &topic, &broker);
+        assert_eq!(writable.iter().map(|queue| queue.id).collect::<Vec<_>>(), [0, 1, 2]);
+        for queue in &writable {
+            assert_eq!(queue.permission(), v2::Permission::ReadWrite);
+            assert_eq!(queue.topic.as_ref(), Some(&topic));
+            assert_eq!(queue.broker.as_ref(), Some(&broker));
+            let types: Vec<_> = queue.accept_message_types().collect();
+            assert_eq!(types, [v2::MessageType::Normal, v2::MessageType::Delay]);
+        }
+        assert!(queues(&route(false), &topic, &broker).iter().all(|queue| queue.permission() == v2::Permission::Read));
+    }
+
+    #[test]
+    fn an_ordered_group_polls_each_queue_and_another_one_the_whole_broker() {
+        let (topic, broker) = (encode::resource("t"), v2::Broker::default());
+        for (is_ordered, expected) in [(true, vec![0, 1, 2]), (false, vec![-1])] {
+            let assignment = Assignment { route: route(true), is_ordered };
+            let ids = assignments(&assignment, &topic, &broker).into_iter().map(|a| a.message_queue.unwrap().id);
+            assert_eq!(ids.collect::<Vec<_>>(), expected);
+        }
+    }
+}

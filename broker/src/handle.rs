@@ -1,0 +1,168 @@
+//! What clients carry for the server: receipt handles, recall handles, transaction ids. Opaque to them, printable ASCII.
+//!
+//! Each ends with four bytes of a keyed hash, so that a text the server never gave out is recognised as such.
+
+use base::{GroupId, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use storage::codec::{Decoder, Encode, Malformed};
+use storage::hash::HashKey;
+
+use base::limits::HANDLE_BYTES_MAX;
+
+const RECEIPT: u8 = b'r';
+const RECALL: u8 = b'd';
+const TRANSACTION: u8 = b't';
+
+/// Names one delivery of one message: `batch` is the number of the hand-out, never used twice in a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    pub group: GroupId,
+    pub topic: TopicId,
+    pub queue: QueueIndex,
+    pub offset: QueueOffset,
+    pub attempt: u32,
+    pub batch: u64,
+}
+
+/// Names a delayed message for as long as it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recall {
+    /// The broker group that holds the message; there is one so far.
+    pub broker_group: u32,
+    pub topic: TopicId,
+    pub origin: LogPosition,
+    pub due: Timestamp,
+}
+
+/// Names a prepared message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transaction {
+    pub broker_group: u32,
+    pub topic: TopicId,
+    pub origin: LogPosition,
+}
+
+impl Receipt {
+    pub fn encode(&self, key: &HashKey) -> String {
+        seal(RECEIPT, key, |out| {
+            out.varint(self.group.0.into());
+            out.varint(self.topic.0.into());
+            out.varint(self.queue.0.into());
+            out.varint(self.offset.0);
+            out.varint(self.attempt.into());
+            out.varint(self.batch);
+        })
+    }
+
+    /// None when the server never gave this text out as a receipt handle.
+    pub fn decode(text: &str, key: &HashKey) -> Option<Self> {
+        open(RECEIPT, text, key, |from| {
+            Ok(Self {
+                group: GroupId(from.number()?),
+                topic: TopicId(from.number()?),
+                queue: QueueIndex(from.number()?),
+                offset: QueueOffset(from.varint()?),
+                attempt: from.number()?,
+                batch: from.varint()?,
+            })
+        })
+    }
+}
+
+impl Recall {
+    pub fn encode(&self, key: &HashKey) -> String {
+        seal(RECALL, key, |out| {
+            out.varint(self.broker_group.into());
+            out.varint(self.topic.0.into());
+            out.varint(self.origin.0);
+            out.varint(self.due.0);
+        })
+    }
+
+    pub fn decode(text: &str, key: &HashKey) -> Option<Self> {
+        open(RECALL, text, key, |from| {
+            Ok(Self {
+                broker_group: from.number()?,
+                topic: TopicId(from.number()?),
+                origin: LogPosition(from.varint()?),
+                due: Timestamp(from.varint()?),
+            })
+        })
+    }
+}
+
+impl Transaction {
+    pub fn encode(&self, key: &HashKey) -> String {
+        seal(TRANSACTION, key, |out| {
+            out.varint(self.broker_group.into());
+            out.varint(self.topic.0.into());
+            out.varint(self.origin.0);
+        })
+    }
+
+    pub fn decode(text: &str, key: &HashKey) -> Option<Self> {
+        open(TRANSACTION, text, key, |from| {
+            let broker_group = from.number()?;
+            Ok(Self { broker_group, topic: TopicId(from.number()?), origin: LogPosition(from.varint()?) })
+        })
+    }
+}
+
+fn seal(kind: u8, key: &HashKey, encode: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut bytes = vec![kind];
+    encode(&mut bytes);
+    let check = key.bytes(&bytes);
+    bytes.extend_from_slice(&check.to_le_bytes()[..4]);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn open<T>(
+    kind: u8,
+    text: &str,
+    key: &HashKey,
+    decode: impl FnOnce(&mut Decoder<'_>) -> Result<T, Malformed>,
+) -> Option<T> {
+    if text.len() > HANDLE_BYTES_MAX {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+    let (content, check) = bytes.split_last_chunk::<4>()?;
+    if key.bytes(content).to_le_bytes()[..4] != *check {
+        return None;
+    }
+    let rest = content.strip_prefix(&[kind])?;
+    let mut decoder = Decoder::new("handle", rest);
+    let value = decode(&mut decoder).ok()?;
+    decoder.end().ok()?;
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: HashKey = HashKey([7; 16]);
+
+    #[test]
+    fn a_handle_names_what_it_was_made_for_and_a_changed_one_names_nothing() {
+        let receipt = Receipt {
+            group: GroupId(1),
+            topic: TopicId(70_000),
+            queue: QueueIndex(9),
+            offset: QueueOffset(1 << 40),
+            attempt: 3,
+            batch: u64::MAX,
+        };
+        let text = receipt.encode(&KEY);
+        assert_eq!(Receipt::decode(&text, &KEY), Some(receipt));
+        assert_eq!(Receipt::decode(&text, &HashKey([8; 16])), None, "another store's");
+        assert_eq!(Recall::decode(&text, &KEY), None, "another kind");
+        for cut in 0..text.len() {
+            assert_eq!(Receipt::decode(&text[..cut], &KEY), None, "cut to {cut}");
+        }
+        for bad in ["", "garbage", "ü", &"x".repeat(50_000)] {
+            assert_eq!(Receipt::decode(bad, &KEY), None, "{bad:.20}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The JSON of the admin API, for the server and for the command line: durations as `"30s"`, times in RFC 3339 with
+//! milliseconds, offsets as integers (operations H3).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Serialize};
+
+use super::fields::time;
+use crate::admin::{
+    Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic, Peeked,
+    QueueDescription, TopicDescription, TopicType,
+};
+use crate::api::{BodyEncoding, MessageType};
+
+/// Queues of a topic unless it says otherwise.
+const QUEUES_DEFAULT: u16 = 8;
+
+/// A page of a list. `next_cursor` is the parameter `cursor` of the next page; null on the last one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub next_cursor: Option<String>,
+}
+
+/// Body of `POST /topics`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewTopicJson {
+    pub name: String,
+    pub r#type: TopicType,
+    #[serde(default = "queues_default")]
+    pub queues: u16,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TopicJson {
+    pub name: String,
+    pub r#type: TopicType,
+    pub created_at: String,
+    pub queues: Vec<QueueJson>,
+    pub timers_pending: u64,
+    pub transactions_prepared: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QueueJson {
+    pub queue: u16,
+    pub first: u64,
+    pub next: u64,
+    pub newest_at: Option<String>,
+}
+
+/// Body of `POST /groups`; what is absent is the server's default for the group's order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewGroupJson {
+    pub name: String,
+    #[serde(default)]
+    pub order: GroupOrder,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_max: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<BackoffJson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invisible: Option<DurationJson>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum BackoffJson {
+    Steps { steps: Vec<DurationJson> },
+    Exponential { first: DurationJson, factor: u32, max: DurationJson },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DurationJson(#[serde(with = "base::duration")] pub Duration);
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupJson {
+    pub name: String,
+    pub order: GroupOrder,
+    pub attempts_max: u32,
+    pub backoff: BackoffJson,
+    pub invisible: DurationJson,
+    pub created_at: String,
+    pub members: Vec<MemberJson>,
+    pub topics: Vec<GroupTopicJson>,
+    pub dead_letters: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberJson {
+    pub client_id: String,
+    pub language: String,
+    pub version: String,
+    pub address: Option<String>,
+    pub last_seen_ms_ago: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupTopicJson {
+    pub topic: String,
+    pub filter: String,
+    pub lag_messages: u64,
+    pub oldest_unacked_ms: u64,
+    pub in_flight: u64,
+    pub retry_wait: u64,
+    pub open_message_groups: u64,
+    pub queues: Vec<GroupQueueJson>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupQueueJson {
+    pub queue: u16,
+    pub floor: u64,
+    pub next: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MessageJson {
+    pub message_id: String,
+    pub topic: String,
+    pub queue: u16,
+    pub offset: u64,
+    pub r#type: String,
+    pub tag: Option<String>,
+    pub keys: Vec<String>,
+    pub message_group: Option<String>,
+    pub properties: BTreeMap<String, String>,
+    pub born_at: String,
+    pub born_host: String,
+    pub stored_at: String,
+    pub visible_since: String,
+    pub deliver_at: Option<String>,
+    pub encoding: String,
+    pub size: usize,
+    /// None when it is not UTF-8.
+    pub body: Option<String>,
+    pub body_base64: String,
+}
+
+/// `/readyz` and its neighbours.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HealthJson {
+    pub status: String,
+    #[serde(default)]
+    pub checks: Vec<CheckJson>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CheckJson {
+    pub name: String,
+    pub ok: bool,
+    pub detail: String,
+}
+
+/// Any error, as a client reads it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct ProblemJson {
+    pub r#type: String,
+    pub title: String,
+    pub status: u16,
+    pub detail: String,
+    pub instance: String,
+    pub code: String,
+    pub field: Option<String>,
+    pub value: Option<serde_json::Value>,
+    pub limit: Option<serde_json::Value>,
+    pub request_id: String,
+}
+
+fn queues_default() -> u16 {
+    QUEUES_DEFAULT
+}
+
+impl From<NewTopicJson> for NewTopic {
+    fn from(json: NewTopicJson) -> Self {
+        Self { name: json.name, topic_type: json.r#type, queues: json.queues }
+    }
+}
+
+impl From<TopicDescription> for TopicJson {
+    fn from(topic: TopicDescription) -> Self {
+        Self {
+            name: topic.name.to_string(),
+            r#type: topic.topic_type,
+            created_at: time(topic.created_at),
+            queues: topic.queues.into_iter().map(QueueJson::from).collect(),
+            timers_pending: topic.timers_pending,
+            transactions_prepared: topic.transactions_prepared,
+        }
+    }
+}
+
+impl From<QueueDescription> for QueueJson {
+    fn from(queue: QueueDescription) -> Self {
+        let newest_at = queue.newest_at.map(time);
+        Self { queue: queue.queue.0, first: queue.first.0, next: queue.next.0, newest_at }
+    }
+}
+
+impl From<NewGroupJson> for NewGroup {
+    fn from(json: NewGroupJson) -> Self {
+        Self {
+            name: json.name,
+            order: json.order,
+            attempts_max: json.attempts_max,
+            backoff: json.backoff.map(Backoff::from),
+            invisible: json.invisible.map(|invisible| invisible.0),
+        }
+    }
+}
+
+impl From<BackoffJson> for Backoff {
+    fn from(json: BackoffJson) -> Self {
+        match json {
+            BackoffJson::Steps { steps } => Self::Steps(steps.into_iter().map(|step| step.0).collect()),
+            BackoffJson::Exponential { first, factor, max } => Self::Exponential { first: first.0, factor, max: max.0 },
+        }
+    }
+}
+
+impl From<Backoff> for BackoffJson {
+    fn from(backoff: Backoff) -> Self {
+        match backoff {
+            Backoff::Steps(steps) => Self::Steps { steps: steps.into_iter().map(DurationJson).collect() },
+            Backoff::Exponential { first, factor, max } => {
+                Self::Exponential { first: DurationJson(first), factor, max: DurationJson(max) }
+            }
+        }
+    }
+}
+
+impl From<GroupDescription> for GroupJson {
+    fn from(group: GroupDescription) -> Self {
+        Self {
+            name: group.name.to_string(),
+            order: group.order,
+            attempts_max: group.attempts_max,
+            backoff: group.backoff.into(),
+            invisible: DurationJson(group.invisible),
+            created_at: time(group.created_at),
+            members: group.members.into_iter().map(MemberJson::from).collect(),
+            topics: group.topics.into_iter().map(GroupTopicJson::from).collect(),
+            dead_letters: group.dead_letters,
+        }
+    }
+}
+
+impl From<MemberDescription> for MemberJson {
+    fn from(member: MemberDescription) -> Self {
+        let MemberDescription { client_id, language, version, address, last_seen_ms_ago } = member;
+        Self { client_id, language, version, address, last_seen_ms_ago }
+    }
+}
+
+impl From<GroupTopicDescription> for GroupTopicJson {
+    fn from(topic: GroupTopicDescription) -> Self {
+        let queues = topic.queues.into_iter();
+        Self {
+            topic: topic.topic.to_string(),
+            filter: topic.filter,
+            lag_messages: topic.lag_messages,
+            oldest_unacked_ms: topic.oldest_unacked_ms,
+            in_flight: topic.in_flight,
+            retry_wait: topic.retry_wait,
+            open_message_groups: topic.open_message_groups,
+            queues: queues.map(|q| GroupQueueJson { queue: q.queue.0, floor: q.floor.0, next: q.next.0 }).collect(),
+        }
+    }
+}
+
+impl From<Peeked> for MessageJson {
+    fn from(Peeked { message, visible_since }: Peeked) -> Self {
+        Self {
+            message_id: message.message_id,
+            topic: message.topic.to_string(),
+            queue: message.queue.0,
+            offset: message.offset.0,
+            r#type: type_word(message.message_type).into(),
+            tag: message.tag,
+            keys: message.keys,
+            message_group: message.message_group,
+            properties: message.properties.into_iter().collect(),
+            born_at: time(message.born_at),
+            born_host: message.born_host,
+            stored_at: time(message.stored_at),
+            visible_since: time(visible_since),
+            deliver_at: message.deliver_at.map(time),
+            encoding: match message.encoding {
+                BodyEncoding::Identity => "identity".into(),
+                BodyEncoding::Gzip => "gzip".into(),
+            },
+            size: message.body.len(),
+            body: std::str::from_utf8(&message.body).ok().map(String::from),
+            body_base64: BASE64_STANDARD.encode(&message.body),
+        }
+    }
+}
+
+fn type_word(kind: MessageType) -> &'static str {
+    match kind {
+        MessageType::Normal => "normal",
+        MessageType::Fifo => "fifo",
+        MessageType::Delay => "delay",
+        MessageType::Transaction => "transaction",
+        MessageType::Lite => "lite",
+        MessageType::Priority => "priority",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn groups_are_read_and_written_in_the_documented_form() {
+        let text = json!({"name": "g", "order": "always", "backoff": {"kind": "steps", "steps": ["1s", "500ms"]}});
+        let group: NewGroupJson = serde_json::from_value(text.clone()).unwrap();
+        assert_eq!(serde_json::to_value(&group).unwrap(), text);
+        let backoff = Backoff::Steps(vec![Duration::from_secs(1), Duration::from_millis(500)]);
+        assert_eq!(NewGroup::from(group).backoff, Some(backoff));
+
+        let backoff = Backoff::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
+        let written = serde_json::to_value(BackoffJson::from(backoff)).unwrap();
+        assert_eq!(written, json!({"kind": "exponential", "first": "5s", "factor": 2, "max": "2h"}));
+
+        let bare: NewGroupJson = serde_json::from_value(json!({"name": "g"})).unwrap();
+        assert_eq!((bare.order, bare.attempts_max, bare.invisible), (GroupOrder::Auto, None, None));
+        let topic: NewTopicJson = serde_json::from_value(json!({"name": "t", "type": "fifo"})).unwrap();
+        assert_eq!((topic.r#type, topic.queues), (TopicType::Fifo, 8));
+    }
+}

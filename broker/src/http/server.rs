@@ -1,0 +1,147 @@
+//! The HTTP port. It runs on one worker: operators and Prometheus make few calls.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::middleware;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tower::Service as _;
+
+use super::{admin, guard, health};
+use crate::Broker;
+use crate::gateways::StartError;
+use crate::grpc::ConnectionMetrics;
+use crate::runtime::{self, Runtime};
+
+/// Bodies of requests (operations D3).
+pub(super) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Connections at once; with one request at a time on each, this bounds the requests too (D3).
+const CONNECTIONS_MAX: usize = 256;
+/// How long a client may take for the head of a request.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The running port. Dropped, it stops; requests in progress are finished.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    /// Held for its drop: listeners and connections end with it.
+    _stop: watch::Sender<()>,
+}
+
+/// What handlers share.
+#[derive(Clone)]
+pub(super) struct Admin {
+    pub(super) broker: Broker,
+    pub(super) scrape: Arc<health::Scrape>,
+}
+
+/// The connection that a request came over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    /// Which of our addresses was used.
+    pub(super) local: SocketAddr,
+}
+
+impl Server {
+    /// None when `http.listen` is empty.
+    pub(crate) fn start(
+        runtime: &Runtime,
+        broker: &Broker,
+        connections: ConnectionMetrics,
+    ) -> Result<Option<Self>, StartError> {
+        let text = &broker.config().http.listen;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let listen = |cause| StartError::Listen { setting: "http.listen", address: text.clone(), cause };
+        let socket = runtime::bind(text, 1).map_err(listen)?.remove(0);
+        let address = runtime::local_address(&socket).map_err(listen)?;
+        let (stop, stopped) = watch::channel(());
+        let app = router(Admin { broker: broker.clone(), scrape: Arc::default() });
+        runtime.spawn_on(0, async move {
+            match runtime::listener(socket) {
+                Ok(listener) => run(listener, app, connections, stopped).await,
+                Err(error) => tracing::error!(%error, "HTTP cannot be listened for"),
+            }
+        });
+        Ok(Some(Self { address, _stop: stop }))
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+fn router(admin: Admin) -> Router {
+    Router::new()
+        .merge(health::routes())
+        .nest("/api/v1", admin::routes())
+        .fallback(guard::no_such_path)
+        .method_not_allowed_fallback(guard::no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(guard::around))
+        .with_state(admin)
+}
+
+async fn run(listener: TcpListener, app: Router, connections: ConnectionMetrics, stopped: watch::Receiver<()>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut until = stopped.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = until.changed() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                // Beyond the limit a connection is closed at once: a scrape that has to wait would be the wrong sign.
+                let Ok(place) = places.clone().try_acquire_owned() else { continue };
+                let (app, connections, stopped) = (app.clone(), connections.clone(), stopped.clone());
+                runtime::spawn(async move {
+                    let _open = connections.opened("http", false);
+                    serve(stream, address, app, stopped).await;
+                    connections.closed("client");
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "HTTP connections cannot be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, address: SocketAddr, app: Router, mut stopped: watch::Receiver<()>) {
+    let Ok(local) = stream.local_addr() else { return };
+    if let Err(error) = runtime::tune(&stream) {
+        tracing::debug!(%address, %error, "an HTTP connection ended before it was served");
+        return;
+    }
+    let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(Peer { address, local });
+        app.clone().call(request)
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(%address, %error, "HTTP connection ended");
+    }
+}

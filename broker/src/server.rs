@@ -1,0 +1,149 @@
+//! A whole broker from a configuration and a data directory: store, threads, workers, listeners; and its orderly end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Chance, Clock, SystemClock};
+use prometheus::Registry;
+use storage::disk::real::{DirectoryError, RealDisk};
+use storage::log::recovery::Report;
+use storage::log::{CommitRule, LogOptions};
+use storage::store::{self, OpenError};
+use storage::threads::{self, ReserveRule, Store};
+
+use crate::Broker;
+use crate::config::{Config, Flush};
+use crate::gateways::{self, Gateways};
+use crate::runtime::Runtime;
+
+/// Why a broker did not start. What was started before is stopped again.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] OpenError),
+    #[error("storage.disk_reserve = {0:?} is neither a share such as \"5%\" nor a size such as \"10GiB\"")]
+    Reserve(String),
+    #[error(transparent)]
+    Gateways(#[from] gateways::StartError),
+    #[error("metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    #[error("threads cannot be started: {0}")]
+    Threads(io::Error),
+}
+
+/// A running broker.
+pub struct Server {
+    broker: Broker,
+    gateways: Gateways,
+    runtime: Runtime,
+    report: Report,
+}
+
+impl Server {
+    /// Recovers the store in `data` and listens. What was acknowledged before is served when this returns.
+    pub fn start(config: &Config, data: &Path) -> Result<Self, StartError> {
+        let registry = registry(config)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let (store, report) = open_store(config, data, &clock, &registry)?;
+        let runtime = match Runtime::start(config.runtime.workers) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                store.stop();
+                return Err(StartError::Threads(error));
+            }
+        };
+        let broker = Broker::start(store, config.clone(), clock, registry, runtime.handles());
+        match Gateways::start(&runtime, &broker) {
+            Ok(gateways) => Ok(Self { broker, gateways, runtime, report }),
+            Err(error) => {
+                broker.stop();
+                runtime.stop();
+                Err(error.into())
+            }
+        }
+    }
+
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    pub fn grpc_address(&self) -> SocketAddr {
+        self.gateways.grpc_address()
+    }
+
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.gateways.http_address()
+    }
+
+    /// What the recovery found.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Stops accepting, answers what is durable, closes the log. True when no call was cut off.
+    pub async fn stop(self, within: Duration) -> bool {
+        let is_quiet = self.gateways.stop(within).await;
+        self.broker.stop();
+        self.runtime.stop();
+        is_quiet
+    }
+}
+
+fn open_store(
+    config: &Config,
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+    registry: &Registry,
+) -> Result<(Store, Report), StartError> {
+    let reserve = parse_reserve(&config.storage.disk_reserve)?;
+    let disk = Arc::new(RealDisk::open(data)?);
+    let metrics = storage::metrics::Metrics::register(registry)?;
+    let commit = match config.storage.log.flush {
+        Flush::Sync => CommitRule::OnSync,
+        Flush::Write => CommitRule::OnWrite,
+    };
+    let options = store::Options {
+        log: LogOptions { segment_bytes: config.storage.log.segment_size.0, commit },
+        node: 1,
+        tail_cache_bytes: usize::try_from(config.storage.tail_cache.0).unwrap_or(usize::MAX),
+    };
+    let recovered = store::recover(disk.clone(), options, clock.clone(), Chance::from_system(), metrics.clone())?;
+    let report = recovered.report.clone();
+    let options = threads::Options {
+        inbox_requests_max: config.limits.writer_inbox,
+        read_threads: config.storage.read_threads,
+        reserve,
+    };
+    let store = Store::start(recovered, disk, clock.clone(), metrics, options).map_err(StartError::Threads)?;
+    Ok((store, report))
+}
+
+/// Every series carries who it is from, as RocketMQ's do.
+fn registry(config: &Config) -> Result<Registry, prometheus::Error> {
+    let labels = [
+        ("cluster".to_owned(), config.cluster.name.clone()),
+        ("node_type".to_owned(), "broker".to_owned()),
+        ("node_id".to_owned(), config.node.name.clone()),
+    ];
+    let registry = Registry::new_custom(None, Some(labels.into_iter().collect()))?;
+    let process = prometheus::process_collector::ProcessCollector::for_self();
+    registry.register(Box::new(process))?;
+    Ok(registry)
+}
+
+/// `"5%"` or `"10GiB"`.
+pub fn parse_reserve(text: &str) -> Result<ReserveRule, StartError> {
+    let bad = || StartError::Reserve(text.into());
+    match text.strip_suffix('%') {
+        Some(share) => {
+            let share = share.trim().parse::<u8>().ok().filter(|share| *share <= 50);
+            share.map(ReserveRule::Percent).ok_or_else(bad)
+        }
+        None => text.parse::<base::ByteSize>().map(|size| ReserveRule::Bytes(size.0)).map_err(|_| bad()),
+    }
+}
