@@ -1,1 +1,48 @@
-fn main() {}
+//! The `carillon` command: the whole server in one process, administration, messages by hand, and the load generator.
+
+mod admin;
+mod args;
+mod bench;
+mod dev;
+mod exit;
+mod files;
+mod http;
+mod message;
+mod output;
+mod runtime;
+mod values;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+use exit::{Exit, Failure};
+use output::Output;
+
+fn main() -> ExitCode {
+    let started = runtime::now();
+    // Wrong usage, help and version end here, with exit code 2 and 0.
+    let cli = Cli::parse();
+    match run(cli, started) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            failure.report();
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(cli: Cli, started: std::time::Instant) -> Result<(), Failure> {
+    let output = Output::new(&cli.common);
+    match cli.command {
+        // These two make their own threads.
+        Command::Dev(options) => dev::run(options, started),
+        Command::Bench(scenario) => bench::run(scenario, &cli.common.target()?, &output),
+        Command::Topic(verb) => runtime::block_on(admin::topic::run(verb, &cli.common.target()?, &output)),
+        Command::Group(verb) => runtime::block_on(admin::group::run(verb, &cli.common.target()?, &output)),
+        Command::Send(options) => runtime::block_on(message::send::run(options, &cli.common.target()?, &output)),
+        Command::Receive(options) => runtime::block_on(message::receive::run(options, &cli.common.target()?, &output)),
+        Command::Tail(options) => runtime::block_on(message::tail::run(options, &cli.common.target()?, &output)),
+    }
+}

@@ -1,4 +1,12 @@
 //! Settings of a broker: numbers and switches an operator may change (operations page, part G). Unknown keys fail.
+//!
+//! [`Layers`] puts them together from file, environment and flags; `validate` refuses what is out of range.
+
+mod layers;
+mod validate;
+
+pub use layers::{Layers, Problem, Refused, Source, VARIABLE_PREFIX, nearest};
+pub use validate::Violation;
 
 use std::time::Duration;
 
@@ -22,6 +30,15 @@ pub struct Config {
     pub log: Log,
     pub shutdown: Shutdown,
     pub runtime: Runtime,
+}
+
+/// The defaults with a value for every optional key too: its serialized form has every key there is.
+fn with_every_key() -> Config {
+    let mut config = Config::default();
+    config.grpc.advertise = Some(String::new());
+    config.tls.certificate_file = Some(String::new());
+    config.tls.key_file = Some(String::new());
+    config
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -190,12 +207,7 @@ impl Default for Http {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self {
-            log: LogStore::default(),
-            disk_reserve: "5%".into(),
-            tail_cache: ByteSize(64 << 20),
-            read_threads: 4,
-        }
+        Self { log: LogStore::default(), disk_reserve: "5%".into(), tail_cache: ByteSize(64 << 20), read_threads: 4 }
     }
 }
 

@@ -1,0 +1,201 @@
+//! The ranges of the settings. A value outside is refused with its key and limit; nothing is adjusted.
+
+use std::time::Duration;
+
+use base::{ByteSize, duration, limits};
+
+use super::Config;
+
+/// Names are labels of metrics and part of routes.
+const NAME_BYTES_MAX: usize = 127;
+/// Positions within a segment are 32 bits wide.
+const SEGMENT_BYTES_MAX: u64 = 4 << 30;
+const TAIL_CACHE_BYTES_MIN: u64 = 1 << 20;
+const READ_THREADS_MIN: usize = 2;
+const READ_THREADS_MAX: usize = 8;
+const CONNECTIONS_MAX: usize = 1_000_000;
+const IN_FLIGHT_MAX: usize = 1_000_000;
+const WRITER_INBOX_MAX: usize = 1 << 20;
+const CHECKS_MAX: u32 = 1_000;
+const SHUTDOWN_MAX: Duration = Duration::from_secs(3600);
+const WORKERS_MAX: usize = 256;
+const DISK_RESERVE_PERCENT_MAX: u64 = 50;
+
+/// A setting outside its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key} = {value}: {limit}")]
+pub struct Violation {
+    pub key: &'static str,
+    pub value: String,
+    /// What would be allowed, in words.
+    pub limit: String,
+}
+
+impl Config {
+    /// Refuses settings out of range, with all of them named.
+    pub fn validate(&self) -> Result<(), Vec<Violation>> {
+        let violations = self.violations();
+        if violations.is_empty() { Ok(()) } else { Err(violations) }
+    }
+
+    pub(super) fn violations(&self) -> Vec<Violation> {
+        let mut check = Checks(Vec::new());
+        self.check_network(&mut check);
+        self.check_storage(&mut check);
+        self.check_messaging(&mut check);
+        check.0
+    }
+
+    fn check_network(&self, check: &mut Checks) {
+        for (key, name) in [("cluster.name", &self.cluster.name), ("node.name", &self.node.name)] {
+            let is_legal = !name.trim().is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
+            check.that(is_legal, key, name, || format!("1 to {NAME_BYTES_MAX} bytes without control characters"));
+        }
+        check.address("grpc.listen", &self.grpc.listen);
+        if let Some(advertise) = &self.grpc.advertise {
+            check.address("grpc.advertise", advertise);
+        }
+        if !self.http.listen.is_empty() {
+            check.address("http.listen", &self.http.listen);
+        }
+        check.range("grpc.connections_max", self.grpc.connections_max, 1, CONNECTIONS_MAX);
+        let is_pair = self.tls.certificate_file.is_some() == self.tls.key_file.is_some();
+        let files = format!("{:?}, {:?}", self.tls.certificate_file, self.tls.key_file);
+        check.that(is_pair, "tls.certificate_file", &files, || "needs tls.key_file, and the other way round".into());
+        check.range("runtime.workers", self.runtime.workers, 0, WORKERS_MAX);
+        check.times("shutdown.timeout", self.shutdown.timeout, Duration::ZERO, SHUTDOWN_MAX);
+        check.that(!self.log.filter.trim().is_empty(), "log.filter", &self.log.filter, || "must not be empty".into());
+    }
+
+    fn check_storage(&self, check: &mut Checks) {
+        let storage = &self.storage;
+        let (min, max) = (limits::SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
+        check.sizes("storage.log.segment_size", storage.log.segment_size, min, max);
+        check.sizes("storage.tail_cache", storage.tail_cache, TAIL_CACHE_BYTES_MIN, u64::MAX);
+        check.range("storage.read_threads", storage.read_threads, READ_THREADS_MIN, READ_THREADS_MAX);
+        let reserve = &storage.disk_reserve;
+        let is_reserve = match reserve.strip_suffix('%') {
+            Some(percent) => percent.trim().parse::<u64>().is_ok_and(|percent| percent <= DISK_RESERVE_PERCENT_MAX),
+            None => reserve.parse::<ByteSize>().is_ok(),
+        };
+        check.that(is_reserve, "storage.disk_reserve", reserve, || {
+            format!("0% to {DISK_RESERVE_PERCENT_MAX}%, or a size such as \"2GiB\"")
+        });
+        let max = Duration::from_millis(limits::DELAY_MS_MAX);
+        check.times("timer.delay_max", self.timer.delay_max, Duration::from_millis(1), max);
+    }
+
+    fn check_messaging(&self, check: &mut Checks) {
+        let max = limits::MESSAGE_BODY_BYTES_MAX as u64;
+        check.sizes("topics.message_size_max", self.topics.message_size_max, 1, max);
+        let invisible =
+            (Duration::from_millis(limits::INVISIBLE_MS_MIN), Duration::from_millis(limits::INVISIBLE_MS_MAX));
+        check.times("groups.invisible_default", self.groups.invisible_default, invisible.0, invisible.1);
+        check.range("groups.in_flight_max", self.groups.in_flight_max, 1, IN_FLIGHT_MAX);
+        let asked = (Duration::from_millis(1), Duration::from_millis(limits::TRANSACTION_CHECK_AFTER_MS_MAX));
+        check.times("transactions.check_after", self.transactions.check_after, asked.0, asked.1);
+        check.times("transactions.check_every", self.transactions.check_every, asked.0, asked.1);
+        check.range("transactions.checks_max", self.transactions.checks_max, 1, CHECKS_MAX);
+        check.range("limits.writer_inbox", self.limits.writer_inbox, 1, WRITER_INBOX_MAX);
+    }
+}
+
+struct Checks(Vec<Violation>);
+
+impl Checks {
+    fn that(&mut self, is_right: bool, key: &'static str, value: &str, limit: impl FnOnce() -> String) {
+        if !is_right {
+            self.0.push(Violation { key, value: format!("{value:?}"), limit: limit() });
+        }
+    }
+
+    fn range<N: PartialOrd + std::fmt::Display>(&mut self, key: &'static str, value: N, min: N, max: N) {
+        if value < min || value > max {
+            self.0.push(Violation { key, value: value.to_string(), limit: format!("must be {min} to {max}") });
+        }
+    }
+
+    fn sizes(&mut self, key: &'static str, value: ByteSize, min: u64, max: u64) {
+        if (min..=max).contains(&value.0) {
+            return;
+        }
+        let limit = match max {
+            u64::MAX => format!("must be at least {}", ByteSize(min)),
+            _ => format!("must be {} to {}", ByteSize(min), ByteSize(max)),
+        };
+        self.0.push(Violation { key, value: value.to_string(), limit });
+    }
+
+    fn times(&mut self, key: &'static str, value: Duration, min: Duration, max: Duration) {
+        if value < min || value > max {
+            let limit = format!("must be {} to {}", duration::format(min), duration::format(max));
+            self.0.push(Violation { key, value: duration::format(value), limit });
+        }
+    }
+
+    fn address(&mut self, key: &'static str, text: &str) {
+        let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
+            let is_bracketed = host.starts_with('[') && host.ends_with(']');
+            !host.is_empty() && (is_bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
+        });
+        self.that(is_address, key, text, || {
+            "write host:port, such as \"127.0.0.1:8081\"; port 0 is any free one".into()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Edit = fn(&mut Config);
+
+    #[test]
+    fn the_defaults_are_within_their_ranges() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn each_value_out_of_range_is_refused_by_its_own_key() {
+        let edits: [(&str, Edit); 24] = [
+            ("cluster.name", |c| c.cluster.name = " ".into()),
+            ("node.name", |c| c.node.name = "x".repeat(128)),
+            ("grpc.listen", |c| c.grpc.listen = "8081".into()),
+            ("grpc.listen", |c| c.grpc.listen = "::1:8081".into()),
+            ("grpc.advertise", |c| c.grpc.advertise = Some("broker".into())),
+            ("grpc.connections_max", |c| c.grpc.connections_max = 0),
+            ("http.listen", |c| c.http.listen = ":8080".into()),
+            ("tls.certificate_file", |c| c.tls.key_file = Some("key.pem".into())),
+            ("storage.log.segment_size", |c| c.storage.log.segment_size = ByteSize(1)),
+            ("storage.log.segment_size", |c| c.storage.log.segment_size = ByteSize(8 << 30)),
+            ("storage.tail_cache", |c| c.storage.tail_cache = ByteSize(0)),
+            ("storage.read_threads", |c| c.storage.read_threads = 9),
+            ("storage.disk_reserve", |c| c.storage.disk_reserve = "51%".into()),
+            ("storage.disk_reserve", |c| c.storage.disk_reserve = "much".into()),
+            ("timer.delay_max", |c| c.timer.delay_max = Duration::ZERO),
+            ("topics.message_size_max", |c| c.topics.message_size_max = ByteSize(5 << 20)),
+            ("groups.invisible_default", |c| c.groups.invisible_default = Duration::from_secs(9)),
+            ("groups.in_flight_max", |c| c.groups.in_flight_max = 0),
+            ("transactions.check_after", |c| c.transactions.check_after = Duration::from_secs(3601)),
+            ("transactions.check_every", |c| c.transactions.check_every = Duration::ZERO),
+            ("transactions.checks_max", |c| c.transactions.checks_max = 0),
+            ("limits.writer_inbox", |c| c.limits.writer_inbox = 0),
+            ("log.filter", |c| c.log.filter = String::new()),
+            ("shutdown.timeout", |c| c.shutdown.timeout = Duration::from_secs(3601)),
+        ];
+        for (key, edit) in edits {
+            let mut config = Config::default();
+            edit(&mut config);
+            let violations = config.validate().expect_err(key);
+            assert_eq!(violations.iter().map(|v| v.key).collect::<Vec<_>>(), [key], "{violations:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_http_address_switches_it_off_and_ipv6_needs_brackets() {
+        let mut config = Config::default();
+        config.http.listen = String::new();
+        config.grpc.listen = "[::1]:0".into();
+        assert_eq!(config.validate(), Ok(()));
+    }
+}

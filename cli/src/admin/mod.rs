@@ -1,0 +1,40 @@
+//! Verbs that look at and change what a server has, through its admin API.
+
+pub mod api;
+pub mod group;
+pub mod topic;
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use serde_json::Value;
+
+use crate::exit::{Exit, Failure};
+use crate::output::{Form, Output};
+
+/// What was done to an object, in the form that was asked for.
+fn say(output: &Output, object: &Value, name: &str, sentence: String) -> Result<(), Failure> {
+    match output.form {
+        Form::Json => output.document(object)?,
+        Form::Quiet => output.line(name)?,
+        Form::People => output.line(sentence)?,
+    }
+    Ok(())
+}
+
+/// Asks before something is lost. Where nobody can answer, `--yes` has to have been given.
+fn confirm(what: &str, is_agreed: bool) -> Result<(), Failure> {
+    if is_agreed {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::Usage, format!("{what}: this is not a terminal, so --yes is needed")));
+    }
+    eprint!("{what}. Go on? [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim() {
+        "y" | "Y" | "yes" => Ok(()),
+        _ => Err(Failure::new(Exit::Failed, "nothing was done")),
+    }
+}

@@ -1,0 +1,135 @@
+//! The command line as a whole: the verbs, and what all of them take.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::admin::{group, topic};
+use crate::bench;
+use crate::dev;
+use crate::exit::{Exit, Failure};
+use crate::message::{receive, send, tail};
+
+const HTTP_PORT: u16 = 8080;
+const GRPC_PORT: u16 = 8081;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "carillon",
+    version,
+    about = "Carillon: ordered messages and messages for later, for any RocketMQ 5 client",
+    after_help = "Examples:\n  carillon dev\n  carillon topic list --server http://127.0.0.1:8080\n\n\
+        Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 refused or conflict, 5 not allowed, 6 not reachable.",
+    infer_subcommands = false,
+    propagate_version = true
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Common {
+    /// HTTP address of the server: topics, groups, tail and metrics. Default: the host of --grpc or 127.0.0.1, port
+    /// 8080.
+    #[arg(long, global = true, env = "CARILLON_SERVER", value_name = "URL", help_heading = "Server and output")]
+    pub server: Option<String>,
+    /// gRPC address of the server: send, receive and bench. Default: the host of --server or 127.0.0.1, port 8081.
+    #[arg(long, global = true, env = "CARILLON_GRPC", value_name = "HOST:PORT", help_heading = "Server and output")]
+    pub grpc: Option<String>,
+    /// One JSON document; one object a line from verbs that go on.
+    #[arg(long, global = true, help_heading = "Server and output")]
+    pub json: bool,
+    /// Names or ids only.
+    #[arg(short, long, global = true, conflicts_with = "json", help_heading = "Server and output")]
+    pub quiet: bool,
+    /// Colours; `auto` is: on a terminal, unless NO_COLOR is set.
+    #[arg(long, global = true, value_enum, default_value_t = Colour::Auto, value_name = "WHEN",
+          help_heading = "Server and output")]
+    pub color: Colour,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Dev(Box<dev::Options>),
+    /// Topics: create, list, describe, delete.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon topic create orders --type fifo --queues 8\n  carillon topic list"
+    )]
+    Topic(topic::Verb),
+    /// Consumer groups: create, list, describe, delete.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon group create billing --attempts 6\n  carillon group describe billing"
+    )]
+    Group(group::Verb),
+    Send(send::Options),
+    Receive(receive::Options),
+    Tail(tail::Options),
+    /// Load generator, for any server of the protocol.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon bench send --duration 10s\n  carillon bench e2e --rate 5000 --report e2e.json"
+    )]
+    Bench(bench::Scenario),
+}
+
+/// Where a server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `host:port`.
+    pub http: String,
+    /// `host:port`.
+    pub grpc: String,
+}
+
+impl Common {
+    /// Both addresses; the one that is not given is on the host of the other.
+    pub fn target(&self) -> Result<Target, Failure> {
+        let read = |flag, given: &Option<String>, port| match given {
+            None => Ok(None),
+            Some(text) => address(text, port).map(Some).ok_or_else(|| wrong(flag, text, port)),
+        };
+        let http = read("--server", &self.server, HTTP_PORT)?;
+        let grpc = read("--grpc", &self.grpc, GRPC_PORT)?;
+        let host = |other: &Option<(String, u16)>| other.as_ref().map_or("127.0.0.1".into(), |(host, _)| host.clone());
+        let (http, grpc) = (
+            http.clone().unwrap_or_else(|| (host(&grpc), HTTP_PORT)),
+            grpc.clone().unwrap_or_else(|| (host(&http), GRPC_PORT)),
+        );
+        Ok(Target { http: format!("{}:{}", http.0, http.1), grpc: format!("{}:{}", grpc.0, grpc.1) })
+    }
+}
+
+fn wrong(flag: &str, text: &str, port: u16) -> Failure {
+    Failure::new(
+        Exit::Usage,
+        format!("{flag} {text:?} is no address in clear text; write one such as 127.0.0.1:{port}"),
+    )
+}
+
+/// Host and port of `http://host:port/`, where all but the host may be missing.
+fn address(text: &str, port: u16) -> Option<(String, u16)> {
+    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+    let parsed: http::uri::Authority = authority.parse().ok()?;
+    // An authority without port is "host", one with a port that is none is "host:text".
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, rest)| !rest.ends_with(']'));
+    let port = match (parsed.port_u16(), has_port) {
+        (Some(port), _) => port,
+        (None, false) => port,
+        (None, true) => return None,
+    };
+    (!parsed.host().is_empty() && !authority.contains('@')).then(|| (parsed.host().to_owned(), port))
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

@@ -1,0 +1,162 @@
+//! `carillon dev`: the whole server in one process, for the machine one works on.
+//!
+//! Everything around the server is here: settings, data directory, signals, and what is said when it is ready. The
+//! server itself is [`server::run`].
+
+mod banner;
+mod server;
+mod settings;
+mod stop;
+
+use std::io::{self, IsTerminal};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use broker::config::{Config, LogFormat};
+use clap::Args;
+use serde_json::json;
+use tracing_subscriber::EnvFilter;
+
+use crate::exit::{Exit, Failure};
+use crate::files;
+use crate::values::{self, TopicSpec};
+use server::{Ports, StartError};
+
+/// Tells other programs which ports were chosen.
+const PORTS_FILE: &str = "ports.json";
+const DATA_DEFAULT: &str = "./data";
+
+/// Run the whole server here: broker, admin API and metrics in one process.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  carillon dev\n  carillon dev --ephemeral --port-grpc 0 --port-http 0 --topics orders:fifo:8,reminders:delay\n  carillon dev --config broker.toml --set storage.log.flush=write\n\nSettings: flags beat CARILLON__SECTION__KEY variables beat the file beat the defaults.\nExit codes: 0 clean stop, 1 failure, 2 configuration, 3 data directory in use, 4 address in use, 5 no permission."
+)]
+pub struct Options {
+    /// Where messages are kept. Default ./data.
+    #[arg(long, value_name = "DIRECTORY")]
+    data: Option<PathBuf>,
+    /// Keep nothing: a new directory that is removed at the end.
+    #[arg(long, conflicts_with = "data")]
+    ephemeral: bool,
+    /// Address to listen on; another one than loopback opens the server to others, without a login. Default 127.0.0.1.
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Option<IpAddr>,
+    /// Port for RocketMQ clients; 0 is any free one. Default 8081.
+    #[arg(long, value_name = "PORT")]
+    port_grpc: Option<u16>,
+    /// Port of the admin API, health and metrics; 0 is any free one. Default 8080.
+    #[arg(long, value_name = "PORT")]
+    port_http: Option<u16>,
+    /// Topics to have from the start, as NAME, NAME:TYPE or NAME:TYPE:QUEUES.
+    #[arg(long, value_parser = values::topic_spec, value_delimiter = ',', value_name = "TOPIC,...")]
+    topics: Vec<TopicSpec>,
+    /// A setting, such as storage.log.flush=write; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// A file with settings, TOML.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
+    let config = settings::read(&options, std::env::vars())?;
+    start_log(&config)?;
+    settings::warn_of_open_listeners(&config);
+    let data = Data::prepare(&options)?;
+    let ports_file = data.path.join(PORTS_FILE);
+    // Whoever waits for this file must not find the ports of an earlier run.
+    files::remove(&ports_file).map_err(|error| cannot("remove", &ports_file, &error))?;
+    let stop = stop::on_signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+    let start = server::Start { config: config.clone(), data: data.path.clone(), topics: options.topics.clone() };
+    let ready = |ports: Ports| {
+        if let Err(error) = write_ports(&ports_file, ports) {
+            tracing::error!(file = %ports_file.display(), %error, "the chosen ports cannot be written");
+        }
+        banner::print(&config, &data.path, &options.topics, ports, started);
+    };
+    let result = server::run(start, ready, stop);
+    // The server has ended: nobody must find a port that another process may get.
+    let removed = files::remove(&ports_file).map_err(|error| cannot("remove", &ports_file, &error));
+    result?;
+    removed
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let exit = match &error {
+            StartError::Configuration { .. } => Exit::Configuration,
+            StartError::DataLocked { .. } => Exit::DataLocked,
+            StartError::AddressInUse { .. } => Exit::AddressInUse,
+            StartError::NoPermission { .. } => Exit::NoPermission,
+            StartError::Failed { .. } => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+/// The directory of this run. An ephemeral one is removed with this, whatever happened.
+struct Data {
+    path: PathBuf,
+    is_ephemeral: bool,
+}
+
+impl Data {
+    fn prepare(options: &Options) -> Result<Self, Failure> {
+        let path = match (&options.data, options.ephemeral) {
+            (_, true) => {
+                let chance = base::Chance::from_system().next_u64();
+                std::env::temp_dir().join(format!("carillon-{}-{chance:016x}", std::process::id()))
+            }
+            (Some(path), false) => path.clone(),
+            (None, false) => DATA_DEFAULT.into(),
+        };
+        files::create_directories(&path).map_err(|error| cannot("create", &path, &error))?;
+        Ok(Self { path, is_ephemeral: options.ephemeral })
+    }
+}
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        if self.is_ephemeral
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            eprintln!("warning: {} is left behind: {error}", self.path.display());
+        }
+    }
+}
+
+fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
+    let exit = match error.kind() {
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::NoPermission,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, format!("cannot {what} {}: {error}", path.display()))
+}
+
+fn write_ports(file: &Path, ports: Ports) -> io::Result<()> {
+    let text = json!({"grpc": ports.grpc, "http": ports.http}).to_string();
+    files::write(file, text.as_bytes())
+}
+
+fn start_log(config: &Config) -> Result<(), Failure> {
+    let wrong = |error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Configuration, format!("log.filter = {:?}: {error}", config.log.filter))
+    };
+    let filter = EnvFilter::try_new(&config.log.filter).map_err(|error| wrong(&error))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let is_text = match config.log.format {
+        LogFormat::Text => true,
+        LogFormat::Json => false,
+        LogFormat::Auto => io::stderr().is_terminal(),
+    };
+    let started = match is_text {
+        true => builder.with_ansi(io::stderr().is_terminal()).try_init(),
+        false => builder.json().flatten_event(true).try_init(),
+    };
+    started.map_err(|error| Failure::new(Exit::Failed, error.to_string()))
+}
+
+#[cfg(test)]
+#[path = "dev_tests.rs"]
+mod tests;

@@ -1,0 +1,115 @@
+//! The server of `carillon dev`, seen from outside: what it is given, what it says, how it may fail.
+
+use std::io::ErrorKind;
+use std::path::PathBuf;
+
+use broker::admin::NewTopic;
+use broker::config::Config;
+use broker::gateways;
+use broker::server::{self, Server};
+use storage::disk::real::DirectoryError;
+use storage::log::recovery::{self, Report};
+use storage::store::OpenError;
+
+use super::stop::Stop;
+use crate::values::TopicSpec;
+
+/// What a server is started with. The configuration has been checked; the directory exists.
+#[derive(Debug, Clone)]
+pub struct Start {
+    pub config: Config,
+    pub data: PathBuf,
+    /// To create before the server is ready; there already with the same settings is fine.
+    pub topics: Vec<TopicSpec>,
+}
+
+/// The ports that listen, chosen or found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ports {
+    pub grpc: u16,
+    /// None when it is switched off.
+    pub http: Option<u16>,
+}
+
+/// Why a server did not start, or did not stop cleanly.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("configuration: {problem}")]
+    Configuration { problem: String },
+    #[error("{} is in use by another process, or is no directory of this version: {problem}", .path.display())]
+    DataLocked { path: PathBuf, problem: String },
+    #[error("{address} is in use by another process")]
+    AddressInUse { address: String },
+    #[error("no permission for {what}")]
+    NoPermission { what: String },
+    #[error("{problem}")]
+    Failed { problem: String },
+}
+
+/// Runs the server on this thread until `stop` is requested and everything is settled. `ready` is called once, when the
+/// store is recovered, the topics exist and the listeners are open.
+pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<(), StartError> {
+    let within = start.config.shutdown.timeout;
+    let server = Server::start(&start.config, &start.data).map_err(|error| explain(error, &start))?;
+    say_what_was_found(server.report());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| StartError::Failed { problem: format!("no runtime: {error}") })?;
+    runtime.block_on(async {
+        let created = create_topics(&server, &start.topics).await;
+        if created.is_ok() {
+            let http = server.http_address().map(|address| address.port());
+            ready(Ports { grpc: server.grpc_address().port(), http });
+            stop.requested().await;
+        }
+        let is_quiet = server.stop(within).await;
+        if !is_quiet {
+            tracing::warn!(timeout = ?within, "calls in progress were cut off; nothing acknowledged is lost");
+        }
+        created
+    })
+}
+
+async fn create_topics(server: &Server, topics: &[TopicSpec]) -> Result<(), StartError> {
+    for topic in topics {
+        let topic_type = topic.topic_type.of_broker().ok_or_else(|| StartError::Configuration {
+            problem: format!("--topics: topic {} has a type that this server does not have yet", topic.name),
+        })?;
+        let new = NewTopic { name: topic.name.clone(), topic_type, queues: topic.queues };
+        let created = server.broker().create_topic(new).await;
+        created.map_err(|refusal| StartError::Configuration { problem: format!("--topics: {refusal}") })?;
+    }
+    Ok(())
+}
+
+fn say_what_was_found(report: &Report) {
+    for hole in &report.quarantined {
+        tracing::error!(from = hole.start.0, to = hole.end.0, "a part of the log is damaged; the rest is served");
+    }
+    tracing::info!(batches = report.batches, bytes = report.bytes, rewritten = report.rewritten, "log recovered");
+}
+
+fn explain(error: server::StartError, start: &Start) -> StartError {
+    let problem = error.to_string();
+    match error {
+        server::StartError::Directory(DirectoryError::Locked { path }) => {
+            StartError::DataLocked { path, problem: "its lock is held".into() }
+        }
+        server::StartError::Directory(DirectoryError::Io { path, source }) => match source.kind() {
+            ErrorKind::PermissionDenied => StartError::NoPermission { what: path.display().to_string() },
+            _ => StartError::Failed { problem },
+        },
+        server::StartError::Store(OpenError::Log(recovery::OpenError::Version { .. })) => {
+            StartError::DataLocked { path: start.data.clone(), problem }
+        }
+        server::StartError::Reserve(_) => StartError::Configuration { problem },
+        server::StartError::Gateways(gateways::StartError::Listen { address, cause, .. }) => match cause.kind() {
+            ErrorKind::AddrInUse => StartError::AddressInUse { address },
+            ErrorKind::PermissionDenied => StartError::NoPermission { what: format!("listening on {address}") },
+            _ => StartError::Failed { problem: format!("{problem}: {cause}") },
+        },
+        server::StartError::Gateways(gateways::StartError::Advertise(_) | gateways::StartError::Tls(_)) => {
+            StartError::Configuration { problem }
+        }
+        _ => StartError::Failed { problem },
+    }
+}

@@ -1,0 +1,66 @@
+//! The settings of `carillon dev`: its own presets, then file, environment and flags.
+
+use broker::config::{Config, Layers};
+
+use super::Options;
+use crate::exit::{Exit, Failure};
+use crate::files;
+
+/// The table of contents of a server on one's own machine: reachable from there only, and unknown topics are welcome.
+const PRESETS: [(&str, &str); 3] =
+    [("grpc.listen", "127.0.0.1:8081"), ("http.listen", "127.0.0.1:8080"), ("topics.auto_create", "true")];
+
+pub fn read(options: &Options, variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, Failure> {
+    let mut layers = Layers::new();
+    for (key, value) in PRESETS {
+        layers.preset(key, value);
+    }
+    if let Some(file) = &options.config {
+        let name = file.display().to_string();
+        let text = files::read_text(file)
+            .map_err(|error| Failure::new(Exit::Configuration, format!("--config {name}: {error}")))?;
+        layers.file(&name, &text);
+    }
+    layers.environment(variables);
+    listen(&mut layers, options, "grpc.listen", "--port-grpc", options.port_grpc);
+    listen(&mut layers, options, "http.listen", "--port-http", options.port_http);
+    for assignment in &options.set {
+        layers.assignment("--set", assignment);
+    }
+    layers.build().map_err(|refused| Failure::new(Exit::Configuration, refused.to_string()))
+}
+
+/// Says so when others can reach the server: there is no login yet.
+pub fn warn_of_open_listeners(config: &Config) {
+    for (key, address) in [("grpc.listen", &config.grpc.listen), ("http.listen", &config.http.listen)] {
+        let host = split(address).0;
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        let is_loopback =
+            bare == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+        if !address.is_empty() && !is_loopback {
+            eprintln!("warning: {key} = {address} is open to others, without a login");
+        }
+    }
+}
+
+/// The flags for address and port change one half each of what the weaker layers say.
+fn listen(layers: &mut Layers, options: &Options, key: &str, port_flag: &str, port: Option<u16>) {
+    let current = layers.current(key).unwrap_or_default().to_owned();
+    let is_off = current.is_empty();
+    if (options.listen.is_none() && port.is_none()) || (is_off && port.is_none()) {
+        return;
+    }
+    let (host, old_port) = if is_off { ("127.0.0.1", "0") } else { split(&current) };
+    let host = match options.listen {
+        Some(std::net::IpAddr::V6(address)) => format!("[{address}]"),
+        Some(address) => address.to_string(),
+        None => host.to_owned(),
+    };
+    let flag = if port.is_some() { port_flag } else { "--listen" };
+    let port = port.map_or_else(|| old_port.to_owned(), |port| port.to_string());
+    layers.flag(flag, key, &format!("{host}:{port}"));
+}
+
+fn split(address: &str) -> (&str, &str) {
+    address.rsplit_once(':').unwrap_or((address, ""))
+}

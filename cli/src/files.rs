@@ -1,0 +1,36 @@
+//! The few files that the command itself reads and writes; the store's are reached through `storage`.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    #[expect(clippy::disallowed_methods, reason = "a file that the user names, not one of the store")]
+    std::fs::read(path)
+}
+
+pub fn read_text(path: &Path) -> io::Result<String> {
+    String::from_utf8(read(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+}
+
+/// Bodies of messages are nobody else's business: what is made here is the owner's only.
+pub fn create_directories(path: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Readers see the old file or the new one, never a part.
+#[expect(clippy::disallowed_methods, reason = "ports and reports: files for other programs, not of the store")]
+pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, bytes)?;
+    std::fs::rename(&temporary, path)
+}
+
+/// No error when it is not there.
+pub fn remove(path: &Path) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the ports of an earlier run, not a file of the store")]
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,207 @@
+//! `carillon tail`: looks at messages through the admin API; nothing is consumed, leased or counted.
+//!
+//! Keeps one position for each queue and asks the queues in turn. Order is that of each queue.
+
+use std::time::Duration;
+
+use base::{Clock, SystemClock};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::format::{BodyForm, LETTERS, Shown};
+use crate::admin::api::{Api, encode};
+use crate::admin::topic::Topic;
+use crate::args::Target;
+use crate::exit::Failure;
+use crate::output::{Form, Output};
+use crate::runtime;
+use crate::values::{self, From};
+
+const PAGE: usize = 100;
+/// People see half a second as at once, and an idle tail costs two calls a second and queue.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+
+/// Look at messages without consuming them.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  carillon tail orders\n  carillon tail orders --from -15m --count 20 --body json\n  carillon tail orders --from earliest --format '%k %b\\n'"
+)]
+pub struct Options {
+    /// Name of the topic.
+    topic: String,
+    /// earliest, latest, offset:N, a time, or -15m.
+    #[arg(long, value_parser = values::from, default_value = "latest", value_name = "WHERE", allow_hyphen_values = true)]
+    from: From,
+    /// Stop after so many.
+    #[arg(long, value_name = "N")]
+    count: Option<usize>,
+    /// Stop at the end instead of waiting for more.
+    #[arg(long)]
+    no_follow: bool,
+    /// One queue only.
+    #[arg(long, value_name = "N")]
+    queue: Option<u16>,
+    /// How each message is shown, such as '%k %b\n'.
+    #[arg(long, long_help = LETTERS)]
+    format: Option<String>,
+    /// How bodies are shown.
+    #[arg(long, value_enum, default_value_t = BodyForm::Text)]
+    body: BodyForm,
+}
+
+/// What the server says about a message.
+#[derive(Debug, Deserialize)]
+struct Item {
+    message_id: String,
+    topic: String,
+    queue: u16,
+    offset: u64,
+    tag: Option<String>,
+    #[serde(default)]
+    keys: Vec<String>,
+    message_group: Option<String>,
+    visible_since: Option<String>,
+    /// When it is text.
+    body: Option<String>,
+    /// When it is not.
+    body_base64: Option<String>,
+}
+
+impl Item {
+    fn bytes(&self) -> Vec<u8> {
+        let decoded = self.body_base64.as_ref().and_then(|text| STANDARD.decode(text).ok());
+        decoded.or_else(|| self.body.clone().map(String::into_bytes)).unwrap_or_default()
+    }
+}
+
+/// A queue, and the value of `from` that gives what was not yet shown.
+struct Place {
+    queue: u16,
+    from: String,
+}
+
+pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(), Failure> {
+    let mut api = Api::new(&target.http);
+    let path = format!("/topics/{}", encode(&options.topic));
+    let answer = api.get(&path).await?;
+    let topic: Topic = api.read(&path, answer.body)?;
+    let mut places = places(&options, &topic);
+    let mut left = options.count.unwrap_or(usize::MAX);
+    while left > 0 {
+        let mut seen = 0;
+        for place in &mut places {
+            if left > 0 {
+                let shown = look(&options, &mut api, place, left, output).await?;
+                (seen, left) = (seen + shown, left - shown);
+            }
+        }
+        if seen == 0 {
+            if options.no_follow {
+                break;
+            }
+            runtime::wait(LOOK_AGAIN_AFTER).await;
+        }
+    }
+    Ok(())
+}
+
+fn places(options: &Options, topic: &Topic) -> Vec<Place> {
+    let wanted = topic.queues.iter().filter(|queue| options.queue.is_none_or(|number| number == queue.queue));
+    let place = |queue: &crate::admin::topic::Queue| {
+        let from = match options.from {
+            From::Earliest => "earliest".into(),
+            // As an offset, so that what comes between now and the first look is not missed.
+            From::Latest => format!("offset:{}", queue.next),
+            From::Offset(offset) => format!("offset:{}", offset.max(queue.first)),
+            From::Time(time) => format!("time:{}", values::rfc3339(time.resolve(SystemClock.now()))),
+        };
+        Place { queue: queue.queue, from }
+    };
+    wanted.map(place).collect()
+}
+
+/// Shows the next messages of one queue, at most `left`, and moves its place behind them.
+async fn look(
+    options: &Options,
+    api: &mut Api,
+    place: &mut Place,
+    left: usize,
+    output: &Output,
+) -> Result<usize, Failure> {
+    let path = format!(
+        "/topics/{}/messages?queue={}&from={}&limit={}",
+        encode(&options.topic),
+        place.queue,
+        encode(&place.from),
+        left.min(PAGE)
+    );
+    let answer = api.get(&path).await?;
+    let items: Vec<Value> = api.read(&path, answer.body["items"].clone())?;
+    let mut shown = 0;
+    for value in items {
+        let item: Item = api.read(&path, value.clone())?;
+        show(options, &item, &value, output)?;
+        place.from = format!("offset:{}", item.offset + 1);
+        shown += 1;
+    }
+    Ok(shown)
+}
+
+fn show(options: &Options, item: &Item, value: &Value, output: &Output) -> Result<(), Failure> {
+    let body = item.bytes();
+    let shown = Shown {
+        message_id: &item.message_id,
+        topic: &item.topic,
+        queue: item.queue,
+        offset: item.offset,
+        tag: item.tag.as_deref(),
+        keys: &item.keys,
+        message_group: item.message_group.as_deref(),
+        visible_since: item.visible_since.clone(),
+        body: &body,
+    };
+    match (output.form, &options.format) {
+        (Form::Json, _) => output.object(value)?,
+        (Form::Quiet, _) => output.line(&item.message_id)?,
+        (Form::People, Some(format)) => output.raw(&shown.by_format(format, options.body))?,
+        (Form::People, None) => output.line(shown.line(options.body))?,
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(body: Value) -> Item {
+        let mut value = serde_json::json!({"message_id": "m", "topic": "t", "queue": 0, "offset": 1});
+        value.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn bodies_come_as_text_or_as_base64() {
+        assert_eq!(item(serde_json::json!({"body": "hello"})).bytes(), b"hello");
+        assert_eq!(item(serde_json::json!({"body": null, "body_base64": "/wA="})).bytes(), [255, 0]);
+        assert_eq!(item(serde_json::json!({})).bytes(), b"");
+    }
+
+    #[test]
+    fn a_tail_starts_at_its_place_in_every_queue() {
+        let topic: Topic = serde_json::from_value(serde_json::json!({"name": "t", "type": "normal", "queues": [
+            {"queue": 0, "first": 5, "next": 9}, {"queue": 1, "first": 0, "next": 3}]}))
+        .unwrap();
+        let froms = |from, queue| {
+            let (count, no_follow, format) = (None, false, None);
+            let topic_name = "t".into();
+            let options = Options { topic: topic_name, from, count, no_follow, queue, format, body: BodyForm::Text };
+            places(&options, &topic).into_iter().map(|place| place.from).collect::<Vec<_>>()
+        };
+        assert_eq!(froms(From::Latest, None), ["offset:9", "offset:3"]);
+        assert_eq!(froms(From::Offset(2), None), ["offset:5", "offset:2"]);
+        assert_eq!(froms(From::Earliest, Some(1)), ["earliest"]);
+    }
+}
