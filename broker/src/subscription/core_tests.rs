@@ -1,0 +1,1 @@
+//! Stories of one subscription, told to its core.
