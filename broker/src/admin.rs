@@ -14,7 +14,11 @@ pub enum TopicType {
     Fifo,
     Delay,
     Transaction,
-    /// Every one of the above.
+    /// Can be created; its messages are not served yet.
+    Lite,
+    /// Can be created; its messages are not served yet.
+    Priority,
+    /// Normal, ordered, delayed and transactional messages.
     Mixed,
 }
 

@@ -41,6 +41,8 @@ impl Shared {
             TopicKind::Fifo => vec![MessageType::Fifo],
             TopicKind::Delay => vec![MessageType::Delay],
             TopicKind::Transaction => vec![MessageType::Transaction],
+            TopicKind::Lite => vec![MessageType::Lite],
+            TopicKind::Priority => vec![MessageType::Priority],
             TopicKind::Mixed => ALL_TYPES.to_vec(),
         };
         let is_writable = !matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry);
@@ -160,6 +162,8 @@ impl Broker {
             TopicType::Fifo => TopicKind::Fifo,
             TopicType::Delay => TopicKind::Delay,
             TopicType::Transaction => TopicKind::Transaction,
+            TopicType::Lite => TopicKind::Lite,
+            TopicType::Priority => TopicKind::Priority,
             TopicType::Mixed => TopicKind::Mixed,
         };
         let created = self.shared().create_topic(name.clone(), kind, new.queues).await;
@@ -334,6 +338,8 @@ fn topic_type(kind: TopicKind) -> TopicType {
         TopicKind::Fifo => TopicType::Fifo,
         TopicKind::Delay => TopicType::Delay,
         TopicKind::Transaction => TopicType::Transaction,
+        TopicKind::Lite => TopicType::Lite,
+        TopicKind::Priority => TopicType::Priority,
         TopicKind::Mixed => TopicType::Mixed,
     }
 }

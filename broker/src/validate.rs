@@ -110,12 +110,16 @@ pub fn check_type(topic: &TopicName, kind: TopicKind, message_type: MessageType)
         TopicKind::Transaction => MessageType::Transaction,
         TopicKind::Mixed if topic_kind_for(message_type).is_some() => return Ok(()),
         TopicKind::Mixed => MessageType::Normal,
+        TopicKind::Lite => MessageType::Lite,
+        TopicKind::Priority => MessageType::Priority,
         TopicKind::DeadLetter | TopicKind::Retry => return Err(Refusal::TopicNotWritable(topic.clone())),
     };
-    if topic_type == message_type {
-        return Ok(());
+    match (topic_type == message_type, message_type) {
+        (true, MessageType::Lite) => Err(Refusal::Unsupported { feature: "sending lite messages" }),
+        (true, MessageType::Priority) => Err(Refusal::Unsupported { feature: "sending messages with a priority" }),
+        (true, _) => Ok(()),
+        (false, _) => Err(Refusal::WrongMessageType { topic: topic.clone(), topic_type, message_type }),
     }
-    Err(Refusal::WrongMessageType { topic: topic.clone(), topic_type, message_type })
 }
 
 /// Checks everything about a message but its topic.

@@ -23,16 +23,16 @@ pub enum TopicType {
 }
 
 impl TopicType {
-    /// None for types that the server does not have yet.
-    pub fn of_broker(self) -> Option<broker::admin::TopicType> {
-        Some(match self {
+    pub fn of_broker(self) -> broker::admin::TopicType {
+        match self {
             Self::Normal => broker::admin::TopicType::Normal,
             Self::Fifo => broker::admin::TopicType::Fifo,
             Self::Delay => broker::admin::TopicType::Delay,
             Self::Transaction => broker::admin::TopicType::Transaction,
             Self::Mixed => broker::admin::TopicType::Mixed,
-            Self::Priority | Self::Lite => return None,
-        })
+            Self::Priority => broker::admin::TopicType::Priority,
+            Self::Lite => broker::admin::TopicType::Lite,
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use base::{Clock, SystemClock};
@@ -38,7 +38,17 @@ pub(super) struct Reply {
     /// Until the end was written.
     call: Option<Call<Arc<Metrics>>>,
     code: Code,
+    /// Running while the end of a large reply is held back.
+    hold: Option<Pin<Box<tokio::time::Sleep>>>,
 }
+
+/// Replies with more body bytes than this end a little later than their last byte.
+///
+/// A client that gives a call up after it has the end of the reply in its buffers cannot be told from one that read it.
+/// Libraries buffer megabytes, so a large reply would always have ended before its reader could have given up; holding
+/// the end back lets a reset arrive first, and then nothing of the reply stays leased to nobody (D20).
+const HELD_BYTES_MIN: usize = 2 << 20;
+const HOLD: Duration = Duration::from_millis(200);
 
 /// When the caller gives up, by the monotonic clock.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +74,7 @@ struct Frames<R> {
     store_host: Arc<str>,
     tail: Tail,
     receipt: Option<R>,
+    is_large: bool,
 }
 
 /// What follows the messages.
@@ -89,19 +100,16 @@ impl Reply {
         let (deliveries, receipt) = received.into_parts();
         if deliveries.is_empty() {
             // An OK without messages is an error to C++ (D9).
-            return Self {
-                frames: Frames { receipt, ..Frames::denied(&Denial::NoMessage) },
-                deadline,
-                call: Some(call),
-                code: Code::MessageNotFound,
-            };
+            let frames = Frames { receipt, ..Frames::denied(&Denial::NoMessage) };
+            return Self { frames, deadline, call: Some(call), code: Code::MessageNotFound, hold: None };
         }
-        Self { frames: Frames::new(deliveries, store_host, receipt), deadline, call: Some(call), code: Code::Ok }
+        let frames = Frames::new(deliveries, store_host, receipt);
+        Self { frames, deadline, call: Some(call), code: Code::Ok, hold: None }
     }
 
     pub(super) fn denied(denial: &Denial, deadline: Deadline, call: Call<Arc<Metrics>>) -> Self {
         call.refused(denial);
-        Self { frames: Frames::denied(denial), deadline, call: Some(call), code: denial.code() }
+        Self { frames: Frames::denied(denial), deadline, call: Some(call), code: denial.code(), hold: None }
     }
 }
 
@@ -110,10 +118,19 @@ impl Stream for Reply {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let deadline = self.deadline;
+        if let Some(hold) = &mut self.hold {
+            ready!(hold.as_mut().poll(context));
+            self.hold = None;
+        }
         match self.frames.next(|| deadline.has_passed()) {
             Next::Frame(content) => Poll::Ready(Some(Ok(v2::ReceiveMessageResponse { content: Some(content) }))),
             Next::Flush => {
                 context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Next::Hold => {
+                let hold = self.hold.insert(Box::pin(tokio::time::sleep(HOLD)));
+                ready!(hold.as_mut().poll(context));
                 Poll::Pending
             }
             Next::End => {
@@ -132,13 +149,17 @@ impl Stream for Reply {
 enum Next {
     Frame(Content),
     Flush,
+    /// As `Flush`, and some time more.
+    Hold,
     End,
 }
 
 impl<R: Confirm> Frames<R> {
     fn new(deliveries: Vec<Delivery>, store_host: Arc<str>, receipt: Option<R>) -> Self {
+        let bytes: usize = deliveries.iter().map(|delivery| delivery.body.len()).sum();
+        let is_large = bytes >= HELD_BYTES_MIN;
         let deliveries = deliveries.into_iter();
-        Self { status: Some(status::ok()), deliveries, store_host, tail: Tail::FlushMessages, receipt }
+        Self { status: Some(status::ok()), deliveries, store_host, tail: Tail::FlushMessages, receipt, is_large }
     }
 
     /// Nothing to take back, so nothing to wait for.
@@ -150,6 +171,7 @@ impl<R: Confirm> Frames<R> {
             store_host: "".into(),
             tail: Tail::DeliveryTime,
             receipt: None,
+            is_large: false,
         }
     }
 
@@ -171,7 +193,7 @@ impl<R: Confirm> Frames<R> {
             }
             Tail::FlushDeliveryTime => {
                 self.tail = Tail::End;
-                Next::Flush
+                if self.is_large { Next::Hold } else { Next::Flush }
             }
             Tail::End => {
                 // R1. A late one is dropped: the client has thrown the reply away.

@@ -26,6 +26,8 @@ pub enum TopicKind {
     DeadLetter = 6,
     /// Holds what is redriven to one group; made by the server.
     Retry = 7,
+    Lite = 8,
+    Priority = 9,
 }
 
 /// When a group consumes in order.
@@ -214,6 +216,8 @@ impl TopicSpec {
                 5 => TopicKind::Mixed,
                 6 => TopicKind::DeadLetter,
                 7 => TopicKind::Retry,
+                8 => TopicKind::Lite,
+                9 => TopicKind::Priority,
                 _ => return Err(from.malformed()),
             },
             queues: from.u16()?,
