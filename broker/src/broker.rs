@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::membership::ClientKind;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
-use crate::{checks, operate};
+use crate::{checks, metrics, operate};
 
 /// How long a poll may wait, for clients that ask the server.
 const POLLING: std::time::Duration = std::time::Duration::from_secs(20);
@@ -36,12 +36,20 @@ pub struct Check {
 
 impl Broker {
     /// Starts the broker's own tasks over a running store. `workers`: where calls and subscriptions run.
-    pub fn start(store: Store, config: Config, clock: Arc<dyn Clock>, registry: Registry, workers: Vec<Handle>) -> Self {
-        let shared = Shared::new(store, config, clock, workers);
+    pub fn start(
+        store: Store,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        registry: Registry,
+        workers: Vec<Handle>,
+    ) -> prometheus::Result<Self> {
+        let messages = metrics::Messages::register(&registry)?;
+        let shared = Shared::new(store, config, clock, messages, workers);
+        metrics::State::register(&registry, &shared)?;
         operate::resume_subscriptions(&shared);
         shared.spawn(checks::run(shared.clone()));
         shared.spawn(operate::expire_clients(shared.clone()));
-        Self { shared, registry }
+        Ok(Self { shared, registry })
     }
 
     pub fn config(&self) -> &Config {

@@ -14,6 +14,7 @@ pub mod handle;
 pub mod http;
 pub mod mailbox;
 pub mod membership;
+mod metrics;
 mod operate;
 mod receive;
 pub mod refusal;

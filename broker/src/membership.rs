@@ -147,6 +147,13 @@ impl Membership {
             .collect()
     }
 
+    /// Shows every client.
+    pub fn for_each(&self, mut show: impl FnMut(Option<ClientKind>, Option<&GroupName>, Language, &str)) {
+        for client in self.clients.lock().values() {
+            show(client.kind, client.group.as_ref(), client.language, &client.version);
+        }
+    }
+
     /// Hands a command to a producer: to `preferred` if it listens, else to one that publishes the topic.
     /// Gives the command back when nobody listens.
     pub fn command_producer(&self, preferred: &str, topic: &TopicName, command: Command) -> Result<(), Command> {
@@ -165,16 +172,6 @@ impl Membership {
             }
         }
         Err(command)
-    }
-
-    /// Tells every member of a group something.
-    pub fn command_group(&self, group: &GroupName, command: &Command) {
-        let clients = self.clients.lock();
-        for client in clients.values().filter(|client| client.group.as_ref() == Some(group)) {
-            for stream in &client.streams {
-                drop(stream.try_send(command.clone()));
-            }
-        }
     }
 
     fn with(&self, caller: &Caller, tick: u64, change: impl FnOnce(&mut Client)) {

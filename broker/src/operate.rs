@@ -113,26 +113,37 @@ impl Shared {
 
     fn describe_pair(&self, pair: Pair, topic: &Topic, progress: &Progress, now: Timestamp) -> GroupTopicDescription {
         let counts = self.subscriptions.get(pair).map(|inbox| inbox.counts()).unwrap_or_default();
-        let mut oldest = None;
-        let mut lag = 0;
-        let mut queues = Vec::new();
-        for queue in queues_of(topic) {
-            let floor = progress.floor(queue.queue).max(queue.first);
-            lag += progress.lag(queue.queue, queue.next);
-            queues.push(GroupQueueDescription { queue: queue.queue, floor, next: queue.next });
-            let entry = topic.queue(queue.queue).and_then(|entries| entries.entry(floor));
-            oldest = entry.map(|entry| entry.visible_since).into_iter().chain(oldest).min();
-        }
+        let backlog = self.backlog(topic, progress, now);
+        let queues = queues_of(topic).map(|queue| GroupQueueDescription {
+            queue: queue.queue,
+            floor: progress.floor(queue.queue).max(queue.first),
+            next: queue.next,
+        });
         GroupTopicDescription {
             topic: topic.spec.name.clone(),
             filter: progress.filter.as_ref().map_or("*".into(), |filter| filter.expression.to_string()),
-            lag_messages: lag,
-            oldest_unacked_ms: oldest.map_or(0, |since| now.ms_since(since)),
+            lag_messages: backlog.lag,
+            oldest_unacked_ms: backlog.oldest_ms,
             in_flight: counts.in_flight,
             retry_wait: counts.retry_wait,
             open_message_groups: counts.open_lanes,
-            queues,
+            queues: queues.collect(),
         }
+    }
+
+    /// What a group has not acknowledged of a topic; nothing before its first contact.
+    pub fn backlog(&self, topic: &Topic, progress: &Progress, now: Timestamp) -> Backlog {
+        if !progress.is_subscribed() {
+            return Backlog::default();
+        }
+        let mut backlog = Backlog::default();
+        for queue in queues_of(topic) {
+            backlog.lag += progress.lag(queue.queue, queue.next);
+            let floor = progress.floor(queue.queue).max(queue.first);
+            let oldest = topic.queue(queue.queue).and_then(|entries| entries.entry(floor));
+            backlog.oldest_ms = backlog.oldest_ms.max(oldest.map_or(0, |entry| now.ms_since(entry.visible_since)));
+        }
+        backlog
     }
 
     fn topic_to_operate(&self, name: &str) -> Result<Arc<Topic>, AdminRefusal> {
@@ -144,6 +155,14 @@ impl Shared {
         let name = GroupName::parse(name).map_err(AdminRefusal::IllegalName)?;
         self.group(&name).ok_or(AdminRefusal::GroupNotFound(name))
     }
+}
+
+/// What a group has not acknowledged.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Backlog {
+    pub lag: u64,
+    /// Age of the oldest of them.
+    pub oldest_ms: u64,
 }
 
 impl Broker {

@@ -94,7 +94,7 @@ impl Shared {
         };
         self.adopt_filter(caller, pair, &filter, spec, &receive.filter);
         let delivered = self.park(pair, poll).await?;
-        Ok(self.fill(delivered, &topic, &filter).await)
+        Ok(self.fill(delivered, &topic, &group, &filter).await)
     }
 
     /// A topic that its first message will create has nothing yet; the group is there from its first poll on, so that it
@@ -139,7 +139,8 @@ impl Shared {
     }
 
     /// Fetches the bodies of a reply.
-    async fn fill(&self, delivered: Delivered, topic: &Topic, filter: &Filter) -> Received {
+    async fn fill(&self, delivered: Delivered, topic: &Topic, group: &GroupSpec, filter: &Filter) -> Received {
+        let pair = Pair { group: group.id, topic: topic.spec.id };
         let Some(receipt) = delivered.receipt else { return Received { deliveries: Vec::new(), receipt: None } };
         let mut deliveries = Vec::with_capacity(delivered.messages.len());
         let mut discarded: Vec<Slot> = Vec::new();
@@ -148,6 +149,9 @@ impl Shared {
             match self.fetch_stored(handout.entry.pointer()).await {
                 // Two tags may share a hash; the text decides.
                 Ok(message) if filter.matches(message.envelope.tag.as_deref()) => {
+                    let (group, bytes) = (group.name.as_str(), message.body.len() as u64);
+                    let is_retry = handout.receipt.attempt > 1;
+                    self.messages.handed_out(pair, group, topic.spec.name.as_str(), is_retry, bytes);
                     deliveries.push(self.delivery(topic, handout, message));
                 }
                 Ok(_) => discarded.push(slot),

@@ -41,6 +41,7 @@ impl Shared {
         };
         let mut promises: SmallVec<[Promise; 1]> = SmallVec::new();
         let mut changes: SmallVec<[Change; 1]> = SmallVec::new();
+        let bytes: usize = messages.iter().map(|message| message.body.len()).sum();
         for message in messages {
             let message_type = validate::type_of(&message);
             validate::check_type(&name, topic.kind, message_type)?;
@@ -53,6 +54,7 @@ impl Shared {
         let Done::Changed(placed) = done.map_err(|error| store_refusal(&error))? else {
             unreachable!("bodies are answered with their places");
         };
+        self.messages.sent(topic.id, name.as_str(), first_type, placed.len() as u64, bytes as u64);
         Ok(promises.into_iter().zip(placed).map(|(promise, placed)| self.keep(topic.id, promise, placed)).collect())
     }
 

@@ -57,7 +57,14 @@ impl Server {
                 return Err(StartError::Threads(error));
             }
         };
-        let broker = Broker::start(store, config.clone(), clock, registry, runtime.handles());
+        let broker = match Broker::start(store.clone(), config.clone(), clock, registry, runtime.handles()) {
+            Ok(broker) => broker,
+            Err(error) => {
+                store.stop();
+                runtime.stop();
+                return Err(error.into());
+            }
+        };
         match Gateways::start(&runtime, &broker) {
             Ok(gateways) => Ok(Self { broker, gateways, runtime, report }),
             Err(error) => {

@@ -11,6 +11,7 @@ use tokio::runtime::Handle;
 use crate::config::Config;
 use crate::mailbox::{Mailbox, current_worker};
 use crate::membership::Membership;
+use crate::metrics::Messages;
 use crate::refusal::Refusal;
 use crate::subscription::task::Subscriptions;
 use crate::subscription::{Alive, Now, Pair};
@@ -21,12 +22,19 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub membership: Membership,
     pub subscriptions: Subscriptions,
+    pub messages: Messages,
     mailboxes: Vec<Arc<Mailbox>>,
     workers: Vec<Handle>,
 }
 
 impl Shared {
-    pub fn new(store: Store, config: Config, clock: Arc<dyn Clock>, workers: Vec<Handle>) -> Arc<Self> {
+    pub fn new(
+        store: Store,
+        config: Config,
+        clock: Arc<dyn Clock>,
+        messages: Messages,
+        workers: Vec<Handle>,
+    ) -> Arc<Self> {
         assert!(!workers.is_empty(), "a broker has at least one worker");
         let mailboxes: Vec<Arc<Mailbox>> = workers.iter().map(|_| Arc::default()).collect();
         for (worker, mailbox) in workers.iter().zip(&mailboxes) {
@@ -39,6 +47,7 @@ impl Shared {
             clock,
             membership,
             subscriptions: Subscriptions::default(),
+            messages,
             mailboxes,
             workers,
         })

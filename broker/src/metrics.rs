@@ -1,0 +1,296 @@
+//! What operators see of messages, groups, timers and transactions. Names and meanings: the operations page, part A.
+//!
+//! Counters are kept where things happen, with their label look-up cached. Gauges are read from the views when somebody
+//! scrapes: counts and floors, never a walk through messages.
+
+use std::sync::{Arc, Weak};
+
+use base::{GroupId, TopicId};
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use storage::view::catalog::Topic;
+
+use crate::api::MessageType;
+use crate::config::Flush;
+use crate::membership::ClientKind;
+use crate::shared::Shared;
+use crate::subscription::Pair;
+
+/// A message counter and a byte counter.
+type Flow = (IntCounter, IntCounter);
+
+/// Counters of messages in and out.
+#[derive(Debug)]
+pub struct Messages {
+    into: IntCounterVec,
+    bytes_into: IntCounterVec,
+    out: IntCounterVec,
+    bytes_out: IntCounterVec,
+    /// Mutexes, because every worker counts; held for a look-up.
+    topics: Mutex<HashMap<(TopicId, MessageType), Flow>>,
+    groups: Mutex<HashMap<(GroupId, TopicId, bool), Flow>>,
+}
+
+impl Messages {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            prometheus::Result::Ok(counter)
+        };
+        let into = ["topic", "message_type", "is_system"];
+        let out = ["topic", "consumer_group", "is_retry", "is_system"];
+        Ok(Self {
+            into: counter("rocketmq_messages_in_total", "Messages accepted and durable", &into)?,
+            bytes_into: counter("rocketmq_throughput_in_total", "Body bytes of messages accepted and durable", &into)?,
+            out: counter("rocketmq_messages_out_total", "Messages handed to consumers", &out)?,
+            bytes_out: counter("rocketmq_throughput_out_total", "Body bytes of messages handed to consumers", &out)?,
+            topics: Mutex::default(),
+            groups: Mutex::default(),
+        })
+    }
+
+    pub fn sent(&self, topic: TopicId, name: &str, message_type: MessageType, messages: u64, bytes: u64) {
+        let mut topics = self.topics.lock();
+        let (count, size) = topics.entry((topic, message_type)).or_insert_with(|| {
+            let labels = [name, type_label(message_type), "false"];
+            (self.into.with_label_values(&labels), self.bytes_into.with_label_values(&labels))
+        });
+        count.inc_by(messages);
+        size.inc_by(bytes);
+    }
+
+    pub fn handed_out(&self, pair: Pair, group: &str, topic: &str, is_retry: bool, bytes: u64) {
+        let mut groups = self.groups.lock();
+        let (count, size) = groups.entry((pair.group, pair.topic, is_retry)).or_insert_with(|| {
+            let labels = [topic, group, if is_retry { "true" } else { "false" }, "false"];
+            (self.out.with_label_values(&labels), self.bytes_out.with_label_values(&labels))
+        });
+        count.inc();
+        size.inc_by(bytes);
+    }
+}
+
+fn type_label(message_type: MessageType) -> &'static str {
+    match message_type {
+        MessageType::Normal => "normal",
+        MessageType::Fifo => "fifo",
+        MessageType::Delay => "delay",
+        MessageType::Transaction => "transaction",
+        MessageType::Lite => "lite",
+        MessageType::Priority => "priority",
+    }
+}
+
+/// Gauges that are read when they are asked for. Constant labels come from the registry.
+pub struct State {
+    shared: Weak<Shared>,
+    /// A registry tells collectors apart by what they describe.
+    described: Vec<Desc>,
+}
+
+impl State {
+    pub fn register(registry: &Registry, shared: &Arc<Shared>) -> prometheus::Result<()> {
+        let described = Gauges::new().descriptions();
+        registry.register(Box::new(Self { shared: Arc::downgrade(shared), described }))
+    }
+}
+
+impl Collector for State {
+    fn desc(&self) -> Vec<&Desc> {
+        self.described.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let Some(shared) = self.shared.upgrade() else { return Vec::new() };
+        let gauges = Gauges::new();
+        gauges.read(&shared);
+        gauges.families()
+    }
+}
+
+struct Gauges {
+    whole: Vec<(&'static str, IntGaugeVec)>,
+    seconds: Vec<(&'static str, GaugeVec)>,
+}
+
+const GROUP: &[&str] = &["consumer_group", "topic", "is_retry", "is_system"];
+const PAIR: &[&str] = &["consumer_group", "topic"];
+const STORED: &[&str] = &["topic", "storage_type", "storage_medium"];
+
+/// Name, help, labels.
+const WHOLE: &[(&str, &str, &[&str])] = &[
+    ("rocketmq_topic_number", "Topics of users", &[]),
+    ("rocketmq_consumer_group_number", "Consumer groups", &[]),
+    ("rocketmq_broker_permission", "6 read and write, 4 read only", &[]),
+    ("rocketmq_consumer_lag_messages", "Messages visible and not acknowledged, handed out or not", GROUP),
+    ("rocketmq_consumer_ready_messages", "Messages visible and not handed out", GROUP),
+    ("rocketmq_consumer_inflight_messages", "Messages handed out and not acknowledged", GROUP),
+    ("rocketmq_consumer_lag_latency_milliseconds", "Age of the oldest message not acknowledged, in ms", GROUP),
+    ("rocketmq_half_messages", "Prepared transactional messages", &["topic"]),
+    ("rocketmq_timing_messages", "Delayed messages that are pending", STORED),
+    ("rocketmq_producer_connections", "Producers connected", &["language", "version", "protocol_type"]),
+    (
+        "rocketmq_consumer_connections",
+        "Consumers connected",
+        &["consumer_group", "consume_mode", "language", "version", "protocol_type", "is_system"],
+    ),
+    ("carillon_timers_pending", "Delayed messages neither published nor recalled", &["topic"]),
+    ("carillon_topic_end_offset", "Messages ever published to a topic", &["topic"]),
+    ("carillon_group_online_consumers", "Clients of a group that are there", &["consumer_group"]),
+    ("carillon_open_message_groups", "Message groups with a batch handed out", PAIR),
+    ("carillon_dead_letters", "Dead letters of a group", &["consumer_group"]),
+    ("carillon_long_polls_parked", "Polls that wait for messages", &[]),
+    ("carillon_queue_depth", "Entries that wait in a bounded queue", &["queue"]),
+    ("carillon_queue_capacity", "Entries that may wait in a bounded queue", &["queue"]),
+    ("carillon_disk_free_bytes", "Bytes free on the file system of the data directory", &[]),
+    ("carillon_disk_reserve_bytes", "Free bytes below which new messages are refused", &[]),
+    ("carillon_durability_info", "1: what an OK promises", &["flush", "replicas"]),
+    ("carillon_build_info", "1", &["version"]),
+];
+
+const SECONDS: &[(&str, &str, &[&str])] = &[
+    ("carillon_group_oldest_unacked_age_seconds", "Age of the oldest message not acknowledged", PAIR),
+    ("carillon_transaction_oldest_prepared_age_seconds", "Age of the oldest prepared message", &["topic"]),
+];
+
+impl Gauges {
+    fn new() -> Self {
+        let whole = WHOLE.iter().map(|(name, help, labels)| {
+            (*name, IntGaugeVec::new(Opts::new(*name, *help), labels).expect("names and labels are legal"))
+        });
+        let seconds = SECONDS.iter().map(|(name, help, labels)| {
+            (*name, GaugeVec::new(Opts::new(*name, *help), labels).expect("names and labels are legal"))
+        });
+        Self { whole: whole.collect(), seconds: seconds.collect() }
+    }
+
+    fn set(&self, name: &str, labels: &[&str], value: u64) {
+        let (_, gauge) = self.whole.iter().find(|(known, _)| *known == name).expect("every gauge is in the table");
+        gauge.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    fn add(&self, name: &str, labels: &[&str]) {
+        let (_, gauge) = self.whole.iter().find(|(known, _)| *known == name).expect("every gauge is in the table");
+        gauge.with_label_values(labels).inc();
+    }
+
+    fn set_seconds(&self, name: &str, labels: &[&str], ms: u64) {
+        let (_, gauge) = self.seconds.iter().find(|(known, _)| *known == name).expect("every gauge is in the table");
+        gauge.with_label_values(labels).set(ms as f64 / 1e3);
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
+        let whole = self.whole.iter().flat_map(|(_, gauge)| gauge.collect());
+        whole.chain(self.seconds.iter().flat_map(|(_, gauge)| gauge.collect())).collect()
+    }
+
+    fn descriptions(&self) -> Vec<Desc> {
+        let whole = self.whole.iter().flat_map(|(_, gauge)| gauge.desc());
+        whole.chain(self.seconds.iter().flat_map(|(_, gauge)| gauge.desc())).cloned().collect()
+    }
+
+    fn read(&self, shared: &Shared) {
+        self.read_node(shared);
+        self.read_topics(shared);
+        self.read_groups(shared);
+        self.read_clients(shared);
+    }
+
+    fn read_node(&self, shared: &Shared) {
+        let catalog = shared.store.reader().catalog();
+        let users = catalog.topics().filter(|topic| !topic.spec.name.is_derived()).count();
+        self.set("rocketmq_topic_number", &[], users as u64);
+        self.set("rocketmq_consumer_group_number", &[], catalog.groups().count() as u64);
+        let reserve = shared.store.reserve();
+        let is_writable = shared.store.failure().is_none() && reserve.free >= reserve.reserve;
+        self.set("rocketmq_broker_permission", &[], if is_writable { 6 } else { 4 });
+        self.set("carillon_disk_free_bytes", &[], reserve.free);
+        self.set("carillon_disk_reserve_bytes", &[], reserve.reserve);
+        let (depth, capacity) = shared.store.inbox_depth();
+        self.set("carillon_queue_depth", &["writer_inbox"], depth as u64);
+        self.set("carillon_queue_capacity", &["writer_inbox"], capacity as u64);
+        let flush = match shared.config.storage.log.flush {
+            Flush::Sync => "sync",
+            Flush::Write => "write",
+        };
+        self.set("carillon_durability_info", &[flush, "1"], 1);
+        self.set("carillon_build_info", &[env!("CARGO_PKG_VERSION")], 1);
+    }
+
+    fn read_topics(&self, shared: &Shared) {
+        let now = shared.clock.now();
+        let catalog = shared.store.reader().catalog();
+        for topic in catalog.topics() {
+            let name = topic.spec.name.as_str();
+            self.set("carillon_topic_end_offset", &[name], next_offsets(topic));
+            let pending = shared.store.timers_pending(topic.spec.id);
+            self.set("carillon_timers_pending", &[name], pending);
+            self.set("rocketmq_timing_messages", &[name, "local", "disk"], pending);
+            self.set("rocketmq_half_messages", &[name], 0);
+        }
+        let transactions = shared.store.reader().transactions().lock();
+        for prepared in transactions.iter() {
+            let Some(topic) = catalog.topic_by_id(prepared.head.topic) else { continue };
+            let name = topic.spec.name.as_str();
+            self.add("rocketmq_half_messages", &[name]);
+            let age = now.ms_since(prepared.prepared_at);
+            let (_, gauge) = &self.seconds[1];
+            if gauge.with_label_values(&[name]).get() * 1e3 < age as f64 {
+                self.set_seconds("carillon_transaction_oldest_prepared_age_seconds", &[name], age);
+            }
+        }
+    }
+
+    fn read_groups(&self, shared: &Shared) {
+        let now = shared.clock.now();
+        let catalog = shared.store.reader().catalog();
+        let mut parked = 0;
+        for group in catalog.groups() {
+            let name = group.name.as_str();
+            self.set("carillon_group_online_consumers", &[name], shared.membership.members(&group.name).len() as u64);
+            let dead = catalog.topic(&base::TopicName::dead_letters_of(&group.name));
+            self.set("carillon_dead_letters", &[name], dead.map_or(0, |topic| next_offsets(topic)));
+            for (id, progress) in shared.store.reader().progress_of(group.id) {
+                let Some(topic) = catalog.topic_by_id(id) else { continue };
+                let counts = shared.subscriptions.get(Pair { group: group.id, topic: id }).map(|inbox| inbox.counts());
+                let counts = counts.unwrap_or_default();
+                parked += counts.parked_polls;
+                let backlog = shared.backlog(topic, &progress.lock(), now);
+                let topic = topic.spec.name.as_str();
+                let labels = [name, topic, "false", "false"];
+                self.set("rocketmq_consumer_lag_messages", &labels, backlog.lag);
+                self.set("rocketmq_consumer_ready_messages", &labels, backlog.lag.saturating_sub(counts.in_flight));
+                self.set("rocketmq_consumer_inflight_messages", &labels, counts.in_flight);
+                self.set("rocketmq_consumer_lag_latency_milliseconds", &labels, backlog.oldest_ms);
+                self.set("carillon_open_message_groups", &[name, topic], counts.open_lanes);
+                self.set_seconds("carillon_group_oldest_unacked_age_seconds", &[name, topic], backlog.oldest_ms);
+            }
+        }
+        self.set("carillon_long_polls_parked", &[], parked);
+    }
+
+    fn read_clients(&self, shared: &Shared) {
+        shared.membership.for_each(|kind, group, language, version| {
+            let language = format!("{language:?}").to_lowercase();
+            match (kind, group) {
+                (Some(ClientKind::Producer), _) => {
+                    self.add("rocketmq_producer_connections", &[&language, version, "grpc"]);
+                }
+                (Some(kind), Some(group)) => {
+                    let mode = if kind == ClientKind::PullConsumer { "pull" } else { "push" };
+                    let labels = [group.as_str(), mode, &language, version, "grpc", "false"];
+                    self.add("rocketmq_consumer_connections", &labels);
+                }
+                _ => {}
+            }
+        });
+    }
+}
+
+fn next_offsets(topic: &Topic) -> u64 {
+    topic.queues.iter().map(|queue| queue.bounds().next.0).sum()
+}
