@@ -148,9 +148,24 @@ impl Store {
     }
 
     fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let thread = Builder::new().name(name.into()).spawn(body)?;
+        let guarded = || {
+            let guard = AbortOnPanic;
+            body();
+            std::mem::forget(guard);
+        };
+        let thread = Builder::new().name(name.into()).spawn(guarded)?;
         self.threads.lock().push(thread);
         Ok(())
+    }
+}
+
+/// A store without one of its threads would hang its callers, and one whose invariant is broken must write nothing more:
+/// the process ends, and the next one recovers what was acknowledged.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        std::process::abort();
     }
 }
 
@@ -184,7 +199,7 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
             }
         }
         if let Some(size) = writer.log().wants_prepared() {
-            upkeep.want(size, writer.log().prepared());
+            upkeep.want(size, writer.log().prepared(), writer.log().spares());
         }
         if !is_failed && let Some(failure) = writer.log().failure() {
             is_failed = true;
@@ -313,7 +328,7 @@ fn observe(published: &[Timestamp], now: Timestamp, metrics: &Metrics) {
 /// What the upkeep thread is told, and tells.
 #[derive(Default)]
 struct Upkeep {
-    wanted: Mutex<Option<(u64, log::Slot)>>,
+    wanted: Mutex<Option<Wanted>>,
     bell: Condvar,
     reserve: Mutex<Reserve>,
     failure: Mutex<Option<String>>,
@@ -321,11 +336,19 @@ struct Upkeep {
     prepared: AtomicU64,
 }
 
+/// The next segment, and the spare ones, of this size.
+#[derive(Clone)]
+struct Wanted {
+    size: u64,
+    slot: log::Slot,
+    spares: log::Spares,
+}
+
 impl Upkeep {
-    fn want(&self, size: u64, slot: log::Slot) {
+    fn want(&self, size: u64, slot: log::Slot, spares: log::Spares) {
         let mut wanted = self.wanted.lock();
         if wanted.is_none() {
-            *wanted = Some((size, slot));
+            *wanted = Some(Wanted { size, slot, spares });
             self.bell.notify_one();
         }
     }
@@ -355,7 +378,7 @@ fn run_upkeep(disk: &dyn Disk, upkeep: &Upkeep, rule: ReserveRule) {
             wanted.clone()
         };
         upkeep.check_space(disk, rule);
-        let Some((size, slot)) = wanted else { continue };
+        let Some(Wanted { size, slot, spares }) = wanted else { continue };
         if slot.lock().is_none() && !upkeep.is_closed.load(Ordering::Acquire) {
             match log::prepare(disk, size, chance.next_u64(), || ()) {
                 Ok(prepared) => {
@@ -363,6 +386,15 @@ fn run_upkeep(disk: &dyn Disk, upkeep: &Upkeep, rule: ReserveRule) {
                     upkeep.prepared.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => tracing::warn!(%error, "the next segment cannot be prepared; the writer will allocate one"),
+            }
+        }
+        while spares.lock().len() < log::SPARES {
+            match log::allocate(disk, size, chance.next_u64()) {
+                Ok(spare) => spares.lock().push(spare),
+                Err(error) => {
+                    tracing::warn!(%error, "there is no room for a spare segment");
+                    break;
+                }
             }
         }
         *upkeep.wanted.lock() = None;

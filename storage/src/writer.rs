@@ -13,7 +13,7 @@ use crate::disk::Space;
 use crate::log::group::Group;
 use crate::log::{CommitRule, Log, LogFailure};
 use crate::metrics::Metrics;
-use crate::record::{Pointer, Record};
+use crate::record::{Pointer, Record, Why};
 use crate::request::{Answer, AppendError, BodyKind, Change, Done, Placed, ReplySink, Request, Submission};
 use crate::sequencer::Sequencer;
 use crate::view::Views;
@@ -307,7 +307,12 @@ impl Writer {
                     }
                 }
             }
-            Change::Publish { origin, head, why } => self.sequencer.publish(origin, head, why, now)?,
+            Change::Publish { origin, head, why } => {
+                if matches!(why, Why::Due { .. }) {
+                    self.check_not_starving()?;
+                }
+                self.sequencer.publish(origin, head, why, now)?
+            }
             Change::Retire { origin, pending } => Record::Retire { origin, pending },
             Change::Move { origin, head, from, due } => {
                 self.sequencer.check_topic(head.topic)?;
@@ -318,6 +323,7 @@ impl Writer {
                 Record::Settle { group, topic, acks, retries }
             }
             Change::Lease { group, topic, batch, client, until, entries } => {
+                self.check_not_starving()?;
                 self.check_pair(group, topic)?;
                 Record::Lease { group, topic, batch, client, until, entries }
             }
@@ -346,6 +352,14 @@ impl Writer {
             let (record, _, _) = self.pending.last().expect("just added");
             let (_, queue, offset) = visible_place(record).unwrap_or_default();
             placed.push(Placed { pointer: Pointer { position: LogPosition(at), length }, queue, offset });
+        }
+        Ok(())
+    }
+
+    /// On the last spare segment of a full disk only what lets consumers finish goes on.
+    fn check_not_starving(&self) -> Result<(), AppendError> {
+        if self.log.is_starving() {
+            return Err(AppendError::DiskFull { free: self.reserve.free, reserve: self.reserve.reserve });
         }
         Ok(())
     }

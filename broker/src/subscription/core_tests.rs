@@ -1,1 +1,427 @@
 //! Stories of one subscription, told to its core.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{GroupId, LogPosition, TopicId};
+use parking_lot::Mutex;
+use storage::record::Pointer;
+use storage::view::progress::Progress;
+
+use super::core::Core;
+use super::*;
+use crate::filter::Filter;
+
+const PAIR: Pair = Pair { group: GroupId(1), topic: TopicId(2) };
+const Q: QueueIndex = QueueIndex(0);
+
+/// One queue with messages of the given message groups.
+#[derive(Clone, Default)]
+struct Messages(Arc<Mutex<Vec<Entry>>>);
+
+impl Source for Messages {
+    fn queues(&self) -> usize {
+        1
+    }
+
+    fn bounds(&self, _: QueueIndex) -> Bounds {
+        Bounds { first: QueueOffset(0), next: QueueOffset(self.0.lock().len() as u64) }
+    }
+
+    fn read(&self, from: QueueOffset, _: QueueIndex, max: usize, out: &mut Vec<Entry>) -> QueueOffset {
+        let all = self.0.lock();
+        out.extend(all.iter().skip(from.0 as usize).take(max));
+        from
+    }
+
+    fn entry(&self, (_, offset): Slot) -> Option<Entry> {
+        self.0.lock().get(offset.0 as usize).copied()
+    }
+}
+
+struct Everybody;
+
+impl Alive for Everybody {
+    fn is_alive(&self, client: &str) -> bool {
+        client != "dead"
+    }
+}
+
+/// A subscription, its clock, and what came out of it. Appends wait until they are answered.
+struct Story {
+    core: Core,
+    messages: Messages,
+    now: Now,
+    appends: Vec<(Ticket, Vec<Change>)>,
+    delivered: BTreeMap<PollId, (u64, Vec<Handout>)>,
+    empty: Vec<PollId>,
+    settled: BTreeMap<SettleId, Result<(), Refusal>>,
+    wants_dead_letter_topic: bool,
+}
+
+impl Story {
+    fn new(is_ordered: bool, attempts_max: u32) -> Self {
+        let messages = Messages::default();
+        let settings = Settings {
+            is_ordered,
+            attempts_max,
+            backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+            invisible: Duration::from_secs(60),
+            in_flight_max: 1000,
+        };
+        let now = Now { wall: Timestamp(1_000_000), tick: 5_000 };
+        let progress = Arc::new(Mutex::new(Progress::default()));
+        let core = Core::new(PAIR, settings, Filter::All, Box::new(messages.clone()), progress, 1, now);
+        Self {
+            core,
+            messages,
+            now,
+            appends: Vec::new(),
+            delivered: BTreeMap::new(),
+            empty: Vec::new(),
+            settled: BTreeMap::new(),
+            wants_dead_letter_topic: false,
+        }
+    }
+
+    /// Messages of these message groups, in this order; 0 = none.
+    fn send(&mut self, groups: &[u64]) {
+        for group in groups {
+            let position = self.messages.0.lock().len() as u64 * 100;
+            let pointer = Pointer { position: LogPosition(position), length: 100 };
+            self.messages.0.lock().push(Entry::new(pointer, self.now.wall, *group, 0, 0));
+        }
+        self.tell(Event::Ring);
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.core.handle(event, self.now);
+        self.finish();
+    }
+
+    fn finish(&mut self) {
+        for effect in self.core.finish(self.now, &Everybody) {
+            match effect {
+                Effect::Deliver { poll, batch, messages } => drop(self.delivered.insert(poll, (batch, messages))),
+                Effect::Empty { poll } => self.empty.push(poll),
+                Effect::Refuse { poll, refusal } => panic!("poll {poll} was refused: {refusal}"),
+                Effect::Settled { settle, result } => drop(self.settled.insert(settle, result)),
+                Effect::Append { ticket, changes } => self.appends.push((ticket, changes)),
+                Effect::NeedDeadLetterTopic => self.wants_dead_letter_topic = true,
+            }
+        }
+    }
+
+    fn pass(&mut self, ms: u64) {
+        self.now = Now { wall: self.now.wall.plus_ms(ms), tick: self.now.tick + ms };
+        self.finish();
+    }
+
+    fn poll(&mut self, id: PollId, client: &str, messages_max: usize) -> Vec<u64> {
+        self.poll_with(id, Poll { messages_max, ..poll_of(client, self.now.tick + 5_000) })
+    }
+
+    fn poll_with(&mut self, id: PollId, poll: Poll) -> Vec<u64> {
+        self.tell(Event::Poll(id, poll));
+        self.offsets(id)
+    }
+
+    fn offsets(&self, poll: PollId) -> Vec<u64> {
+        let (_, messages) = self.delivered.get(&poll).cloned().unwrap_or_default();
+        messages.iter().map(|message| message.receipt.offset.0).collect()
+    }
+
+    fn attempts(&self, poll: PollId) -> Vec<u32> {
+        self.delivered[&poll].1.iter().map(|message| message.receipt.attempt).collect()
+    }
+
+    fn settle(&mut self, id: SettleId, poll: PollId, index: usize, verdict: Verdict) {
+        let receipt = self.delivered[&poll].1[index].receipt;
+        self.tell(Event::Settle(id, Settle { client: "a".into(), receipt, verdict }));
+    }
+
+    /// The writer answers everything that was appended.
+    fn commit(&mut self) {
+        while !self.appends.is_empty() {
+            let (ticket, _) = self.appends.remove(0);
+            self.tell(Event::Answer(ticket, Ok(Done::Changed(Default::default()))));
+        }
+    }
+}
+
+fn poll_of(client: &str, until: u64) -> Poll {
+    Poll {
+        client: client.into(),
+        language: Language::Java,
+        messages_max: 32,
+        invisible: Some(Duration::from_secs(30)),
+        attempt_id: None,
+        until,
+    }
+}
+
+const NACK: Verdict = Verdict::Return { after: Duration::from_secs(5), is_suspended: false };
+
+#[test]
+fn a_message_is_with_one_client_at_a_time_and_an_empty_poll_ends_in_time() {
+    let mut story = Story::new(false, 3);
+    story.send(&[0, 0]);
+    assert_eq!(story.poll(1, "a", 1), [0]);
+    assert_eq!(story.poll(2, "b", 9), [1]);
+    assert!(story.poll(3, "c", 9).is_empty());
+    story.pass(4_999);
+    assert!(story.empty.is_empty());
+    story.pass(1);
+    assert_eq!(story.empty, [3]);
+}
+
+#[test]
+fn an_ack_is_answered_when_it_is_committed_and_not_before() {
+    let mut story = Story::new(false, 3);
+    story.send(&[0]);
+    story.poll(1, "a", 1);
+    story.settle(10, 1, 0, Verdict::Ack);
+    assert!(story.settled.is_empty(), "U3");
+    story.commit();
+    assert_eq!(story.settled[&10], Ok(()));
+}
+
+#[test]
+fn acks_that_come_while_an_append_is_under_way_share_the_next_one() {
+    let mut story = Story::new(false, 3);
+    story.send(&[0; 5]);
+    story.poll(1, "a", 5);
+    for index in 0..5 {
+        story.settle(index as u64, 1, index, Verdict::Ack);
+    }
+    assert_eq!(story.appends.len(), 1);
+    let (ticket, _) = story.appends.remove(0);
+    story.tell(Event::Answer(ticket, Ok(Done::Changed(Default::default()))));
+    assert_eq!((story.settled.len(), story.appends.len()), (1, 1), "four acks wait for one append");
+    story.commit();
+    assert_eq!(story.settled.len(), 5);
+}
+
+#[test]
+fn an_ordered_batch_leaves_only_when_its_lease_is_committed() {
+    let mut story = Story::new(true, 3);
+    story.send(&[7, 7]);
+    assert!(story.poll(1, "a", 1).is_empty(), "U2");
+    story.commit();
+    assert_eq!(story.offsets(1), [0]);
+}
+
+#[test]
+fn an_open_batch_closes_its_message_group_and_no_other() {
+    let mut story = Story::new(true, 3);
+    story.send(&[7, 7, 8]);
+    story.poll(1, "a", 1);
+    story.commit();
+    story.poll(2, "b", 9);
+    story.commit();
+    assert_eq!(story.offsets(2), [2], "F1, F2");
+    story.poll(3, "b", 9);
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.offsets(3), [1], "F13: the ack opens the group and wakes the poll");
+}
+
+#[test]
+fn a_nacked_message_keeps_its_group_closed_until_it_is_visible_and_comes_first() {
+    let mut story = Story::new(true, 3);
+    story.send(&[7, 7]);
+    story.poll(1, "a", 1);
+    story.commit();
+    story.settle(10, 1, 0, NACK);
+    story.commit();
+    assert!(story.poll(2, "b", 9).is_empty());
+    story.pass(4_999);
+    story.commit();
+    assert!(story.offsets(2).is_empty(), "F6");
+    story.poll_with(3, poll_of("b", story.now.tick + 10_000));
+    story.pass(1);
+    story.commit();
+    assert_eq!((story.offsets(3), story.attempts(3)), (vec![0, 1], vec![2, 1]));
+}
+
+#[test]
+fn only_what_was_not_acknowledged_of_an_expired_batch_comes_again() {
+    let mut story = Story::new(true, 3);
+    story.send(&[7, 7, 7]);
+    story.poll(1, "a", 3);
+    story.commit();
+    story.settle(10, 1, 1, Verdict::Ack);
+    story.commit();
+    story.pass(30_000);
+    story.commit();
+    story.poll(2, "b", 9);
+    story.commit();
+    assert_eq!((story.offsets(2), story.attempts(2)), (vec![0, 2], vec![2, 2]), "F8");
+}
+
+#[test]
+fn a_message_without_attempts_left_becomes_a_dead_letter_and_opens_its_group() {
+    let mut story = Story::new(true, 1);
+    story.send(&[7, 7]);
+    story.poll(1, "a", 1);
+    story.commit();
+    story.settle(10, 1, 0, Verdict::Return { after: Duration::ZERO, is_suspended: false });
+    story.commit();
+    assert!(story.wants_dead_letter_topic);
+    story.core.dead_letter_topic(Ok(TopicId(9)), story.now);
+    story.finish();
+    let publishes = |changes: &[Change]| changes.iter().filter(|c| matches!(c, Change::Publish { .. })).count();
+    assert_eq!(story.appends.iter().map(|(_, changes)| publishes(changes)).sum::<usize>(), 1, "U4");
+    story.poll(2, "b", 9);
+    story.commit();
+    assert_eq!(story.offsets(2), [1], "F7");
+}
+
+#[test]
+fn the_same_attempt_gets_the_open_rest_of_its_batch_and_no_other_client_does() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send(&[7, 7, 7]);
+        let attempt = |client: &str, until| Poll { attempt_id: Some("x".into()), ..poll_of(client, until) };
+        story.poll_with(1, Poll { messages_max: 2, ..attempt("a", 99_000) });
+        story.commit();
+        story.settle(10, 1, 0, Verdict::Ack);
+        story.commit();
+        story.poll_with(2, attempt("a", 99_000));
+        assert_eq!((story.offsets(2), story.attempts(2)), (vec![1], vec![1]), "F9");
+        story.poll_with(3, attempt("b", 99_000));
+        story.commit();
+        assert!(!story.offsets(3).contains(&1));
+    }
+}
+
+#[test]
+fn a_reply_that_was_not_written_comes_again_at_once_and_its_attempt_does_not_count() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send(&[7, 7]);
+        story.poll(1, "a", 9);
+        story.commit();
+        let (batch, _) = story.delivered[&1];
+        story.tell(Event::Unwritten(batch));
+        story.commit();
+        story.poll(2, "b", 9);
+        story.commit();
+        let mut offsets = story.offsets(2);
+        offsets.sort_unstable();
+        assert_eq!((offsets, story.attempts(2)), (vec![0, 1], vec![1, 1]), "F10, ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn a_poll_that_is_cancelled_while_its_lease_is_written_holds_nothing() {
+    let mut story = Story::new(true, 3);
+    story.send(&[7]);
+    story.poll(1, "a", 1);
+    story.tell(Event::CancelPoll(1));
+    story.commit();
+    assert!(story.offsets(1).is_empty());
+    story.poll(2, "b", 1);
+    story.commit();
+    assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![1]));
+}
+
+#[test]
+fn an_old_handle_settles_nothing_once_the_message_was_delivered_again() {
+    let mut story = Story::new(false, 3);
+    story.send(&[0]);
+    story.poll(1, "a", 1);
+    story.pass(30_000);
+    story.commit();
+    story.poll(2, "b", 1);
+    assert_eq!(story.attempts(2), [2]);
+    story.settle(10, 1, 0, Verdict::Ack);
+    assert!(matches!(story.settled[&10], Err(Refusal::InvalidHandle { .. })));
+    story.settle(11, 2, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.settled[&11], Ok(()));
+}
+
+#[test]
+fn a_lease_is_renewed_while_its_client_lives_and_ends_when_it_does_not() {
+    for (client, comes_again) in [("alive", false), ("dead", true)] {
+        let mut story = Story::new(true, 3);
+        story.send(&[7]);
+        story.poll_with(1, Poll { invisible: None, ..poll_of(client, 99_000) });
+        story.commit();
+        for _ in 0..5 {
+            story.pass(60_000);
+            story.commit();
+        }
+        story.poll_with(2, poll_of("b", story.now.tick + 1_000));
+        story.commit();
+        assert_eq!(!story.offsets(2).is_empty(), comes_again, "F14: {client}");
+    }
+}
+
+#[test]
+fn go_gets_one_message_of_a_group_at_a_time_and_cpp_one_in_all() {
+    for (language, expected) in
+        [(Language::Java, vec![0, 1, 2]), (Language::Go, vec![0, 2]), (Language::Cpp, vec![0])]
+    {
+        let mut story = Story::new(true, 3);
+        story.send(&[7, 7, 8]);
+        story.poll_with(1, Poll { language, ..poll_of("a", 99_000) });
+        story.commit();
+        assert_eq!(story.offsets(1), expected, "F4, F5: {language:?}");
+    }
+}
+
+#[test]
+fn one_hot_key_that_fails_does_not_stop_the_others_however_long_its_backlog() {
+    let mut story = Story::new(true, 100);
+    story.send(&[7; 5_000]);
+    story.send(&[8, 9]);
+    story.poll_with(1, Poll { messages_max: 1, invisible: None, ..poll_of("a", u64::MAX) });
+    story.commit();
+    assert_eq!(story.offsets(1), [0]);
+    story.poll_with(2, poll_of("b", u64::MAX));
+    story.commit();
+    assert_eq!(story.offsets(2), [5_000, 5_001]);
+    // And the rest of the hot one comes in order, once it opens.
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.commit();
+    let mut got = Vec::new();
+    for poll in 3..203 {
+        story.poll_with(poll, poll_of("a", u64::MAX));
+        story.commit();
+        for index in 0..story.offsets(poll).len() {
+            got.push(story.offsets(poll)[index]);
+            story.settle(poll * 1_000 + index as u64, poll, index, Verdict::Ack);
+        }
+        story.commit();
+    }
+    assert_eq!(got, (1..5_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_refused_append_leaves_the_message_with_its_client_and_says_so() {
+    let mut story = Story::new(false, 3);
+    story.send(&[0]);
+    story.poll(1, "a", 1);
+    story.settle(10, 1, 0, Verdict::Ack);
+    let (ticket, _) = story.appends.remove(0);
+    story.tell(Event::Answer(ticket, Err(AppendError::Closed)));
+    assert_eq!(story.settled[&10], Err(Refusal::Draining));
+    story.pass(1_000);
+    story.settle(11, 1, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.settled[&11], Ok(()));
+}
+
+#[test]
+fn what_a_client_held_when_it_left_comes_to_others_at_once() {
+    let mut story = Story::new(false, 3);
+    story.send(&[0]);
+    story.poll(1, "a", 1);
+    story.tell(Event::ClientGone("a".into()));
+    story.commit();
+    story.poll(2, "b", 1);
+    assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![2]));
+    assert_eq!(story.messages.bounds(Q).next, QueueOffset(1));
+}

@@ -260,6 +260,7 @@ impl Subscriptions {
 
 /// The life of one subscription.
 async fn run(shared: Arc<Shared>, inbox: Arc<Inbox>) {
+    let end = End { shared: &shared, inbox: &inbox };
     let outcome = match begin(&shared, &inbox).await {
         Ok(mut driver) => {
             let outcome = driver.drive().await;
@@ -271,7 +272,20 @@ async fn run(shared: Arc<Shared>, inbox: Arc<Inbox>) {
     if let Err(refusal) = outcome {
         inbox.close(&refusal);
     }
-    shared.subscriptions.remove(&inbox);
+    drop(end);
+}
+
+/// However a subscription ends, by a panic too, nobody is left waiting for it, and the next call starts a new one.
+struct End<'a> {
+    shared: &'a Shared,
+    inbox: &'a Arc<Inbox>,
+}
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.inbox.close(&Refusal::Draining);
+        self.shared.subscriptions.remove(self.inbox);
+    }
 }
 
 struct Driver {

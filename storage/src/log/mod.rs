@@ -62,7 +62,13 @@ pub type Segments = Arc<ArcSwap<Vec<Arc<Segment>>>>;
 /// A file made ready for the next segment. Shared by the upkeep thread, which fills it, and the writer, which takes it.
 pub type Slot = Arc<Mutex<Option<Prepared>>>;
 
-/// How long the two parts of an append took, and where the group lies.
+/// Allocated files for the time when the disk is full. Shared by the upkeep thread, which fills it, and the writer.
+pub type Spares = Arc<Mutex<Vec<Prepared>>>;
+
+/// Spare segments that are kept: what consumers need to drain a full disk (acks, leases) goes there.
+pub const SPARES: usize = 2;
+
+/// A group that was written.
 #[derive(Debug)]
 pub struct Appended {
     pub start: LogPosition,
@@ -82,6 +88,9 @@ pub struct Log {
     term: Term,
     stored_at: Timestamp,
     prepared: Slot,
+    spares: Spares,
+    /// The disk had no room for the present segment: it is a spare.
+    is_on_spare: bool,
     chance: Chance,
     failure: Option<LogFailure>,
     /// The newest group holds more than a mark, and nothing after it proves that it was synced.
@@ -103,6 +112,15 @@ impl Log {
 
     pub fn prepared(&self) -> Slot {
         self.prepared.clone()
+    }
+
+    pub fn spares(&self) -> Spares {
+        self.spares.clone()
+    }
+
+    /// The disk is full and half of the spare segments are used: only what frees space may go on.
+    pub fn is_starving(&self) -> bool {
+        self.is_on_spare && self.spares.lock().len() < SPARES / 2
     }
 
     pub fn term(&self) -> Term {
@@ -204,11 +222,8 @@ impl Log {
         if self.positions.durable < self.positions.appended {
             self.tail.file.sync_data()?;
         }
-        let ready = self.prepared.lock().take();
-        let prepared = match ready {
-            Some(prepared) if prepared.size == self.options.segment_bytes => prepared,
-            _ => allocate(&*self.disk, self.options.segment_bytes, self.chance.next_u64())?,
-        };
+        let (prepared, is_spare) = self.next_file()?;
+        self.is_on_spare = is_spare;
         let header = Header {
             compatible: 0,
             incompatible: 0,
@@ -233,8 +248,26 @@ impl Log {
     }
 }
 
+impl Log {
+    /// The prepared file; else one that is only allocated; else, on a full disk, a spare one.
+    fn next_file(&mut self) -> io::Result<(Prepared, bool)> {
+        let size = self.options.segment_bytes;
+        if let Some(prepared) = self.prepared.lock().take().filter(|prepared| prepared.size == size) {
+            return Ok((prepared, false));
+        }
+        match allocate(&*self.disk, size, self.chance.next_u64()) {
+            Ok(allocated) => Ok((allocated, false)),
+            Err(full) if full.kind() == io::ErrorKind::StorageFull => {
+                let spare = self.spares.lock().pop();
+                spare.map(|spare| (spare, true)).ok_or(full)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// A file for the next segment, allocated but unwritten.
-fn allocate(disk: &dyn Disk, size: u64, random: u64) -> io::Result<Prepared> {
+pub fn allocate(disk: &dyn Disk, size: u64, random: u64) -> io::Result<Prepared> {
     let name = format!("{PREPARED_PREFIX}{random:016x}");
     let file = disk.create(&name, size)?;
     Ok(Prepared { name, file, size })
