@@ -30,6 +30,16 @@ pub(super) fn parse(text: &str, port: u16) -> Option<v2::Endpoints> {
     Some(endpoints(v2::AddressScheme::DomainName, host.into(), port))
 }
 
+/// The first address of an access point, as one that every client understands. None when it has none that could be.
+pub(super) fn first_of(access_point: &v2::Endpoints) -> Option<v2::Endpoints> {
+    let address = access_point.addresses.first()?;
+    let port = u16::try_from(address.port).ok().filter(|&port| port != 0)?;
+    if let Ok(ip) = address.host.parse::<IpAddr>() {
+        return Some(of_address(SocketAddr::new(ip, port)));
+    }
+    parse(&format!("{}:{port}", address.host), port)
+}
+
 /// An address as clients are told it.
 pub(super) fn of_address(address: SocketAddr) -> v2::Endpoints {
     // A dual-stack socket shows IPv4 peers as mapped IPv6 addresses; clients split those at colons (§2.1).
@@ -93,6 +103,21 @@ mod tests {
 
     use super::*;
     use crate::api::MessageType;
+
+    #[test]
+    fn an_access_point_is_repeated_when_it_makes_sense() {
+        use v2::AddressScheme::{DomainName, IPv4};
+        let point = |scheme, host: &str, port| v2::Endpoints {
+            scheme: v2::AddressScheme::into(scheme),
+            addresses: vec![v2::Address { host: host.into(), port }, v2::Address { host: "second".into(), port: 1 }],
+        };
+        assert_eq!(first_of(&point(v2::AddressScheme::Unspecified, "127.0.0.1", 8081)), Some(endpoints(IPv4, "127.0.0.1".into(), 8081)));
+        assert_eq!(first_of(&point(IPv4, "mq.example", 80)), Some(endpoints(DomainName, "mq.example".into(), 80)));
+        for (host, port) in [("", 80), ("a b", 80), ("127.0.0.1", 0), ("127.0.0.1", 70_000), ("x:y", 80)] {
+            assert_eq!(first_of(&point(IPv4, host, port)), None, "{host}:{port}");
+        }
+        assert_eq!(first_of(&v2::Endpoints::default()), None);
+    }
 
     #[test]
     fn an_authority_becomes_one_address_of_the_right_scheme() {

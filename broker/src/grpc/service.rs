@@ -104,12 +104,14 @@ impl Peer {
         self.unary(rpc, R::default(), async { Err(Denial::NotImplemented(what)) }).await
     }
 
-    /// This server as the client that sent `request` should reach it.
-    fn broker<T>(&self, request: &Request<T>) -> v2::Broker {
+    /// This server as the client that sent `request` should reach it: as configured; else as the client's own access
+    /// point says; else as it called us. Java's `:authority` is a word of its library, so it comes last.
+    fn broker<T>(&self, request: &Request<T>, access_point: Option<&v2::Endpoints>) -> v2::Broker {
         let port = self.local.port();
+        let by_access_point = || endpoints::first_of(access_point?);
         let by_authority = || endpoints::parse(request.extensions().get::<Authority>()?.as_str(), port);
-        let advertised = self.gateway.advertised.clone();
-        let endpoints = advertised.or_else(by_authority).unwrap_or_else(|| endpoints::of_address(self.local));
+        let advertised = self.gateway.advertised.clone().or_else(by_access_point).or_else(by_authority);
+        let endpoints = advertised.unwrap_or_else(|| endpoints::of_address(self.local));
         v2::Broker { name: self.gateway.broker.config().node.name.clone(), id: 0, endpoints: Some(endpoints) }
     }
 
@@ -147,7 +149,7 @@ impl MessagingService for Peer {
     async fn query_route(&self, request: Request<v2::QueryRouteRequest>) -> Unary<v2::QueryRouteResponse> {
         let work = async {
             let caller = self.caller(request.metadata())?;
-            let broker = self.broker(&request);
+            let broker = self.broker(&request, request.get_ref().endpoints.as_ref());
             let topic = request.into_inner().topic.unwrap_or_default();
             let route = self.gateway.broker.route(&caller, &topic.name).await?;
             let message_queues = endpoints::queues(&route, &topic, &broker);
@@ -209,7 +211,7 @@ impl MessagingService for Peer {
     ) -> Unary<v2::QueryAssignmentResponse> {
         let work = async {
             let caller = self.caller(request.metadata())?;
-            let broker = self.broker(&request);
+            let broker = self.broker(&request, request.get_ref().endpoints.as_ref());
             let request = request.into_inner();
             let (topic, group) = (request.topic.unwrap_or_default(), decode::name(request.group));
             let assignment = self.gateway.broker.assignment(&caller, &topic.name, &group).await?;

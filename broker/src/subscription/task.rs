@@ -247,7 +247,12 @@ impl Subscriptions {
     /// Hand-outs of a term are numbered from its own range: 2⁴⁰ of them before the next term's begin.
     fn first_batch(&self, pair: Pair, term: base::Term) -> u64 {
         let of_term = term.0 << 40;
-        self.ended.lock().get(&pair).copied().unwrap_or(0).max(of_term + 1)
+        let mut ended = self.ended.lock();
+        let next = ended.entry(pair).or_default();
+        let first = (*next).max(of_term + 1);
+        // Should its task not come to say where it ended, these are gone.
+        *next = first + (1 << 32);
+        first
     }
 
     fn remove(&self, inbox: &Arc<Inbox>) {
