@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_written_in_their_largest_whole_unit() {
-        for (text, ms) in [("250ms", 250), ("30s", 30_000), ("90m", 5_400_000), ("2h", 7_200_000), ("7d", 604_800_000)] {
+        for (text, ms) in [("250ms", 250), ("30s", 30_000), ("90m", 5_400_000), ("2h", 7_200_000), ("7d", 604_800_000)]
+        {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)));
             assert_eq!(parse(&format(Duration::from_millis(ms))), Ok(Duration::from_millis(ms)));
         }

@@ -65,7 +65,11 @@ pub enum GroupOrder {
 pub enum Backoff {
     /// One after the other; the last one repeats.
     Steps(Vec<Duration>),
-    Exponential { first: Duration, factor: u32, max: Duration },
+    Exponential {
+        first: Duration,
+        factor: u32,
+        max: Duration,
+    },
 }
 
 /// Settings of a group to create; what is none is the server's default for its order.
@@ -166,7 +170,9 @@ pub enum AdminRefusal {
     OutOfRange { field: &'static str, value: u64, min: u64, max: u64 },
     #[error("{field} {problem}")]
     IllegalValue { field: &'static str, problem: &'static str },
-    #[error("topic {topic} still holds {messages} unread messages, {timers} timers and {transactions} prepared transactions; force deletes them")]
+    #[error(
+        "topic {topic} still holds {messages} unread messages, {timers} timers and {transactions} prepared transactions; force deletes them"
+    )]
     TopicHasBacklog { topic: TopicName, messages: u64, timers: u64, transactions: u64 },
     #[error("group {group} has {members} members connected; force deletes it all the same")]
     GroupHasConsumers { group: GroupName, members: usize },

@@ -87,7 +87,8 @@ mod tests {
         ];
         for (expression, wanted) in cases {
             let filter = parse(expression);
-            let got: Vec<&str> = ["a", "b", "c", "d", "A"].into_iter().filter(|tag| filter.matches(Some(tag))).collect();
+            let got: Vec<&str> =
+                ["a", "b", "c", "d", "A"].into_iter().filter(|tag| filter.matches(Some(tag))).collect();
             let mut sorted = wanted.to_vec();
             sorted.sort_unstable();
             let mut got_sorted = got.clone();

@@ -379,7 +379,12 @@ fn check_backoff(backoff: &Backoff) -> Result<BackoffSpec, AdminRefusal> {
         Backoff::Exponential { first, max, .. } => *first.max(max),
     };
     if ms(longest) > DELAY_MS_MAX {
-        return Err(AdminRefusal::OutOfRange { field: "back-off, in ms,", value: ms(longest), min: 0, max: DELAY_MS_MAX });
+        return Err(AdminRefusal::OutOfRange {
+            field: "back-off, in ms,",
+            value: ms(longest),
+            min: 0,
+            max: DELAY_MS_MAX,
+        });
     }
     Ok(match backoff {
         Backoff::Steps(steps) => BackoffSpec::Steps(steps.clone()),

@@ -271,7 +271,13 @@ impl Shared {
         }
     }
 
-    pub async fn forward(self: &Arc<Self>, caller: &Caller, group: &str, topic: &str, text: &str) -> Result<(), Refusal> {
+    pub async fn forward(
+        self: &Arc<Self>,
+        caller: &Caller,
+        group: &str,
+        topic: &str,
+        text: &str,
+    ) -> Result<(), Refusal> {
         let pair = self.pair(group, topic)?;
         self.membership.touch(caller, self.clock.monotonic_ms());
         let answer = self.settle(caller, pair, text, Verdict::Forward)?;

@@ -90,7 +90,8 @@ impl Worker {
     fn start(number: usize) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || run(number, &tell, stopped))?;
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || run(number, &tell, stopped))?;
         let handle = told.recv().map_err(|_| io::Error::other("a network worker ended before it began"))??;
         Ok(Self { handle, stop, thread })
     }

@@ -114,9 +114,8 @@ impl Shared {
             MessageType::Delay => BodyKind::Delayed { due },
             MessageType::Transaction => {
                 let default = u64::try_from(self.config.transactions.check_after.as_millis()).unwrap_or(u64::MAX);
-                let asked = message.check_after.map_or(default, |after| {
-                    u64::try_from(after.as_millis()).unwrap_or(u64::MAX)
-                });
+                let asked =
+                    message.check_after.map_or(default, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
                 let check_after_ms = u32::try_from(asked.min(TRANSACTION_CHECK_AFTER_MS_MAX)).unwrap_or(u32::MAX);
                 BodyKind::Prepared { due: message.deliver_at, check_after_ms, client: caller.client_id.clone() }
             }

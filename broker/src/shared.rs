@@ -83,7 +83,12 @@ impl Shared {
         self.store.reader().catalog().group(name).cloned()
     }
 
-    pub async fn create_topic(&self, name: TopicName, kind: TopicKind, queues: u16) -> Result<(TopicSpec, bool), AppendError> {
+    pub async fn create_topic(
+        &self,
+        name: TopicName,
+        kind: TopicKind,
+        queues: u16,
+    ) -> Result<(TopicSpec, bool), AppendError> {
         let created_at = self.clock.now();
         let spec = TopicSpec { id: TopicId(0), name, kind, queues, created_at, is_dropped: false };
         match self.submit(Lane::Request, Request::CreateTopic(spec)).await? {
@@ -137,4 +142,3 @@ pub fn store_refusal(error: &AppendError) -> Refusal {
         AppendError::Closed => Refusal::Draining,
     }
 }
-

@@ -111,7 +111,10 @@ mod tests {
             scheme: v2::AddressScheme::into(scheme),
             addresses: vec![v2::Address { host: host.into(), port }, v2::Address { host: "second".into(), port: 1 }],
         };
-        assert_eq!(first_of(&point(v2::AddressScheme::Unspecified, "127.0.0.1", 8081)), Some(endpoints(IPv4, "127.0.0.1".into(), 8081)));
+        assert_eq!(
+            first_of(&point(v2::AddressScheme::Unspecified, "127.0.0.1", 8081)),
+            Some(endpoints(IPv4, "127.0.0.1".into(), 8081))
+        );
         assert_eq!(first_of(&point(IPv4, "mq.example", 80)), Some(endpoints(DomainName, "mq.example".into(), 80)));
         for (host, port) in [("", 80), ("a b", 80), ("127.0.0.1", 0), ("127.0.0.1", 70_000), ("x:y", 80)] {
             assert_eq!(first_of(&point(IPv4, host, port)), None, "{host}:{port}");

@@ -360,9 +360,7 @@ impl Core {
         let room = self.settings.in_flight_max.saturating_sub(self.leased);
         while chosen.len() < poll.messages_max.min(room) {
             let Order::Standard(ready) = &mut self.order else { break };
-            let Some(slot) = ready.pop_front() else {
-                if self.read_on(now) { continue } else { break }
-            };
+            let Some(slot) = ready.pop_front() else { if self.read_on(now) { continue } else { break } };
             let Some(item) = self.items.get(&slot).filter(|item| item.state == State::Ready && !item.is_settling)
             else {
                 // Settled with an old handle in the meantime.
@@ -387,9 +385,7 @@ impl Core {
         let mut put_off = Vec::new();
         while chosen.len() < messages_max {
             let Order::Lanes(lanes) = &mut self.order else { break };
-            let Some(key) = lanes.next() else {
-                if self.read_on(now) { continue } else { break }
-            };
+            let Some(key) = lanes.next() else { if self.read_on(now) { continue } else { break } };
             self.refill(key, now);
             let before = chosen.len();
             while chosen.len() < messages_max && chosen.len() - before < of_one_max {

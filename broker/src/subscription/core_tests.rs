@@ -360,8 +360,7 @@ fn a_lease_is_renewed_while_its_client_lives_and_ends_when_it_does_not() {
 
 #[test]
 fn go_gets_one_message_of_a_group_at_a_time_and_cpp_one_in_all() {
-    for (language, expected) in
-        [(Language::Java, vec![0, 1, 2]), (Language::Go, vec![0, 2]), (Language::Cpp, vec![0])]
+    for (language, expected) in [(Language::Java, vec![0, 1, 2]), (Language::Go, vec![0, 2]), (Language::Cpp, vec![0])]
     {
         let mut story = Story::new(true, 3);
         story.send(&[7, 7, 8]);

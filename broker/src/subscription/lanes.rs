@@ -139,9 +139,8 @@ impl Lanes {
 
     /// An idle lane costs nothing.
     pub fn forget_if_idle(&mut self, key: LaneKey) {
-        let is_idle = |lane: &Lane| {
-            lane.open == 0 && lane.waiting.is_empty() && lane.overflow.is_none() && !lane.is_listed
-        };
+        let is_idle =
+            |lane: &Lane| lane.open == 0 && lane.waiting.is_empty() && lane.overflow.is_none() && !lane.is_listed;
         if self.lanes.get(&key).is_some_and(is_idle) {
             self.lanes.remove(&key);
         }

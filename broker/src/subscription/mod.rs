@@ -110,7 +110,10 @@ pub struct Poll {
 pub enum Verdict {
     Ack,
     /// Visible again after this time; the attempt counts unless suspended.
-    Return { after: Duration, is_suspended: bool },
+    Return {
+        after: Duration,
+        is_suspended: bool,
+    },
     Forward,
 }
 
@@ -159,12 +162,27 @@ pub struct Handout {
 #[derive(Debug)]
 pub enum Effect {
     /// Messages for a poll, leased and, when ordered, durably so.
-    Deliver { poll: PollId, batch: u64, messages: Vec<Handout> },
+    Deliver {
+        poll: PollId,
+        batch: u64,
+        messages: Vec<Handout>,
+    },
     /// Nothing came in time.
-    Empty { poll: PollId },
-    Refuse { poll: PollId, refusal: Refusal },
-    Settled { settle: SettleId, result: Result<(), Refusal> },
-    Append { ticket: Ticket, changes: Vec<Change> },
+    Empty {
+        poll: PollId,
+    },
+    Refuse {
+        poll: PollId,
+        refusal: Refusal,
+    },
+    Settled {
+        settle: SettleId,
+        result: Result<(), Refusal>,
+    },
+    Append {
+        ticket: Ticket,
+        changes: Vec<Change>,
+    },
     /// The group's dead-letter topic is needed; answered by [`core::Core::dead_letter_topic`].
     NeedDeadLetterTopic,
 }

@@ -318,8 +318,7 @@ async fn begin(shared: &Arc<Shared>, inbox: &Arc<Inbox>) -> Result<Driver, Refus
         None => {
             let filter = storage::record::FilterSpec { is_sql: false, expression: "*".into() };
             let start = start_of(&topic, group.created_at);
-            let subscribe =
-                Change::Subscribe { group: pair.group, topic: pair.topic, start, filter: filter.clone() };
+            let subscribe = Change::Subscribe { group: pair.group, topic: pair.topic, start, filter: filter.clone() };
             shared.submit(Lane::Request, Request::one(subscribe)).await.map_err(|e| crate::store_refusal(&e))?;
             tracing::info!(group = %group.name, topic = %topic.spec.name, "first contact of a group with a topic");
             filter
@@ -404,7 +403,8 @@ impl Driver {
     async fn wait(&self) {
         let tick = self.shared.now().tick;
         let idle_end = self.idle_since + SUBSCRIPTION_IDLE_MS;
-        let wake = self.core.next_wake().map_or(idle_end, |wake| if self.core.is_idle() { wake.min(idle_end) } else { wake });
+        let wake =
+            self.core.next_wake().map_or(idle_end, |wake| if self.core.is_idle() { wake.min(idle_end) } else { wake });
         let patience = Duration::from_millis(wake.saturating_sub(tick));
         // Time running out is as good a reason to look as any other.
         drop(tokio::time::timeout(patience, self.inbox.bell.notified()).await);
