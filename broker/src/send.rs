@@ -149,7 +149,7 @@ impl Shared {
         if recall.topic != topic.spec.id {
             return Err(Refusal::IllegalRecallHandle { problem: "belongs to another topic" });
         }
-        let (reply, answer) = Ticketed::new();
+        let (reply, answer) = Ticketed::pair();
         self.store.ask_timer(Ask { origin: recall.origin, due: recall.due, what: What::Recall, reply });
         let done = answer.await.unwrap_or(Err(AppendError::Closed)).map_err(|error| store_refusal(&error))?;
         let Done::Recalled(pointer) = done else { unreachable!("a recall is answered with what was recalled") };
@@ -188,7 +188,7 @@ impl Shared {
 struct Ticketed(parking_lot::Mutex<Option<tokio::sync::oneshot::Sender<Result<Done, AppendError>>>>);
 
 impl Ticketed {
-    fn new() -> (ReplyTo, tokio::sync::oneshot::Receiver<Result<Done, AppendError>>) {
+    fn pair() -> (ReplyTo, tokio::sync::oneshot::Receiver<Result<Done, AppendError>>) {
         let (sender, receiver) = tokio::sync::oneshot::channel();
         let sink = Arc::new(Self(parking_lot::Mutex::new(Some(sender))));
         (ReplyTo { sink, ticket: 0 }, receiver)

@@ -434,7 +434,7 @@ impl Core {
             item.attempts += 1;
             entries.push(LeaseEntry { queue: slot.0, offset: slot.1, attempt: item.attempts });
         }
-        let lease_ms = poll.invisible.map_or(RENEWED_LEASE_MS, |invisible| ms(invisible));
+        let lease_ms = poll.invisible.map_or(RENEWED_LEASE_MS, ms);
         let is_ordered = self.settings.is_ordered;
         let renewed_until = match poll.invisible {
             Some(_) => None,
