@@ -35,7 +35,8 @@ pub async fn run(shared: Arc<Shared>) {
         tokio::time::sleep(EVERY).await;
         let now = shared.clock.now();
         for prepared in due(&shared, &mut asked, now) {
-            if ask(&shared, &prepared).await {
+            let turn = asked.get(&prepared.pointer.position).map_or(0, |state| state.checks);
+            if ask(&shared, &prepared, turn).await {
                 let every = u64::try_from(shared.config.transactions.check_every.as_millis()).unwrap_or(u64::MAX);
                 let state = asked.get_mut(&prepared.pointer.position).expect("what is due was noted");
                 state.checks += 1;
@@ -81,8 +82,11 @@ fn first(shared: &Shared, prepared: &Prepared, now: Timestamp) -> Asked {
 }
 
 /// False when nobody who could know listens.
-async fn ask(shared: &Shared, prepared: &Prepared) -> bool {
+async fn ask(shared: &Shared, prepared: &Prepared, turn: u32) -> bool {
     let Some(topic) = shared.store.reader().catalog().topic_by_id(prepared.head.topic).cloned() else { return false };
+    if !shared.membership.has_producer(&prepared.client, &topic.spec.name) {
+        return false;
+    }
     let origin: Pointer = prepared.pointer;
     let message = match shared.fetch(origin).await {
         Ok(message) => message,
@@ -97,5 +101,5 @@ async fn ask(shared: &Shared, prepared: &Prepared) -> bool {
     let transaction = handle::Transaction { broker_group: 0, topic: topic.spec.id, origin: origin.position };
     let transaction_id = transaction.encode(shared.store.reader().hash_key());
     let command = Command::CheckTransaction { message: Box::new(delivery), transaction_id };
-    shared.membership.command_producer(&prepared.client, &name, command).is_ok()
+    shared.membership.command_producer(&prepared.client, &name, turn, command)
 }

@@ -154,24 +154,36 @@ impl Membership {
         }
     }
 
-    /// Hands a command to a producer: to `preferred` if it listens, else to one that publishes the topic.
-    /// Gives the command back when nobody listens.
-    pub fn command_producer(&self, preferred: &str, topic: &TopicName, command: Command) -> Result<(), Command> {
+    /// Whether somebody would hear a command to a producer of the topic, or to `sender`.
+    pub fn has_producer(&self, sender: &str, topic: &TopicName) -> bool {
         let clients = self.clients.lock();
-        let own = clients.get(preferred).into_iter();
-        let others = clients.iter().filter(|(id, client)| ***id != *preferred && client.topics.contains(topic));
+        let mut streams = clients.iter().filter(|(id, client)| ***id == *sender || client.topics.contains(topic));
+        streams.any(|(_, client)| client.streams.iter().any(|stream| !stream.is_closed()))
+    }
+
+    /// Hands a command to a producer that listens: to `sender` first, and at later turns to others that publish the topic,
+    /// as the sender may be one that does not know. False when nobody listens.
+    pub fn command_producer(&self, sender: &str, topic: &TopicName, turn: u32, command: Command) -> bool {
+        let clients = self.clients.lock();
+        let listens = |client: &Client| client.streams.iter().any(|stream| !stream.is_closed());
+        let mut listeners: Vec<(&Arc<str>, &Client)> = clients
+            .iter()
+            .filter(|(id, client)| (***id == *sender || client.topics.contains(topic)) && listens(client))
+            .collect();
+        if listeners.is_empty() {
+            return false;
+        }
+        listeners.sort_unstable_by_key(|(id, _)| (***id != *sender, *id));
+        let count = listeners.len();
+        listeners.rotate_left(usize::try_from(turn).unwrap_or(0) % count);
         let mut command = command;
-        for client in own.chain(others.map(|(_, client)| client)) {
-            for stream in &client.streams {
-                match stream.try_send(command) {
-                    Ok(()) => return Ok(()),
-                    Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => {
-                        command = back;
-                    }
-                }
+        for stream in listeners.iter().flat_map(|(_, client)| &client.streams) {
+            match stream.try_send(command) {
+                Ok(()) => return true,
+                Err(mpsc::error::TrySendError::Full(back) | mpsc::error::TrySendError::Closed(back)) => command = back,
             }
         }
-        Err(command)
+        false
     }
 
     fn with(&self, caller: &Caller, tick: u64, change: impl FnOnce(&mut Client)) {

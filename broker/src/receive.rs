@@ -350,6 +350,9 @@ fn patience(polling: Option<Duration>, remaining: Option<Duration>) -> u64 {
     let asked = polling.map_or(u64::MAX, |polling| u64::try_from(polling.as_millis()).unwrap_or(u64::MAX));
     let left = match remaining.map(|remaining| u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX)) {
         Some(left) if left < 500 => 0,
+        // A caller that does not say how long counts on an answer well before its deadline: half of the usual request
+        // timeout before it, as the reference server does.
+        Some(left) if polling.is_none() && left >= 3_000 => left - 1_500,
         Some(left) => left - (left / 20).clamp(200, 1000),
         // Neither says how long: what clients use by default.
         None if polling.is_none() => 20_000,
