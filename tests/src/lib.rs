@@ -1,1 +1,3 @@
-//! tests
+//! What the tests of several crates share: the deterministic simulation.
+
+pub mod sim;

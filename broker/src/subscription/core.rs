@@ -65,6 +65,8 @@ struct Batch {
     is_out: bool,
     /// The call ended before the reply could be written.
     is_unwanted: bool,
+    /// Replies with this batch that may have been written: a repeated attempt gets another one (F9).
+    copies: u32,
 }
 
 /// How ready messages are kept.
@@ -214,8 +216,10 @@ impl Core {
 
     /// When [`Core::finish`] has to be called at the latest.
     pub fn next_wake(&self) -> Option<u64> {
-        let skipped = (!self.gather.skipped.is_empty()).then_some(self.skipped_since + SKIPPED_MS_MAX);
         let is_held = self.under_way.is_some() || self.is_dead_letter_topic_asked;
+        // Not before the answer, or the end of the wait after a refusal: until then nothing could be done about it.
+        let skipped = (!is_held && !self.gather.skipped.is_empty())
+            .then_some((self.skipped_since + SKIPPED_MS_MAX).max(self.retry_at));
         let retry = (!is_held && self.gather.is_urgent()).then_some(self.retry_at);
         [
             self.expiry.first().map(|(at, _)| *at),
@@ -334,6 +338,7 @@ impl Core {
         if messages.is_empty() {
             return false;
         }
+        self.batches.get_mut(&number).expect("just seen").copies += 1;
         self.effects.push(Effect::Deliver { poll: id, batch: number, messages });
         true
     }
@@ -360,10 +365,12 @@ impl Core {
         let room = self.settings.in_flight_max.saturating_sub(self.leased);
         while chosen.len() < poll.messages_max.min(room) {
             let Order::Standard(ready) = &mut self.order else { break };
-            let Some(slot) = ready.pop_front() else { if self.read_on(now) { continue } else { break } };
-            let Some(item) = self.items.get(&slot).filter(|item| item.state == State::Ready && !item.is_settling)
-            else {
-                // Settled with an old handle in the meantime.
+            let Some(slot) = ready.pop_front() else {
+                if self.read_on(now) { continue } else { break }
+            };
+            let is_ready = |item: &&Item| item.state == State::Ready && !item.is_settling;
+            let Some(item) = self.items.get(&slot).filter(is_ready).filter(|_| !chosen.contains(&slot)) else {
+                // Settled with an old handle in the meantime, or listed again after a settle that was refused.
                 continue;
             };
             bytes += item.entry.pointer().length as usize;
@@ -385,7 +392,9 @@ impl Core {
         let mut put_off = Vec::new();
         while chosen.len() < messages_max {
             let Order::Lanes(lanes) = &mut self.order else { break };
-            let Some(key) = lanes.next() else { if self.read_on(now) { continue } else { break } };
+            let Some(key) = lanes.next() else {
+                if self.read_on(now) { continue } else { break }
+            };
             self.refill(key, now);
             let before = chosen.len();
             while chosen.len() < messages_max && chosen.len() - before < of_one_max {
@@ -449,6 +458,7 @@ impl Core {
             renewed_until,
             is_out: !is_ordered,
             is_unwanted: false,
+            copies: 1,
         };
         self.expiry.insert((batch.expires, number));
         if let Some(attempt) = &poll.attempt_id {
@@ -499,7 +509,7 @@ impl Core {
                 lanes.reopen(key);
             }
             self.leased += slots.len();
-            let expires = lease.until.map_or(now.tick + RENEWED_LEASE_MS, |until| now.tick_at(until));
+            let expires = lease.until.map_or(now.tick + CLIENT_ABSENCE_MS, |until| now.tick_at(until));
             let renewed_until = lease.until.is_none().then_some(u64::MAX);
             self.expiry.insert((expires, number));
             let batch = Batch {
@@ -510,6 +520,7 @@ impl Core {
                 renewed_until,
                 is_out: true,
                 is_unwanted: false,
+                copies: 1,
             };
             self.batches.insert(number, batch);
         }
@@ -596,20 +607,22 @@ impl Core {
                     break;
                 }
                 at = at.next();
-                let is_wanted = lane_of(slot, entry) == key && !entry.is_lost() && !self.items.contains_key(&slot);
-                if is_wanted && self.filter.may_match(entry.tag_hash) {
+                // Only what is still wanted counts, so that a lane with messages left always gets one.
+                let is_done = self.items.contains_key(&slot) || self.progress.lock().is_acknowledged(slot);
+                if lane_of(slot, entry) != key || entry.is_lost() || is_done {
+                    continue;
+                }
+                if self.filter.may_match(entry.tag_hash) {
                     found.push((slot, *entry));
+                } else {
+                    // The filter has changed since it was left out.
+                    self.skip(slot, now);
                 }
             }
         }
         let mut slots = Vec::new();
         for (slot, entry) in found {
-            let progress = self.progress.lock();
-            if progress.is_acknowledged(slot) {
-                continue;
-            }
-            let retry = progress.retry(slot);
-            drop(progress);
+            let retry = self.progress.lock().retry(slot);
             let visible = retry.map_or(Timestamp::ZERO, |retry| retry.next_visible);
             let state = if visible > now.wall { State::Waiting(now.tick_at(visible)) } else { State::Ready };
             if let State::Waiting(at) = state {
@@ -622,6 +635,12 @@ impl Core {
         let overflow = (at < until).then_some((queue, at));
         let Order::Lanes(lanes) = &mut self.order else { return };
         lanes.refilled(key, &slots, overflow);
+        for slot in slots {
+            if self.items[&slot].state == State::Ready && self.items[&slot].attempts >= self.settings.attempts_max {
+                // A restart came between its last attempt and its end (U4).
+                self.make_ready(slot);
+            }
+        }
     }
 
     fn skip(&mut self, slot: Slot, now: Now) {
@@ -633,13 +652,14 @@ impl Core {
 
     /// A new filter: what was read and not handed out is looked at again.
     fn refilter(&mut self) {
-        let unwanted: Vec<Slot> = self
+        let mut unwanted: Vec<Slot> = self
             .items
             .iter()
             .filter(|(_, item)| item.state == State::Ready && !item.is_settling)
             .filter(|(_, item)| !self.filter.may_match(item.entry.tag_hash))
             .map(|(slot, _)| *slot)
             .collect();
+        unwanted.sort_unstable();
         self.discard(&unwanted);
     }
 
@@ -724,14 +744,20 @@ impl Core {
 
     fn client_gone(&mut self, client: &str) {
         let gone = self.batches.iter().filter(|(_, batch)| &*batch.client == client && batch.is_out);
-        let numbers: Vec<u64> = gone.map(|(number, _)| *number).collect();
+        let mut numbers: Vec<u64> = gone.map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
         for number in numbers {
             self.return_batch(number, Return::Failed);
         }
     }
 
+    /// One reply did not arrive. The client may still hold the batch from another one, and then it stays out (U1).
     fn unwritten(&mut self, number: u64) {
-        self.return_batch(number, Return::Uncounted);
+        let Some(batch) = self.batches.get_mut(&number) else { return };
+        batch.copies = batch.copies.saturating_sub(1);
+        if batch.copies == 0 {
+            self.return_batch(number, Return::Uncounted);
+        }
     }
 
     /// Takes back what of a batch is still out.
@@ -991,7 +1017,11 @@ impl Core {
             self.effects.push(Effect::Settled { settle, result: Err(refusal.clone()) });
         }
         for dying in gather.dying {
-            self.gather.dying.push(dying);
+            match dying.reason {
+                // Whoever asked was told that nothing happened.
+                DeadLetterReason::Forwarded => self.unsettle(dying.slot),
+                DeadLetterReason::Attempts | DeadLetterReason::Operator => self.gather.dying.push(dying),
+            }
         }
         // The end of a lease and a skip are the server's own business: they are tried again.
         for range in gather.skipped {
@@ -1000,7 +1030,8 @@ impl Core {
         if gather.filter.is_some() && self.gather.filter.is_none() {
             self.gather.filter = gather.filter;
         }
-        let expired: Vec<u64> = self.batches.iter().filter(|(_, b)| b.expires <= now.tick).map(|(n, _)| *n).collect();
+        let mut expired: Vec<u64> = self.batches.iter().filter(|(_, b)| b.expires <= now.tick).map(|(n, _)| *n).collect();
+        expired.sort_unstable();
         for number in expired {
             let batch = self.batches.get_mut(&number).expect("just seen");
             batch.expires = self.retry_at;
@@ -1012,7 +1043,11 @@ impl Core {
         let Some(item) = self.items.get_mut(&slot) else { return };
         item.is_settling = false;
         let key = lane_of(slot, &item.entry);
-        if item.is_loaded && slot.1 >= self.cursors[usize::from(slot.0.0)] {
+        let is_left_out = match &self.order {
+            Order::Standard(_) => false,
+            Order::Lanes(lanes) => lanes.is_left_out(key, slot),
+        };
+        if item.is_loaded && (slot.1 >= self.cursors[usize::from(slot.0.0)] || is_left_out) {
             // It will be read in its turn.
             self.items.remove(&slot);
             return;

@@ -130,6 +130,11 @@ impl Lanes {
         (lane.waiting.len() < room).then_some(lane.overflow)?
     }
 
+    /// Whether the message waits behind the point where its lane stopped keeping followers.
+    pub fn is_left_out(&self, key: LaneKey, slot: Slot) -> bool {
+        self.lanes.get(&key).and_then(|lane| lane.overflow).is_some_and(|from| from.0 == slot.0 && from <= slot)
+    }
+
     /// Reading on reached this far; none when it reached the read position.
     pub fn refilled(&mut self, key: LaneKey, slots: &[Slot], overflow: Option<Slot>) {
         let lane = self.lanes.get_mut(&key).expect("a lane that is refilled exists");

@@ -24,6 +24,7 @@ pub struct SimDisk {
     state: Arc<Mutex<State>>,
 }
 
+#[derive(Clone)]
 struct State {
     chance: Chance,
     /// Names as the running process sees them.
@@ -41,7 +42,7 @@ struct State {
     syncs: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Content {
     bytes: Vec<u8>,
     durable_length: usize,
@@ -76,6 +77,11 @@ impl SimDisk {
             syncs: 0,
         };
         Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Another disk with the same content and the same future.
+    pub fn image(&self) -> Self {
+        Self { state: Arc::new(Mutex::new(self.state.lock().clone())) }
     }
 
     /// The power fails at the operation that comes after `operations` more.

@@ -1,0 +1,42 @@
+//! The deterministic simulation: the real log, writer, timer and subscriptions on a disk that fails, against an oracle.
+//!
+//! [`world`] drives the parts one step at a time, as chance has it; [`oracle`] knows what was promised; [`snapshot`] compares
+//! what two stores mean; [`damage`] flips bits. One seed is one run, and always the same one.
+
+pub mod damage;
+pub mod oracle;
+pub mod snapshot;
+pub mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use world::World;
+
+/// What went wrong, and what led to it.
+#[derive(Debug)]
+pub struct Failure {
+    pub seed: u64,
+    pub message: String,
+}
+
+/// What a run has seen, to show that it saw something.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Tally {
+    pub delivered: u64,
+    pub messages: u64,
+    pub restarts: u64,
+    pub segments: u64,
+    pub dead_letters: u64,
+}
+
+/// Runs one seed; every eighth damages the disk instead of crashing. With `is_loud` each event is printed.
+pub fn run(seed: u64, is_loud: bool) -> Result<Tally, Failure> {
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        if seed % 8 == 7 { damage::run(seed, is_loud) } else { World::new(seed, is_loud).live() }
+    }));
+    result.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let message = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        Failure { seed, message: message.unwrap_or_else(|| "a panic without a text".into()) }
+    })
+}

@@ -1,0 +1,89 @@
+//! Everything that a log means, in a form that can be compared: two stores with equal snapshots answer alike.
+
+use std::collections::BTreeMap;
+
+use base::{GroupId, QueueOffset, TopicId};
+use storage::record::ScheduleSpec;
+use storage::timer::TimerCore;
+use storage::view::Views;
+use storage::view::catalog::{GroupSpec, TopicSpec};
+use storage::view::progress::Progress;
+use storage::view::queue::{Bounds, Entry};
+use storage::view::timers::Timer;
+use storage::view::transactions::Transactions;
+
+#[derive(Debug, Clone, PartialEq)]
+struct Queue {
+    bounds: Bounds,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    topics: BTreeMap<TopicId, (TopicSpec, Vec<Queue>)>,
+    groups: BTreeMap<GroupId, GroupSpec>,
+    next_ids: (TopicId, GroupId),
+    schedules: BTreeMap<String, ScheduleSpec>,
+    progress: BTreeMap<(GroupId, TopicId), Progress>,
+    transactions: Transactions,
+    timers: Vec<Timer>,
+}
+
+impl Snapshot {
+    pub fn of(views: &Views, timer: &TimerCore) -> Self {
+        let catalog = views.catalog.load();
+        let mut topics = BTreeMap::new();
+        for topic in catalog.topics() {
+            let queues = topic.queues.iter().map(|queue| {
+                let bounds = queue.bounds();
+                let mut entries = Vec::new();
+                let mut from = bounds.first;
+                while from < bounds.next {
+                    queue.read(from, 4096, &mut entries);
+                    from = QueueOffset(bounds.first.0 + entries.len() as u64);
+                }
+                Queue { bounds, entries }
+            });
+            topics.insert(topic.spec.id, (topic.spec.clone(), queues.collect()));
+        }
+        // A pair that was only looked at has progress that says nothing.
+        let progress = views.progress.lock();
+        let progress = progress.iter().map(|(pair, shared)| (*pair, shared.lock().clone()));
+        let mut timers: Vec<Timer> = timer.timers().iter().copied().collect();
+        timers.sort_unstable_by_key(|timer| (timer.pointer.position, timer.due));
+        Self {
+            topics,
+            groups: catalog.groups().map(|group| (group.id, GroupSpec::clone(group))).collect(),
+            next_ids: (catalog.next_topic(), catalog.next_group()),
+            schedules: catalog.schedules().map(|spec| (spec.name.to_string(), spec.clone())).collect(),
+            progress: progress.filter(|(_, progress)| *progress != Progress::default()).collect(),
+            transactions: views.transactions.lock().clone(),
+            timers,
+        }
+    }
+
+    /// What differs, named; none when nothing does.
+    pub fn difference(&self, other: &Self) -> Option<String> {
+        let parts = [
+            ("topics", self.topics == other.topics),
+            ("groups", self.groups == other.groups),
+            ("next ids", self.next_ids == other.next_ids),
+            ("schedules", self.schedules == other.schedules),
+            ("transactions", self.transactions == other.transactions),
+            ("timers", self.timers == other.timers),
+        ];
+        let mut unequal: Vec<String> =
+            parts.iter().filter(|(_, is_equal)| !is_equal).map(|(name, _)| (*name).to_owned()).collect();
+        for pair in self.progress.keys().chain(other.progress.keys()) {
+            let (one, two) = (self.progress.get(pair), other.progress.get(pair));
+            if one != two {
+                unequal.push(format!("progress of {pair:?}: {one:?} / {two:?}"));
+                break;
+            }
+        }
+        if self.timers != other.timers {
+            unequal.push(format!("{:?} / {:?}", self.timers, other.timers));
+        }
+        (!unequal.is_empty()).then(|| unequal.join("; "))
+    }
+}
