@@ -427,6 +427,10 @@ impl Core {
     fn next_of_lane(&self, key: LaneKey, is_open: bool) -> Option<Slot> {
         let Order::Lanes(lanes) = &self.order else { return None };
         let slot = if is_open { lanes.following(key) } else { lanes.front(key) }?;
+        // Restored from a lease and returned: what comes before it in its lane has not been read yet (K2).
+        if slot.1 >= self.cursors[usize::from(slot.0.0)] {
+            return None;
+        }
         let item = self.items.get(&slot)?;
         (item.state == State::Ready && !item.is_settling).then_some(slot)
     }
@@ -554,6 +558,7 @@ impl Core {
 
     fn read(&mut self, slot: Slot, entry: Entry, now: Now) {
         if self.items.contains_key(&slot) {
+            self.list_if_ready(lane_of(slot, &entry));
             return;
         }
         let (is_done, retry) = {

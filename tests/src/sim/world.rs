@@ -673,10 +673,14 @@ impl World {
     fn settled(&mut self, index: usize, id: u64, is_ok: bool) {
         let (settle, slot) = self.run().subs[index].settles.remove(&id).expect("settles are answered once");
         say!(self, "pair {index}: {:?} of {slot:?} in batch {}: ok {is_ok}", settle.verdict, settle.receipt.batch);
+        let is_unknown = self.run().writer.log().failure().is_some();
+        let pair = &mut self.oracle.pairs[index];
         if !is_ok {
+            if let Some(hold) = pair.holds.get_mut(&slot).filter(|_| is_unknown) {
+                hold.may_end = true;
+            }
             return;
         }
-        let pair = &mut self.oracle.pairs[index];
         let is_own = pair.holds.get(&slot).is_some_and(|hold| hold.batch == settle.receipt.batch);
         match settle.verdict {
             Verdict::Ack => {
@@ -976,14 +980,18 @@ impl World {
     }
 
     fn client_comes_or_goes(&mut self) {
-        let now = self.now();
         let (client, _) = *self.chance.pick(&CLIENTS);
         if self.chance.one_in(2) {
             say!(self, "{client} falls silent");
             self.presence.away.insert(client.into());
             return;
         }
+        self.says_good_bye(client);
+    }
+
+    fn says_good_bye(&mut self, client: &str) {
         say!(self, "{client} says good-bye");
+        let now = self.now();
         self.presence.away.insert(client.into());
         for pair in &mut self.oracle.pairs {
             pair.holds.values_mut().filter(|hold| &*hold.client == client).for_each(|hold| hold.may_end = true);
@@ -1188,8 +1196,12 @@ impl World {
         self.disk.set_capacity(u64::MAX);
         self.restart(false);
         self.dead.insert(0);
-        self.presence.away.clear();
         say!(self, "everything is well from here on");
+        // Leases of clients that live have no end; these say good-bye, and one comes back.
+        self.hands.clear();
+        for (client, _) in CLIENTS {
+            self.says_good_bye(client);
+        }
         for round in 0..200 {
             let next = self.run().timer.timers().next_due();
             self.clock.advance_ms(61_000);
