@@ -1,3 +1,4 @@
-//! What the tests of several crates share: the deterministic simulation.
+//! What the tests of several crates share: simulation, real servers, the sources themselves.
 
 pub mod sim;
+pub mod sources;
