@@ -23,7 +23,8 @@ impl Source {
     /// Whether it holds nothing but tests.
     pub fn is_test(&self) -> bool {
         let is_beside = self.path.file_stem().is_some_and(|stem| stem.to_string_lossy().ends_with("_tests"));
-        is_beside || self.path.components().any(|part| part.as_os_str() == "tests") && !self.path.starts_with("tests/src")
+        is_beside
+            || self.path.components().any(|part| part.as_os_str() == "tests") && !self.path.starts_with("tests/src")
     }
 
     /// `path:line: text` of each line that has `part` in it.

@@ -1,0 +1,162 @@
+//! The built `carillon` as a process of its own, for tests that end it as they like.
+//!
+//! A server lives no longer than its [`Server`]: dropping it kills the process, also when a test panics.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::time::timeout;
+
+use crate::sources;
+
+const READY_WITHIN: Duration = Duration::from_secs(60);
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+const LOG_LINES_SHOWN: usize = 40;
+
+/// A server with one data directory, which may be ended and started again. Ports stay the same.
+pub struct Server {
+    data: PathBuf,
+    arguments: Vec<String>,
+    ports: Option<Ports>,
+    running: Option<Running>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    grpc: u16,
+    http: u16,
+}
+
+struct Running {
+    child: Child,
+    /// Held, or what the server says later would end it.
+    said: Lines<BufReader<ChildStdout>>,
+}
+
+impl Server {
+    /// Nothing runs yet. `arguments` are those of `carillon dev`, without data directory and ports.
+    pub fn new(data: &Path, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        Self { data: data.to_owned(), arguments, ports: None, running: None }
+    }
+
+    /// Starts the process and returns when it is ready.
+    pub async fn start(&mut self) {
+        self.spawn();
+        let running = self.running.as_mut().expect("it was just started");
+        loop {
+            let line = timeout(READY_WITHIN, running.said.next_line()).await;
+            match line {
+                Ok(Ok(Some(line))) if line.starts_with("ready in") => break,
+                Ok(Ok(Some(_))) => {}
+                Ok(Ok(None)) => panic!("the server ended instead of being ready; its log:\n{}", self.log()),
+                Ok(Err(error)) => panic!("the server cannot be heard: {error}"),
+                Err(_) => panic!("the server is not ready after {READY_WITHIN:?}; its log:\n{}", self.log()),
+            }
+        }
+        self.ports.get_or_insert_with(|| read_ports(&self.data));
+    }
+
+    /// Starts the process and does not wait, for tests that end it on its way up. It must have been ready once.
+    pub fn spawn(&mut self) {
+        assert!(self.running.is_none(), "a server that runs is not started");
+        let ports = self.ports.unwrap_or(Ports { grpc: 0, http: 0 });
+        let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file());
+        let mut command = Command::new(binary());
+        command.args(["dev", "--port-grpc", &ports.grpc.to_string(), "--port-http", &ports.http.to_string()]);
+        command.arg("--data").arg(&self.data).args(&self.arguments);
+        // What somebody's shell sets must not reach a test.
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARILLON_")) {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log.expect("a log beside the data directory"));
+        let mut child = command.kill_on_drop(true).spawn().expect("the binary was built and can be started");
+        let said = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+        self.running = Some(Running { child, said });
+    }
+
+    /// SIGKILL, and the end of the process.
+    pub async fn kill(&mut self) {
+        let mut running = self.running.take().expect("a server that does not run is not killed");
+        let status = running.child.try_wait().expect("a child can be asked");
+        assert!(status.is_none(), "the server ended by itself with {status:?}; its log:\n{}", self.log());
+        let killed = timeout(ENDED_WITHIN, running.child.kill()).await;
+        killed.expect("the kernel ends what is killed").expect("it was running");
+    }
+
+    /// Where clients connect.
+    pub fn grpc(&self) -> String {
+        format!("127.0.0.1:{}", self.ports.expect("it was ready once").grpc)
+    }
+
+    /// Runs an administration verb, which must succeed.
+    pub async fn administer(&self, verb: &[&str]) {
+        let http = format!("http://127.0.0.1:{}", self.ports.expect("it was ready once").http);
+        let mut command = Command::new(binary());
+        command.args(verb).args(["--server", &http]).stdin(Stdio::null()).kill_on_drop(true);
+        let output = timeout(ENDED_WITHIN, command.output()).await.expect("a verb ends").expect("a verb starts");
+        assert!(output.status.success(), "carillon {verb:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// The end of what the server logged.
+    pub fn log(&self) -> String {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.data.with_extension("log")
+    }
+}
+
+fn read_ports(data: &Path) -> Ports {
+    let text = fs::read_to_string(data.join("ports.json")).expect("written before the server says that it is ready");
+    let ports: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let port = |name: &str| ports[name].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+    Ports { grpc: port("grpc"), http: port("http") }
+}
+
+/// The binary of the build that this test is from. Built here when it is missing or older than its sources, which
+/// happens when this crate is tested alone.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test knows its file");
+        let deps = test.parent().filter(|folder| folder.file_name() == Some(OsStr::new("deps")));
+        let folder = deps.and_then(Path::parent).expect("tests lie in target/PROFILE/deps");
+        let binary = folder.join("carillon");
+        if !is_current(&binary) {
+            build(folder);
+        }
+        assert!(binary.is_file(), "{} was not built", binary.display());
+        binary
+    })
+}
+
+fn is_current(binary: &Path) -> bool {
+    let Ok(built) = binary.metadata().and_then(|metadata| metadata.modified()) else { return false };
+    sources::all().iter().filter(|source| !source.is_test() && !source.path.starts_with("tests")).all(|source| {
+        let changed = sources::root().join(&source.path).metadata().and_then(|metadata| metadata.modified());
+        changed.is_ok_and(|changed| changed <= built)
+    })
+}
+
+fn build(folder: &Path) {
+    let profile = match folder.file_name().and_then(OsStr::to_str) {
+        Some("debug") => "dev",
+        Some(profile) => profile,
+        None => panic!("{} names no profile", folder.display()),
+    };
+    let mut command = std::process::Command::new(env!("CARGO"));
+    command.args(["build", "--locked", "--package", "carillon-cli", "--profile", profile]);
+    let target = folder.parent().expect("a profile lies in a target directory");
+    let status = command.current_dir(sources::root()).arg("--target-dir").arg(target).status();
+    assert!(status.expect("cargo runs").success(), "carillon cannot be built");
+}
