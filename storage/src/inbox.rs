@@ -45,7 +45,10 @@ impl Inbox {
         let refusal = if state.is_closed {
             Some(AppendError::Closed)
         } else if state.requests.len() + state.background.len() >= self.requests_max {
-            Some(AppendError::InboxFull { what: "the log writer's inbox (limits.writer_inbox)", max: self.requests_max })
+            Some(AppendError::InboxFull {
+                what: "the log writer's inbox (limits.writer_inbox)",
+                max: self.requests_max,
+            })
         } else if state.bytes >= INBOX_BYTES_MAX {
             Some(AppendError::InboxFull { what: "the log writer's inbox, in bytes", max: INBOX_BYTES_MAX })
         } else {

@@ -36,8 +36,10 @@ impl Metrics {
             registry.register(Box::new(histogram.clone()))?;
             prometheus::Result::Ok(histogram)
         };
-        let writable =
-            IntGauge::new("carillon_store_writable", "1, or 0 after a failed sync or while the disk is at its reserve")?;
+        let writable = IntGauge::new(
+            "carillon_store_writable",
+            "1, or 0 after a failed sync or while the disk is at its reserve",
+        )?;
         registry.register(Box::new(writable.clone()))?;
         let busy = prometheus::CounterVec::new(
             prometheus::Opts::new(

@@ -106,18 +106,50 @@ pub struct ScheduleSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
     /// A body, visible at once.
-    Message { head: Head, queue: QueueIndex, offset: QueueOffset },
+    Message {
+        head: Head,
+        queue: QueueIndex,
+        offset: QueueOffset,
+    },
     /// A body with a due time.
-    Delayed { head: Head, due: Timestamp },
+    Delayed {
+        head: Head,
+        due: Timestamp,
+    },
     /// A body, half of a transaction. `due`: when it may become visible at the earliest, once committed.
-    Prepared { head: Head, due: Option<Timestamp>, check_after_ms: u32, client: Arc<str> },
+    Prepared {
+        head: Head,
+        due: Option<Timestamp>,
+        check_after_ms: u32,
+        client: Arc<str>,
+    },
     /// The body at `origin` becomes visible in `head.topic`.
-    Publish { origin: Pointer, head: Head, queue: QueueIndex, offset: QueueOffset, visible_since: Timestamp, why: Why },
+    Publish {
+        origin: Pointer,
+        head: Head,
+        queue: QueueIndex,
+        offset: QueueOffset,
+        visible_since: Timestamp,
+        why: Why,
+    },
     /// The body at `origin` will never be delivered.
-    Retire { origin: LogPosition, pending: Pending },
+    Retire {
+        origin: LogPosition,
+        pending: Pending,
+    },
     /// The body at `origin` waits for `due` from now on.
-    Move { origin: Pointer, head: Head, from: Pending, due: Timestamp },
-    Settle { group: GroupId, topic: TopicId, acks: Vec<AckRange>, retries: Vec<RetryEntry> },
+    Move {
+        origin: Pointer,
+        head: Head,
+        from: Pending,
+        due: Timestamp,
+    },
+    Settle {
+        group: GroupId,
+        topic: TopicId,
+        acks: Vec<AckRange>,
+        retries: Vec<RetryEntry>,
+    },
     /// An ordered batch was handed out. No `until`: renewed for as long as the client lives.
     Lease {
         group: GroupId,
@@ -128,17 +160,42 @@ pub enum Record {
         entries: Vec<LeaseEntry>,
     },
     /// First contact of a group with a topic, or a new filter. Queues that are not named start at 0.
-    Subscribe { group: GroupId, topic: TopicId, start: Vec<(QueueIndex, QueueOffset)>, filter: FilterSpec },
-    Seek { group: GroupId, topic: TopicId, queue: QueueIndex, to: QueueOffset, generation: u32 },
-    Park { group: GroupId, topic: TopicId, message_group: u64, is_on: bool },
-    Purge { topic: TopicId, queue: QueueIndex, below: QueueOffset },
+    Subscribe {
+        group: GroupId,
+        topic: TopicId,
+        start: Vec<(QueueIndex, QueueOffset)>,
+        filter: FilterSpec,
+    },
+    Seek {
+        group: GroupId,
+        topic: TopicId,
+        queue: QueueIndex,
+        to: QueueOffset,
+        generation: u32,
+    },
+    Park {
+        group: GroupId,
+        topic: TopicId,
+        message_group: u64,
+        is_on: bool,
+    },
+    Purge {
+        topic: TopicId,
+        queue: QueueIndex,
+        below: QueueOffset,
+    },
     Topic(TopicSpec),
     Group(GroupSpec),
     Schedule(ScheduleSpec),
     /// Who votes, and the key of stored hashes, which never changes.
-    Members { hash_key: HashKey, voters: Vec<u64> },
+    Members {
+        hash_key: HashKey,
+        voters: Vec<u64>,
+    },
     /// A leader's reign starts here.
-    Epoch { node: u64 },
+    Epoch {
+        node: u64,
+    },
     /// Nothing: its batch header proves the group before it.
     Mark,
 }
@@ -201,7 +258,8 @@ impl Record {
         out.extend_from_slice(&[self.kind(), 0, 0, 0, 0, 0, 0, 0]);
         encode_payload(out, self);
         out.extend_from_slice(body);
-        let payload = u32::try_from(out.len() - start - FRAME_BYTES).expect("records are bounded by LOG_RECORD_BYTES_MAX");
+        let payload =
+            u32::try_from(out.len() - start - FRAME_BYTES).expect("records are bounded by LOG_RECORD_BYTES_MAX");
         out[start + 4..start + FRAME_BYTES].copy_from_slice(&payload.to_le_bytes());
         payload + FRAME_BYTES as u32
     }
@@ -327,9 +385,11 @@ fn encode_payload(out: &mut Vec<u8>, record: &Record) {
 
 fn decode_payload(kind: u8, from: &mut Decoder<'_>) -> Result<Record, Malformed> {
     let record = match kind {
-        kind::MESSAGE => {
-            Record::Message { head: decode_head(from)?, queue: QueueIndex(from.u16()?), offset: QueueOffset(from.u64()?) }
-        }
+        kind::MESSAGE => Record::Message {
+            head: decode_head(from)?,
+            queue: QueueIndex(from.u16()?),
+            offset: QueueOffset(from.u64()?),
+        },
         kind::DELAYED => Record::Delayed { head: decode_head(from)?, due: Timestamp(from.u64()?) },
         kind::PREPARED => Record::Prepared {
             head: decode_head(from)?,

@@ -49,10 +49,27 @@ pub enum BodyKind {
 pub enum Change {
     Body(NewBody),
     /// The writer chooses queue and offset.
-    Publish { origin: Pointer, head: Head, why: Why },
-    Retire { origin: LogPosition, pending: Pending },
-    Move { origin: Pointer, head: Head, from: Pending, due: Timestamp },
-    Settle { group: GroupId, topic: TopicId, acks: Vec<AckRange>, retries: Vec<RetryEntry> },
+    Publish {
+        origin: Pointer,
+        head: Head,
+        why: Why,
+    },
+    Retire {
+        origin: LogPosition,
+        pending: Pending,
+    },
+    Move {
+        origin: Pointer,
+        head: Head,
+        from: Pending,
+        due: Timestamp,
+    },
+    Settle {
+        group: GroupId,
+        topic: TopicId,
+        acks: Vec<AckRange>,
+        retries: Vec<RetryEntry>,
+    },
     Lease {
         group: GroupId,
         topic: TopicId,
@@ -61,10 +78,30 @@ pub enum Change {
         until: Option<Timestamp>,
         entries: Vec<LeaseEntry>,
     },
-    Subscribe { group: GroupId, topic: TopicId, start: Vec<(QueueIndex, QueueOffset)>, filter: FilterSpec },
-    Seek { group: GroupId, topic: TopicId, queue: QueueIndex, to: QueueOffset, generation: u32 },
-    Park { group: GroupId, topic: TopicId, message_group: u64, is_on: bool },
-    Purge { topic: TopicId, queue: QueueIndex, below: QueueOffset },
+    Subscribe {
+        group: GroupId,
+        topic: TopicId,
+        start: Vec<(QueueIndex, QueueOffset)>,
+        filter: FilterSpec,
+    },
+    Seek {
+        group: GroupId,
+        topic: TopicId,
+        queue: QueueIndex,
+        to: QueueOffset,
+        generation: u32,
+    },
+    Park {
+        group: GroupId,
+        topic: TopicId,
+        message_group: u64,
+        is_on: bool,
+    },
+    Purge {
+        topic: TopicId,
+        queue: QueueIndex,
+        below: QueueOffset,
+    },
     Schedule(ScheduleSpec),
 }
 
@@ -76,7 +113,10 @@ pub enum Request {
     DropTopic(TopicId),
     CreateGroup(GroupSpec),
     DropGroup(GroupId),
-    EndTransaction { origin: LogPosition, outcome: Outcome },
+    EndTransaction {
+        origin: LogPosition,
+        outcome: Outcome,
+    },
     /// Answered when everything before it is applied.
     Barrier,
 }
@@ -126,8 +166,14 @@ pub enum Done {
     /// One for each `Body` and `Publish`, in order.
     Changed(SmallVec<[Placed; 1]>),
     /// The topic of that name; `is_new` when this request made it.
-    Topic { spec: TopicSpec, is_new: bool },
-    Group { spec: GroupSpec, is_new: bool },
+    Topic {
+        spec: TopicSpec,
+        is_new: bool,
+    },
+    Group {
+        spec: GroupSpec,
+        is_new: bool,
+    },
     Dropped,
     TransactionEnded,
     /// A timer was taken back.

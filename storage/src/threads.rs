@@ -275,9 +275,8 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
 fn wait_for_work(core: &TimerCore, own: &TimerInbox, clock: &dyn Clock) -> TimerWork {
     let (due, not_before) = core.wake();
     let mut work = own.work.lock();
-    let is_idle = |work: &TimerWork| {
-        work.events.is_empty() && work.asks.is_empty() && work.answers.is_empty() && !work.is_closed
-    };
+    let is_idle =
+        |work: &TimerWork| work.events.is_empty() && work.asks.is_empty() && work.answers.is_empty() && !work.is_closed;
     if is_idle(&work) {
         match due {
             None => own.bell.wait(&mut work),
@@ -385,7 +384,9 @@ fn run_upkeep(disk: &dyn Disk, upkeep: &Upkeep, rule: ReserveRule) {
                     *slot.lock() = Some(prepared);
                     upkeep.prepared.fetch_add(1, Ordering::Relaxed);
                 }
-                Err(error) => tracing::warn!(%error, "the next segment cannot be prepared; the writer will allocate one"),
+                Err(error) => {
+                    tracing::warn!(%error, "the next segment cannot be prepared; the writer will allocate one")
+                }
             }
         }
         while spares.lock().len() < log::SPARES {

@@ -85,9 +85,7 @@ impl TimerCore {
             Claim::Deciding => self.waiting.entry(ask.origin).or_default().push(ask),
             Claim::Taken(timer) => {
                 let change = match ask.what {
-                    What::Recall => {
-                        Change::Retire { origin: ask.origin, pending: Pending::Timer { due: timer.due } }
-                    }
+                    What::Recall => Change::Retire { origin: ask.origin, pending: Pending::Timer { due: timer.due } },
                     What::Reschedule(due) => Change::Move {
                         origin: timer.pointer,
                         head: timer.head,

@@ -63,16 +63,7 @@ impl Writer {
     pub fn new(log: Log, views: Views, cache: Arc<TailCache>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         let sequencer = Sequencer::new(views.catalog.clone(), views.transactions.clone());
         metrics.writable.set(1);
-        Self {
-            log,
-            views,
-            sequencer,
-            cache,
-            clock,
-            metrics,
-            reserve: Reserve::default(),
-            pending: Vec::new(),
-        }
+        Self { log, views, sequencer, cache, clock, metrics, reserve: Reserve::default(), pending: Vec::new() }
     }
 
     pub fn log(&self) -> &Log {

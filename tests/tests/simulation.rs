@@ -12,7 +12,8 @@ const SEEDS: u64 = 2_500;
 const SHOWN_MAX: usize = 5;
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value:?} is no number")))
+    std::env::var(name)
+        .map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}={value:?} is no number")))
 }
 
 #[test]

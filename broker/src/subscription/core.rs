@@ -365,9 +365,7 @@ impl Core {
         let room = self.settings.in_flight_max.saturating_sub(self.leased);
         while chosen.len() < poll.messages_max.min(room) {
             let Order::Standard(ready) = &mut self.order else { break };
-            let Some(slot) = ready.pop_front() else {
-                if self.read_on(now) { continue } else { break }
-            };
+            let Some(slot) = ready.pop_front() else { if self.read_on(now) { continue } else { break } };
             let is_ready = |item: &&Item| item.state == State::Ready && !item.is_settling;
             let Some(item) = self.items.get(&slot).filter(is_ready).filter(|_| !chosen.contains(&slot)) else {
                 // Settled with an old handle in the meantime, or listed again after a settle that was refused.
@@ -392,9 +390,7 @@ impl Core {
         let mut put_off = Vec::new();
         while chosen.len() < messages_max {
             let Order::Lanes(lanes) = &mut self.order else { break };
-            let Some(key) = lanes.next() else {
-                if self.read_on(now) { continue } else { break }
-            };
+            let Some(key) = lanes.next() else { if self.read_on(now) { continue } else { break } };
             self.refill(key, now);
             let before = chosen.len();
             while chosen.len() < messages_max && chosen.len() - before < of_one_max {
@@ -1035,7 +1031,8 @@ impl Core {
         if gather.filter.is_some() && self.gather.filter.is_none() {
             self.gather.filter = gather.filter;
         }
-        let mut expired: Vec<u64> = self.batches.iter().filter(|(_, b)| b.expires <= now.tick).map(|(n, _)| *n).collect();
+        let mut expired: Vec<u64> =
+            self.batches.iter().filter(|(_, b)| b.expires <= now.tick).map(|(n, _)| *n).collect();
         expired.sort_unstable();
         for number in expired {
             let batch = self.batches.get_mut(&number).expect("just seen");

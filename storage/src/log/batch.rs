@@ -3,8 +3,8 @@
 //! A batch is what one request appends: all of it is there, or none. The header's checksum is seeded with its segment's
 //! identity, so that neither a message body nor a stale file can imitate a batch.
 
-use base::{BatchIndex, LogPosition, Term, Timestamp};
 use base::limits::LOG_BLOCK_BYTES;
+use base::{BatchIndex, LogPosition, Term, Timestamp};
 
 pub const HEADER_BYTES: usize = 64;
 /// Batches start at multiples of this.

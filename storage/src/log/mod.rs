@@ -162,7 +162,11 @@ impl Log {
         }
         let start = self.positions.appended;
         assert_eq!(start.0 % LOG_BLOCK_BYTES, 0, "L1: a group starts at a block boundary");
-        assert!(self.options.commit == CommitRule::OnWrite || self.positions.durable == start, "L2: {:?}", self.positions);
+        assert!(
+            self.options.commit == CommitRule::OnWrite || self.positions.durable == start,
+            "L2: {:?}",
+            self.positions
+        );
         let batches = group.batches();
         let bytes = group.seal(Place {
             start,

@@ -71,7 +71,8 @@ pub fn open(
     let Some(last) = segments.last().cloned() else {
         return create(disk, options, chance);
     };
-    let mut scan = Scan { segments: &segments, next: BatchIndex(0), state: State::default(), report: Report::default() };
+    let mut scan =
+        Scan { segments: &segments, next: BatchIndex(0), state: State::default(), report: Report::default() };
     scan.run(visit)?;
     let Scan { state, mut report, .. } = scan;
     let end = LogPosition(state.end.max(last.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
@@ -317,7 +318,11 @@ fn mend(segments: &[Arc<Segment>], state: &State, end: LogPosition, report: &mut
     let torn = zero_rest(tail, end).map_err(io("cutting the torn tail"))?;
     if torn > 0 {
         report.torn = Some((end, torn));
-        tracing::warn!(position = end.0, bytes = torn, "the torn tail of the log was cut off; nothing in it was acknowledged");
+        tracing::warn!(
+            position = end.0,
+            bytes = torn,
+            "the torn tail of the log was cut off; nothing in it was acknowledged"
+        );
     }
     tail.file.sync_all().map_err(io("syncing"))
 }

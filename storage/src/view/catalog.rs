@@ -44,7 +44,11 @@ pub enum OrderSpec {
 pub enum BackoffSpec {
     /// One after the other; the last one repeats.
     Steps(Vec<Duration>),
-    Exponential { first: Duration, factor: u32, max: Duration },
+    Exponential {
+        first: Duration,
+        factor: u32,
+        max: Duration,
+    },
 }
 
 impl BackoffSpec {

@@ -53,7 +53,8 @@ pub fn run(seed: u64, is_loud: bool) -> Tally {
 fn check(world: &mut World, damaged: &[LogPosition]) {
     world.running = None;
     world.oracle.may_lose = true;
-    let recovered = world.open(&world.disk.clone(), Chance::new(1)).unwrap_or_else(|error| panic!("one flipped bit: {error}"));
+    let recovered =
+        world.open(&world.disk.clone(), Chance::new(1)).unwrap_or_else(|error| panic!("one flipped bit: {error}"));
     for position in damaged {
         let is_named = recovered.report.quarantined.iter().any(|hole| hole.contains(position));
         must!(is_named, "the damaged batch at {position} is not named: {:?}", recovered.report);
@@ -85,7 +86,11 @@ fn check(world: &mut World, damaged: &[LogPosition]) {
         let progress = recovered.reader.progress(pair.group, pair.topic);
         for (number, queue) in topic.queues.iter().enumerate() {
             let slot = (base::QueueIndex(number as u16), queue.bounds().next);
-            must!(!progress.lock().is_acknowledged(slot), "the next message at {slot:?} of {:?} is acknowledged already", pair.topic);
+            must!(
+                !progress.lock().is_acknowledged(slot),
+                "the next message at {slot:?} of {:?} is acknowledged already",
+                pair.topic
+            );
             let is_leased = progress.lock().leases().any(|(_, lease)| {
                 lease.entries.iter().any(|entry| (entry.queue, entry.offset) >= slot && entry.queue == slot.0)
             });
@@ -94,8 +99,13 @@ fn check(world: &mut World, damaged: &[LogPosition]) {
     }
     writer.mark().expect("a healthy disk");
     drop(writer);
-    let again = world.open(&world.disk.clone(), Chance::new(2)).unwrap_or_else(|error| panic!("the second time: {error}"));
-    must!(again.report.quarantined == recovered.report.quarantined, "another damage the second time: {:?}", again.report);
+    let again =
+        world.open(&world.disk.clone(), Chance::new(2)).unwrap_or_else(|error| panic!("the second time: {error}"));
+    must!(
+        again.report.quarantined == recovered.report.quarantined,
+        "another damage the second time: {:?}",
+        again.report
+    );
     let second = Snapshot::of(again.writer.views(), &again.timer);
     if let Some(difference) = snapshot.difference(&second) {
         panic!("two recoveries of a damaged disk differ: {difference}");
