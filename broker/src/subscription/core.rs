@@ -778,6 +778,7 @@ impl Core {
                 item.is_settling = true;
                 let (attempts, next_visible) = (item.attempts, Timestamp::ZERO);
                 self.gather.retries.push(RetryEntry { queue: slot.0, offset: slot.1, attempts, next_visible });
+                self.gather.returned.insert(slot);
             } else {
                 self.unlease(slot);
                 self.make_ready_first(slot);
@@ -1004,8 +1005,18 @@ impl Core {
     fn refused(&mut self, gather: Gather, refused: &AppendError, now: Now) {
         self.retry_at = now.tick + APPEND_RETRY_MS;
         let refusal = crate::store_refusal(refused);
-        for slot in gather.acks.iter().copied().chain(gather.retries.iter().map(|retry| (retry.queue, retry.offset))) {
-            self.unsettle(slot);
+        for slot in &gather.acks {
+            self.unsettle(*slot);
+        }
+        for retry in gather.retries {
+            let slot = (retry.queue, retry.offset);
+            // Nobody else would take the message back: a client that lives keeps its lease, even of what it never got.
+            if refused.is_retryable() && gather.returned.contains(&slot) {
+                self.gather.retries.push(retry);
+                self.gather.returned.insert(slot);
+            } else {
+                self.unsettle(slot);
+            }
         }
         for leasing in gather.leases {
             if let Some(batch) = self.batches.get_mut(&leasing.batch) {

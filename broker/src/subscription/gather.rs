@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use base::{QueueOffset, Timestamp, TopicId};
+use hashbrown::HashSet;
 use storage::record::{AckRange, DeadLetterReason, FilterSpec, Head, LeaseEntry, RetryEntry, Why};
 use storage::request::Change;
 use storage::view::queue::Entry;
@@ -34,6 +35,8 @@ pub struct Gather {
     pub skipped: Vec<AckRange>,
     pub skipped_entries: usize,
     pub retries: Vec<RetryEntry>,
+    /// Those of `retries` that no client asked for: the lease ended, the client went away, the reply was not written.
+    pub returned: HashSet<Slot>,
     pub dying: Vec<Dying>,
     pub leases: Vec<Leasing>,
     pub filter: Option<FilterSpec>,

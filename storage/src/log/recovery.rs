@@ -274,7 +274,7 @@ impl Scan<'_> {
         let mut is_proved = self.segments.get(number + 1).is_some();
         let mut first_later = None;
         while let Some((position, header)) = window.search(from)? {
-            first_later.get_or_insert(position);
+            first_later.get_or_insert((position, header.index));
             if header.durable() > bad {
                 is_proved = true;
                 break;
@@ -284,7 +284,13 @@ impl Scan<'_> {
         if !is_proved {
             return Ok(Resume::Nowhere);
         }
+        // A torn tail that was cut off inside a group leaves zeros up to the next block. Batches are numbered without
+        // gaps, so when the next number follows, nothing is missing.
+        if let Some((later, _)) = first_later.filter(|(_, index)| *index == self.next) {
+            return Ok(Resume::Here(later));
+        }
         let end = self.segments[number].header.end();
+        let first_later = first_later.map(|(position, _)| position);
         let hole = bad..first_later.unwrap_or(end);
         tracing::error!(from = hole.start.0, to = hole.end.0, "synced bytes of the log are damaged and quarantined");
         self.report.quarantined.push(hole);
