@@ -879,6 +879,9 @@ impl Core {
             Verdict::Return { after, is_suspended } => {
                 let attempts = if is_suspended { item.attempts.saturating_sub(1) } else { item.attempts };
                 let next_visible = now.wall.plus_ms(ms(after));
+                if !after.is_zero() {
+                    self.gather.visible_at.insert(slot, now.tick.saturating_add(ms(after)));
+                }
                 self.gather.retries.push(RetryEntry { queue: slot.0, offset: slot.1, attempts, next_visible });
             }
         }
@@ -942,7 +945,8 @@ impl Core {
             self.done(*slot);
         }
         for retry in &gather.retries {
-            self.returned(retry, now);
+            let visible_at = gather.visible_at.get(&(retry.queue, retry.offset)).copied();
+            self.returned(retry, visible_at.unwrap_or(0), now);
         }
         for leasing in gather.leases {
             self.leased_durably(&leasing);
@@ -966,7 +970,7 @@ impl Core {
         }
     }
 
-    fn returned(&mut self, retry: &RetryEntry, now: Now) {
+    fn returned(&mut self, retry: &RetryEntry, at: u64, now: Now) {
         let slot = (retry.queue, retry.offset);
         let Some(item) = self.items.get_mut(&slot) else { return };
         item.is_settling = false;
@@ -979,8 +983,7 @@ impl Core {
         if let Order::Lanes(lanes) = &mut self.order {
             lanes.put_back(key, slot);
         }
-        let at = now.tick_at(retry.next_visible);
-        if retry.next_visible > now.wall {
+        if at > now.tick {
             self.items.get_mut(&slot).expect("just seen").state = State::Waiting(at);
             self.waiting.insert((at, slot));
             if self.settings.is_ordered {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::{QueueOffset, Timestamp, TopicId};
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use storage::record::{AckRange, DeadLetterReason, FilterSpec, Head, LeaseEntry, RetryEntry, Why};
 use storage::request::Change;
 use storage::view::queue::Entry;
@@ -37,6 +37,9 @@ pub struct Gather {
     pub retries: Vec<RetryEntry>,
     /// Those of `retries` that no client asked for: the lease ended, the client went away, the reply was not written.
     pub returned: HashSet<Slot>,
+    /// When those of `retries` that have to wait may be delivered, by the monotonic clock: the wall clock may be set
+    /// before the record is committed.
+    pub visible_at: HashMap<Slot, u64>,
     pub dying: Vec<Dying>,
     pub leases: Vec<Leasing>,
     pub filter: Option<FilterSpec>,

@@ -221,8 +221,10 @@ impl State {
             let target = &mut bytes[start..end];
             let length = target.len();
             match fate {
-                // Kept as written.
+                // Kept as written. What is written over itself stays what it is, wherever the power fails: disks write sectors
+                // whole, and recovery relies on it when it writes the unproved tail again in place.
                 0..=2 => {}
+                _ if *target == old[..length] => {}
                 // Lost: the old content comes back.
                 3..=5 => target.copy_from_slice(&old[..length]),
                 // Torn inside the block: new in front, old behind.

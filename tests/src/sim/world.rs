@@ -17,8 +17,12 @@ use storage::disk::sim::SimDisk;
 use storage::log::{CommitRule, LogOptions};
 use storage::message::{BodyPart, Envelope, MessageKind};
 use storage::metrics::Metrics;
-use storage::record::{AckRange, FilterSpec, Head, LeaseEntry, Pending, Pointer, RetryEntry, ScheduleSpec, Why};
-use storage::request::{Answer, AppendError, BodyKind, Change, Done, NewBody, ReplySink, ReplyTo, Request, Submission};
+use storage::record::{
+    AckRange, FilterSpec, Head, LeaseEntry, Pending, Pointer, RetryEntry, ScheduleSpec, Why,
+};
+use storage::request::{
+    Answer, AppendError, BodyKind, Change, Done, NewBody, ReplySink, ReplyTo, Request, Submission,
+};
 use storage::store::{self, Reader, Recovered};
 use storage::timer::{Ask, Effects, TimerCore, What};
 use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
@@ -32,12 +36,8 @@ use super::snapshot::Snapshot;
 pub const START: u64 = 1_700_000_000_000;
 const CLIENTS: [(&str, Language); 4] =
     [("java", Language::Java), ("go", Language::Go), ("cpp", Language::Cpp), ("rust", Language::Rust)];
-const TOPICS: [(&str, TopicKind, u16); 4] = [
-    ("normal", TopicKind::Normal, 2),
-    ("fifo", TopicKind::Fifo, 3),
-    ("delay", TopicKind::Mixed, 1),
-    ("cold", TopicKind::Mixed, 2),
-];
+const TOPICS: [(&str, TopicKind, u16); 4] =
+    [("normal", TopicKind::Normal, 2), ("fifo", TopicKind::Fifo, 3), ("delay", TopicKind::Mixed, 1), ("cold", TopicKind::Mixed, 2)];
 /// Group, order, attempts, topic.
 const PAIRS: [(&str, OrderSpec, u32, usize); 5] = [
     ("standard", OrderSpec::Auto, 3, 0),
@@ -73,8 +73,8 @@ struct Sub {
     core: Core,
     polls: HashMap<u64, (Arc<str>, Option<Duration>)>,
     settles: HashMap<u64, (Settle, subscription::Slot)>,
-    /// When the append with a batch's lease was asked for.
-    leased_at: HashMap<u64, (u64, Option<Timestamp>)>,
+    /// When a batch was put together.
+    leased_at: HashMap<u64, Now>,
 }
 
 /// The store's parts while the process lives.
@@ -198,8 +198,7 @@ impl World {
         self.recover();
         for (name, kind, queues) in TOPICS {
             let name = TopicName::parse(name).expect("legal");
-            let spec =
-                TopicSpec { id: TopicId(0), name, kind, queues, created_at: self.clock.now(), is_dropped: false };
+            let spec = TopicSpec { id: TopicId(0), name, kind, queues, created_at: self.clock.now(), is_dropped: false };
             self.submit(Owner::Nobody, Request::CreateTopic(spec));
         }
         for (name, order, attempts_max, _) in PAIRS {
@@ -495,9 +494,7 @@ impl World {
         say!(self, "end of {id} as {outcome:?}: {result:?}");
         let message = self.oracle.messages.get_mut(&id).expect("asked for");
         match (result, message.decision) {
-            (Ok(_), Decision::Ended(earlier)) => {
-                must!(earlier == outcome, "message {id} ended as {earlier:?} and {outcome:?}")
-            }
+            (Ok(_), Decision::Ended(earlier)) => must!(earlier == outcome, "message {id} ended as {earlier:?} and {outcome:?}"),
             (Ok(_), _) => message.decision = Decision::Ended(outcome),
             (Err(_), _) if is_unknown => {}
             (Err(AppendError::TransactionEndedAs(other)), decision) => {
@@ -555,12 +552,11 @@ impl World {
                 let core = &mut self.running.as_mut().expect("the process lives").subs[index].core;
                 let effects = core.finish(now, presence);
                 let wake = core.next_wake();
-                must!(
-                    wake.is_none_or(|wake| wake > now.tick),
-                    "pair {index} wants to wake at {wake:?}, it is {} already",
-                    now.tick
-                );
-                self.next_batch[index] = core.next_batch();
+                must!(wake.is_none_or(|wake| wake > now.tick), "pair {index} wants to wake at {wake:?}, it is {} already", now.tick);
+                let made = self.next_batch[index]..core.next_batch();
+                self.next_batch[index] = made.end;
+                let leased_at = &mut self.running.as_mut().expect("the process lives").subs[index].leased_at;
+                leased_at.extend(made.rev().take(64).map(|batch| (batch, now)));
                 self.oracle.pass(now.tick, &self.presence.told_dead.borrow());
                 self.presence.told_dead.borrow_mut().clear();
                 is_quiet &= effects.is_empty();
@@ -611,13 +607,9 @@ impl World {
     }
 
     fn check_append(&mut self, index: usize, changes: &[Change]) {
-        let tick = self.now().tick;
         let max = self.oracle.pairs[index].attempts_max;
         for change in changes {
             match change {
-                Change::Lease { batch, until, .. } => {
-                    self.run().subs[index].leased_at.insert(*batch, (tick, *until));
-                }
                 Change::Publish { why: Why::DeadLetter { attempts, reason, .. }, .. } => {
                     let is_forced = *reason != storage::record::DeadLetterReason::Attempts;
                     must!(is_forced || *attempts >= max, "U4: a dead letter after {attempts} of {max} attempts");
@@ -639,18 +631,18 @@ impl World {
         let slots: Vec<_> = messages.iter().map(|m| (m.receipt.queue, m.receipt.offset, m.receipt.attempt)).collect();
         say!(self, "pair {index}: batch {batch} for {client}: {slots:?}");
         self.oracle.deliver(&running.reader, index, &client, batch, messages, now.tick);
-        let started = running.subs[index].leased_at.get(&batch).copied();
+        let started = running.subs[index].leased_at.get(&batch).copied().unwrap_or(now);
         let pair = &mut self.oracle.pairs[index];
         *pair.copies.entry(batch).or_default() += 1;
         for message in messages {
             let slot = (message.receipt.queue, message.receipt.offset);
             // A repeated delivery does not prolong its lease.
             if pair.holds.get(&slot).is_none_or(|hold| hold.batch != batch) {
-                let (tick, wall) = started.unwrap_or((now.tick, None));
+                let Now { wall, tick } = started;
                 let until = match invisible {
                     Some(invisible) => {
                         let ms = u64::try_from(invisible.as_millis()).expect("small");
-                        Until::Tick { tick: tick + ms, wall: wall.unwrap_or(now.wall.plus_ms(ms)) }
+                        Until::Tick { tick: tick + ms, wall: wall.plus_ms(ms) }
                     }
                     None if pair.is_ordered => Until::Alive { from: tick + 60_000, end: u64::MAX },
                     None => Until::Alive { from: tick + 60_000, end: tick + base::limits::RENEWED_LEASE_MS_MAX },
@@ -730,6 +722,10 @@ impl World {
                 self.restart(is_power_lost);
             }
             _ => drop(self.run().writer.mark()),
+        }
+        if self.disk.is_crashed() {
+            self.restart(true);
+            return;
         }
         self.timer_due();
         self.pump();
@@ -866,9 +862,7 @@ impl World {
             .oracle
             .messages
             .iter()
-            .filter(|(_, m)| {
-                m.fate == Fate::Stored && m.kind == Kind::Delayed && !m.is_moving && m.recall == Recall::No
-            })
+            .filter(|(_, m)| m.fate == Fate::Stored && m.kind == Kind::Delayed && !m.is_moving && m.recall == Recall::No)
             .filter(|(_, m)| m.due.is_some())
             .map(|(id, _)| *id)
             .collect();
@@ -1013,12 +1007,8 @@ impl World {
     /// A reply's failure may be noticed late, when the client has asked again already.
     fn unwritten_late(&mut self) {
         let index = self.chance.below(PAIRS.len() as u64) as usize;
-        let mut batches: Vec<u64> = self.oracle.pairs[index]
-            .copies
-            .iter()
-            .filter(|(_, copies)| **copies > 0)
-            .map(|(batch, _)| *batch)
-            .collect();
+        let mut batches: Vec<u64> =
+            self.oracle.pairs[index].copies.iter().filter(|(_, copies)| **copies > 0).map(|(batch, _)| *batch).collect();
         batches.sort_unstable();
         if !batches.is_empty() {
             let batch = *self.chance.pick(&batches);
@@ -1034,8 +1024,7 @@ impl World {
             1 => Some(vec![0, 1]),
             _ => Some(vec![1, 2]),
         };
-        let names =
-            tags.as_ref().map(|tags| tags.iter().map(|tag| TAGS[usize::from(*tag)]).collect::<Vec<_>>().join("||"));
+        let names = tags.as_ref().map(|tags| tags.iter().map(|tag| TAGS[usize::from(*tag)]).collect::<Vec<_>>().join("||"));
         let text = FilterText { kind: FilterKind::Tag, expression: names.unwrap_or_else(|| "*".into()) };
         let key = *self.run().reader.hash_key();
         let (filter, spec) = Filter::parse(&text, &key).expect("legal");
@@ -1104,11 +1093,7 @@ impl World {
             3 => {
                 let is_dropped = self.chance.one_in(3);
                 let content: Arc<[u8]> = vec![number as u8; 9].into();
-                Request::one(Change::Schedule(ScheduleSpec {
-                    name: format!("job {number}").into(),
-                    is_dropped,
-                    content,
-                }))
+                Request::one(Change::Schedule(ScheduleSpec { name: format!("job {number}").into(), is_dropped, content }))
             }
             4 => {
                 let filter = FilterSpec { is_sql: self.chance.one_in(2), expression: format!("tag{number}").into() };
@@ -1178,10 +1163,7 @@ impl World {
                 };
                 Request::one(Change::Body(NewBody { head, kind, part }))
             }
-            _ => Request::one(Change::Retire {
-                origin: base::LogPosition(u64::MAX >> 20),
-                pending: Pending::Timer { due: wall },
-            }),
+            _ => Request::one(Change::Retire { origin: base::LogPosition(u64::MAX >> 20), pending: Pending::Timer { due: wall } }),
         };
         self.submit(Owner::Nobody, request);
     }
@@ -1242,9 +1224,7 @@ impl World {
             self.pump();
             for hand in std::mem::take(&mut self.hands) {
                 // One lane never works: it must not stop the others, and ends as dead letters.
-                let id = self
-                    .oracle
-                    .message_at(self.oracle.pairs[hand.pair].topic, (hand.receipt.queue, hand.receipt.offset));
+                let id = self.oracle.message_at(self.oracle.pairs[hand.pair].topic, (hand.receipt.queue, hand.receipt.offset));
                 let is_bad = id.is_some_and(|id| self.oracle.messages[&id].lane == u64::from(b'a'));
                 let verdict = if is_bad && hand.pair == 1 {
                     Verdict::Return { after: Duration::ZERO, is_suspended: false }
