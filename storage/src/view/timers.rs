@@ -35,10 +35,13 @@ pub enum Claim {
 }
 
 const SLOTS: usize = WHEEL_WINDOW_MS as usize;
+const _: () = assert!(SLOTS.is_multiple_of(64));
 
 #[derive(Debug, Clone)]
 pub struct Timers {
     slots: Vec<Vec<Timer>>,
+    /// A bit for each slot that is not empty, so that a minute of nothing is passed in a thousand steps, not in 65,536.
+    occupied: Vec<u64>,
     in_wheel: usize,
     /// The wheel holds due times in `[start, start + window)`; each slot those of one millisecond.
     start: u64,
@@ -52,6 +55,7 @@ impl Default for Timers {
     fn default() -> Self {
         Self {
             slots: vec![Vec::new(); SLOTS],
+            occupied: vec![0; SLOTS / 64],
             in_wheel: 0,
             start: 0,
             far: BTreeMap::new(),
@@ -80,7 +84,9 @@ impl Timers {
 
     /// Everything that waits, in no order; for oracles and listings.
     pub fn iter(&self) -> impl Iterator<Item = &Timer> {
-        self.slots.iter().flatten().chain(self.far.values()).chain(self.deciding.values())
+        let slots = self.occupied.iter().enumerate().filter(|(_, word)| **word != 0);
+        let near = slots.flat_map(|(index, _)| self.slots[index * 64..(index + 1) * 64].iter().flatten());
+        near.chain(self.far.values()).chain(self.deciding.values())
     }
 
     pub fn add(&mut self, timer: Timer) {
@@ -102,16 +108,17 @@ impl Timers {
                     break;
                 }
             }
+            let near = self.next_in_wheel().expect("the wheel holds something");
+            // What the window reaches by this lies behind everything in it, so nothing is passed over.
+            let next = near.0.min(now.0.saturating_add(1));
+            if next > self.start {
+                self.start = next;
+                self.fill();
+            }
             if self.start > now.0 {
                 break;
             }
-            let slot = self.slot_of(self.start);
-            if self.slots[slot].is_empty() {
-                self.start += 1;
-                self.fill();
-                continue;
-            }
-            self.take_slot(slot, max - due.len(), &mut due);
+            self.take_slot(self.slot_of(near.0), max - due.len(), &mut due);
         }
         debug_assert!(due.iter().all(|timer| timer.due <= now), "T2");
         for timer in &due {
@@ -151,8 +158,9 @@ impl Timers {
 
     /// Everything of a dropped topic is gone.
     pub fn drop_topic(&mut self, topic: TopicId) {
-        for slot in &mut self.slots {
-            slot.retain(|timer| timer.head.topic != topic);
+        for slot in 0..SLOTS {
+            self.slots[slot].retain(|timer| timer.head.topic != topic);
+            self.note(slot);
         }
         self.in_wheel = self.slots.iter().map(Vec::len).sum();
         self.far.retain(|_, timer| timer.head.topic != topic);
@@ -160,14 +168,10 @@ impl Timers {
         self.pending_by_topic.remove(&topic);
     }
 
-    /// When to look again. Exact within the wheel's window, which is at most a scan of its slots.
+    /// When to look again.
     pub fn next_due(&self) -> Option<Timestamp> {
         let far = self.far.first_key_value().map(|((due, _), _)| *due);
-        if self.in_wheel == 0 {
-            return far;
-        }
-        let near = (self.start..self.start + WHEEL_WINDOW_MS).find(|at| !self.slots[self.slot_of(*at)].is_empty());
-        near.map(Timestamp).into_iter().chain(far).min()
+        self.next_in_wheel().into_iter().chain(far).min()
     }
 
     /// Whether anything is due and not being decided; and since when.
@@ -179,6 +183,41 @@ impl Timers {
         usize::try_from(at % WHEEL_WINDOW_MS).expect("a slot is below the window")
     }
 
+    /// The first due time in the wheel.
+    fn next_in_wheel(&self) -> Option<Timestamp> {
+        if self.in_wheel == 0 {
+            return None;
+        }
+        let first = self.slot_of(self.start);
+        let words = self.occupied.len();
+        // The first word is looked at twice: its slots before `first` are the last ones of the window.
+        for step in 0..=words {
+            let index = (first / 64 + step) % words;
+            let mask = match step {
+                0 => u64::MAX << (first % 64),
+                step if step == words => !(u64::MAX << (first % 64)),
+                _ => u64::MAX,
+            };
+            let word = self.occupied[index] & mask;
+            if word != 0 {
+                let slot = index * 64 + word.trailing_zeros() as usize;
+                let ahead = (slot + SLOTS - first) % SLOTS;
+                return Some(Timestamp(self.start + ahead as u64));
+            }
+        }
+        None
+    }
+
+    /// Notes whether a slot holds something.
+    fn note(&mut self, slot: usize) {
+        let bit = 1 << (slot % 64);
+        if self.slots[slot].is_empty() {
+            self.occupied[slot / 64] &= !bit;
+        } else {
+            self.occupied[slot / 64] |= bit;
+        }
+    }
+
     fn is_in_window(&self, due: Timestamp) -> bool {
         (self.start..self.start + WHEEL_WINDOW_MS).contains(&due.0)
     }
@@ -187,6 +226,7 @@ impl Timers {
         if self.is_in_window(timer.due) {
             let slot = self.slot_of(timer.due.0);
             self.slots[slot].push(timer);
+            self.note(slot);
             self.in_wheel += 1;
         } else {
             self.far.insert((timer.due, timer.pointer.position), timer);
@@ -200,7 +240,9 @@ impl Timers {
         let slot = self.slot_of(due.0);
         let index = self.slots[slot].iter().position(|timer| timer.pointer.position == origin)?;
         self.in_wheel -= 1;
-        Some(self.slots[slot].swap_remove(index))
+        let timer = self.slots[slot].swap_remove(index);
+        self.note(slot);
+        Some(timer)
     }
 
     /// The first due time of the far map that is not before the wheel.
@@ -242,6 +284,7 @@ impl Timers {
             // A burst's buffer is not kept for the day the wheel comes round again.
             *timers = Vec::new();
         }
+        self.note(slot);
         self.in_wheel -= count;
     }
 
