@@ -91,7 +91,9 @@ fn types_of_the_protocol_are_named_only_in_the_grpc_gateway() {
     let mut named = Vec::new();
     for source in sources::all() {
         if source.path.starts_with("broker/src") && !source.path.starts_with("broker/src/grpc") {
-            named.extend(source.lines_with("proto::"));
+            // The metrics crate has a module of that name too.
+            let lines = source.lines_with("proto::");
+            named.extend(lines.into_iter().filter(|line| !line.contains("prometheus::proto::")));
         }
     }
     assert!(named.is_empty(), "{}", named.join("\n"));

@@ -17,12 +17,8 @@ use storage::disk::sim::SimDisk;
 use storage::log::{CommitRule, LogOptions};
 use storage::message::{BodyPart, Envelope, MessageKind};
 use storage::metrics::Metrics;
-use storage::record::{
-    AckRange, FilterSpec, Head, LeaseEntry, Pending, Pointer, RetryEntry, ScheduleSpec, Why,
-};
-use storage::request::{
-    Answer, AppendError, BodyKind, Change, Done, NewBody, ReplySink, ReplyTo, Request, Submission,
-};
+use storage::record::{AckRange, FilterSpec, Head, LeaseEntry, Pending, Pointer, RetryEntry, ScheduleSpec, Why};
+use storage::request::{Answer, AppendError, BodyKind, Change, Done, NewBody, ReplySink, ReplyTo, Request, Submission};
 use storage::store::{self, Reader, Recovered};
 use storage::timer::{Ask, Effects, TimerCore, What};
 use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
@@ -36,8 +32,12 @@ use super::snapshot::Snapshot;
 pub const START: u64 = 1_700_000_000_000;
 const CLIENTS: [(&str, Language); 4] =
     [("java", Language::Java), ("go", Language::Go), ("cpp", Language::Cpp), ("rust", Language::Rust)];
-const TOPICS: [(&str, TopicKind, u16); 4] =
-    [("normal", TopicKind::Normal, 2), ("fifo", TopicKind::Fifo, 3), ("delay", TopicKind::Mixed, 1), ("cold", TopicKind::Mixed, 2)];
+const TOPICS: [(&str, TopicKind, u16); 4] = [
+    ("normal", TopicKind::Normal, 2),
+    ("fifo", TopicKind::Fifo, 3),
+    ("delay", TopicKind::Mixed, 1),
+    ("cold", TopicKind::Mixed, 2),
+];
 /// Group, order, attempts, topic.
 const PAIRS: [(&str, OrderSpec, u32, usize); 5] = [
     ("standard", OrderSpec::Auto, 3, 0),
@@ -198,7 +198,8 @@ impl World {
         self.recover();
         for (name, kind, queues) in TOPICS {
             let name = TopicName::parse(name).expect("legal");
-            let spec = TopicSpec { id: TopicId(0), name, kind, queues, created_at: self.clock.now(), is_dropped: false };
+            let spec =
+                TopicSpec { id: TopicId(0), name, kind, queues, created_at: self.clock.now(), is_dropped: false };
             self.submit(Owner::Nobody, Request::CreateTopic(spec));
         }
         for (name, order, attempts_max, _) in PAIRS {
@@ -494,7 +495,9 @@ impl World {
         say!(self, "end of {id} as {outcome:?}: {result:?}");
         let message = self.oracle.messages.get_mut(&id).expect("asked for");
         match (result, message.decision) {
-            (Ok(_), Decision::Ended(earlier)) => must!(earlier == outcome, "message {id} ended as {earlier:?} and {outcome:?}"),
+            (Ok(_), Decision::Ended(earlier)) => {
+                must!(earlier == outcome, "message {id} ended as {earlier:?} and {outcome:?}")
+            }
             (Ok(_), _) => message.decision = Decision::Ended(outcome),
             (Err(_), _) if is_unknown => {}
             (Err(AppendError::TransactionEndedAs(other)), decision) => {
@@ -552,7 +555,11 @@ impl World {
                 let core = &mut self.running.as_mut().expect("the process lives").subs[index].core;
                 let effects = core.finish(now, presence);
                 let wake = core.next_wake();
-                must!(wake.is_none_or(|wake| wake > now.tick), "pair {index} wants to wake at {wake:?}, it is {} already", now.tick);
+                must!(
+                    wake.is_none_or(|wake| wake > now.tick),
+                    "pair {index} wants to wake at {wake:?}, it is {} already",
+                    now.tick
+                );
                 let made = self.next_batch[index]..core.next_batch();
                 self.next_batch[index] = made.end;
                 let leased_at = &mut self.running.as_mut().expect("the process lives").subs[index].leased_at;
@@ -862,7 +869,9 @@ impl World {
             .oracle
             .messages
             .iter()
-            .filter(|(_, m)| m.fate == Fate::Stored && m.kind == Kind::Delayed && !m.is_moving && m.recall == Recall::No)
+            .filter(|(_, m)| {
+                m.fate == Fate::Stored && m.kind == Kind::Delayed && !m.is_moving && m.recall == Recall::No
+            })
             .filter(|(_, m)| m.due.is_some())
             .map(|(id, _)| *id)
             .collect();
@@ -1007,8 +1016,12 @@ impl World {
     /// A reply's failure may be noticed late, when the client has asked again already.
     fn unwritten_late(&mut self) {
         let index = self.chance.below(PAIRS.len() as u64) as usize;
-        let mut batches: Vec<u64> =
-            self.oracle.pairs[index].copies.iter().filter(|(_, copies)| **copies > 0).map(|(batch, _)| *batch).collect();
+        let mut batches: Vec<u64> = self.oracle.pairs[index]
+            .copies
+            .iter()
+            .filter(|(_, copies)| **copies > 0)
+            .map(|(batch, _)| *batch)
+            .collect();
         batches.sort_unstable();
         if !batches.is_empty() {
             let batch = *self.chance.pick(&batches);
@@ -1024,7 +1037,8 @@ impl World {
             1 => Some(vec![0, 1]),
             _ => Some(vec![1, 2]),
         };
-        let names = tags.as_ref().map(|tags| tags.iter().map(|tag| TAGS[usize::from(*tag)]).collect::<Vec<_>>().join("||"));
+        let names =
+            tags.as_ref().map(|tags| tags.iter().map(|tag| TAGS[usize::from(*tag)]).collect::<Vec<_>>().join("||"));
         let text = FilterText { kind: FilterKind::Tag, expression: names.unwrap_or_else(|| "*".into()) };
         let key = *self.run().reader.hash_key();
         let (filter, spec) = Filter::parse(&text, &key).expect("legal");
@@ -1093,7 +1107,11 @@ impl World {
             3 => {
                 let is_dropped = self.chance.one_in(3);
                 let content: Arc<[u8]> = vec![number as u8; 9].into();
-                Request::one(Change::Schedule(ScheduleSpec { name: format!("job {number}").into(), is_dropped, content }))
+                Request::one(Change::Schedule(ScheduleSpec {
+                    name: format!("job {number}").into(),
+                    is_dropped,
+                    content,
+                }))
             }
             4 => {
                 let filter = FilterSpec { is_sql: self.chance.one_in(2), expression: format!("tag{number}").into() };
@@ -1163,7 +1181,10 @@ impl World {
                 };
                 Request::one(Change::Body(NewBody { head, kind, part }))
             }
-            _ => Request::one(Change::Retire { origin: base::LogPosition(u64::MAX >> 20), pending: Pending::Timer { due: wall } }),
+            _ => Request::one(Change::Retire {
+                origin: base::LogPosition(u64::MAX >> 20),
+                pending: Pending::Timer { due: wall },
+            }),
         };
         self.submit(Owner::Nobody, request);
     }
@@ -1224,7 +1245,9 @@ impl World {
             self.pump();
             for hand in std::mem::take(&mut self.hands) {
                 // One lane never works: it must not stop the others, and ends as dead letters.
-                let id = self.oracle.message_at(self.oracle.pairs[hand.pair].topic, (hand.receipt.queue, hand.receipt.offset));
+                let id = self
+                    .oracle
+                    .message_at(self.oracle.pairs[hand.pair].topic, (hand.receipt.queue, hand.receipt.offset));
                 let is_bad = id.is_some_and(|id| self.oracle.messages[&id].lane == u64::from(b'a'));
                 let verdict = if is_bad && hand.pair == 1 {
                     Verdict::Return { after: Duration::ZERO, is_suspended: false }
