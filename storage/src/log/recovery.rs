@@ -335,7 +335,8 @@ fn mend(segments: &[Arc<Segment>], state: &State, end: LogPosition, report: &mut
 
 /// Overwrites everything from `end` on that is not zero. Gives how many bytes that were.
 fn zero_rest(tail: &Segment, end: LogPosition) -> io::Result<u64> {
-    let mut window = vec![0; WINDOW_BYTES];
+    let rest = usize::try_from(tail.header.end().since(end)).unwrap_or(WINDOW_BYTES);
+    let mut window = vec![0; rest.min(WINDOW_BYTES)];
     let zeros = vec![0; LOG_BLOCK_BYTES as usize];
     let mut torn = 0;
     let mut at = end;

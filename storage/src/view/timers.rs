@@ -35,11 +35,14 @@ pub enum Claim {
 }
 
 const SLOTS: usize = WHEEL_WINDOW_MS as usize;
-const _: () = assert!(SLOTS.is_multiple_of(64));
+/// Slots of a page: the bits of a word of `occupied`.
+const PAGE: usize = 64;
+const _: () = assert!(SLOTS.is_multiple_of(PAGE));
 
 #[derive(Debug, Clone)]
 pub struct Timers {
-    slots: Vec<Vec<Timer>>,
+    /// Slots in pages of 64; a page without timers is not allocated, so an idle wheel is 24 KiB and not 1.5 MiB.
+    pages: Vec<Vec<Vec<Timer>>>,
     /// A bit for each slot that is not empty, so that a minute of nothing is passed in a thousand steps, not in 65,536.
     occupied: Vec<u64>,
     in_wheel: usize,
@@ -54,8 +57,8 @@ pub struct Timers {
 impl Default for Timers {
     fn default() -> Self {
         Self {
-            slots: vec![Vec::new(); SLOTS],
-            occupied: vec![0; SLOTS / 64],
+            pages: vec![Vec::new(); SLOTS / PAGE],
+            occupied: vec![0; SLOTS / PAGE],
             in_wheel: 0,
             start: 0,
             far: BTreeMap::new(),
@@ -84,8 +87,7 @@ impl Timers {
 
     /// Everything that waits, in no order; for oracles and listings.
     pub fn iter(&self) -> impl Iterator<Item = &Timer> {
-        let slots = self.occupied.iter().enumerate().filter(|(_, word)| **word != 0);
-        let near = slots.flat_map(|(index, _)| self.slots[index * 64..(index + 1) * 64].iter().flatten());
+        let near = self.pages.iter().flatten().flatten();
         near.chain(self.far.values()).chain(self.deciding.values())
     }
 
@@ -159,10 +161,12 @@ impl Timers {
     /// Everything of a dropped topic is gone.
     pub fn drop_topic(&mut self, topic: TopicId) {
         for slot in 0..SLOTS {
-            self.slots[slot].retain(|timer| timer.head.topic != topic);
-            self.note(slot);
+            if self.occupied[slot / PAGE] & (1 << (slot % PAGE)) != 0 {
+                self.slot_mut(slot).retain(|timer| timer.head.topic != topic);
+                self.note(slot);
+            }
         }
-        self.in_wheel = self.slots.iter().map(Vec::len).sum();
+        self.in_wheel = self.pages.iter().flatten().map(Vec::len).sum();
         self.far.retain(|_, timer| timer.head.topic != topic);
         self.deciding.retain(|_, timer| timer.head.topic != topic);
         self.pending_by_topic.remove(&topic);
@@ -192,15 +196,15 @@ impl Timers {
         let words = self.occupied.len();
         // The first word is looked at twice: its slots before `first` are the last ones of the window.
         for step in 0..=words {
-            let index = (first / 64 + step) % words;
+            let index = (first / PAGE + step) % words;
             let mask = match step {
-                0 => u64::MAX << (first % 64),
-                step if step == words => !(u64::MAX << (first % 64)),
+                0 => u64::MAX << (first % PAGE),
+                step if step == words => !(u64::MAX << (first % PAGE)),
                 _ => u64::MAX,
             };
             let word = self.occupied[index] & mask;
             if word != 0 {
-                let slot = index * 64 + word.trailing_zeros() as usize;
+                let slot = index * PAGE + word.trailing_zeros() as usize;
                 let ahead = (slot + SLOTS - first) % SLOTS;
                 return Some(Timestamp(self.start + ahead as u64));
             }
@@ -208,13 +212,24 @@ impl Timers {
         None
     }
 
-    /// Notes whether a slot holds something.
+    fn slot_mut(&mut self, slot: usize) -> &mut Vec<Timer> {
+        let page = &mut self.pages[slot / PAGE];
+        if page.is_empty() {
+            page.resize_with(PAGE, Vec::new);
+        }
+        &mut page[slot % PAGE]
+    }
+
+    /// Notes whether a slot that was changed holds something.
     fn note(&mut self, slot: usize) {
-        let bit = 1 << (slot % 64);
-        if self.slots[slot].is_empty() {
-            self.occupied[slot / 64] &= !bit;
+        let (index, bit) = (slot / PAGE, 1 << (slot % PAGE));
+        if self.pages[index][slot % PAGE].is_empty() {
+            self.occupied[index] &= !bit;
         } else {
-            self.occupied[slot / 64] |= bit;
+            self.occupied[index] |= bit;
+        }
+        if self.occupied[index] == 0 {
+            self.pages[index] = Vec::new();
         }
     }
 
@@ -225,7 +240,7 @@ impl Timers {
     fn place(&mut self, timer: Timer) {
         if self.is_in_window(timer.due) {
             let slot = self.slot_of(timer.due.0);
-            self.slots[slot].push(timer);
+            self.slot_mut(slot).push(timer);
             self.note(slot);
             self.in_wheel += 1;
         } else {
@@ -238,9 +253,10 @@ impl Timers {
             return self.far.remove(&(due, origin));
         }
         let slot = self.slot_of(due.0);
-        let index = self.slots[slot].iter().position(|timer| timer.pointer.position == origin)?;
+        let timers = self.pages[slot / PAGE].get_mut(slot % PAGE)?;
+        let index = timers.iter().position(|timer| timer.pointer.position == origin)?;
+        let timer = timers.swap_remove(index);
         self.in_wheel -= 1;
-        let timer = self.slots[slot].swap_remove(index);
         self.note(slot);
         Some(timer)
     }
@@ -276,7 +292,7 @@ impl Timers {
     }
 
     fn take_slot(&mut self, slot: usize, max: usize, due: &mut Vec<Timer>) {
-        let timers = &mut self.slots[slot];
+        let timers = self.slot_mut(slot);
         timers.sort_unstable_by_key(|timer| (timer.due, timer.pointer.position));
         let count = timers.len().min(max);
         due.extend(timers.drain(..count));

@@ -93,15 +93,9 @@ pub struct Hold {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
-    Tick {
-        tick: u64,
-        wall: Timestamp,
-    },
+    Tick { tick: u64, wall: Timestamp },
     /// Renewed for as long as the client lives, but not looked at before this tick.
-    Alive {
-        from: u64,
-        end: u64,
-    },
+    Alive { from: u64, end: u64 },
 }
 
 /// One (group, topic).
@@ -231,15 +225,7 @@ impl Oracle {
     }
 
     /// A poll was given messages.
-    pub fn deliver(
-        &mut self,
-        reader: &Reader,
-        index: usize,
-        client: &Arc<str>,
-        batch: u64,
-        messages: &[Handout],
-        tick: u64,
-    ) {
+    pub fn deliver(&mut self, reader: &Reader, index: usize, client: &Arc<str>, batch: u64, messages: &[Handout], tick: u64) {
         let progress = reader.progress(self.pairs[index].group, self.pairs[index].topic);
         let progress = progress.lock();
         must!(!messages.is_empty(), "a poll was answered with no messages");
@@ -253,23 +239,13 @@ impl Oracle {
             let message = &self.messages[&id];
             let pair = &self.pairs[index];
             must!(in_reply.insert(slot), "message {id} is twice in one reply");
-            must!(
-                !pair.acked.contains(&slot),
-                "message {id} ({slot:?}) was delivered after its ack was answered OK, pair {index}"
-            );
+            must!(!pair.acked.contains(&slot), "message {id} ({slot:?}) was delivered after its ack was answered OK, pair {index}");
             must!(!pair.dead.contains(&slot), "message {id} ({slot:?}) was delivered after it became a dead letter");
             must!(pair.is_wanted(message.tag), "message {id} with tag {} is not wanted", message.tag);
-            must!(
-                (1..=pair.attempts_max).contains(&attempt),
-                "U4: attempt {attempt} of {} for {id}",
-                pair.attempts_max
-            );
+            must!((1..=pair.attempts_max).contains(&attempt), "U4: attempt {attempt} of {} for {id}", pair.attempts_max);
             let hold = pair.holds.get(&slot);
             if let Some(hold) = hold.filter(|hold| hold.batch != batch) {
-                must!(
-                    hold.may_end,
-                    "U1: message {id} ({slot:?}, pair {index}) went to {client} in batch {batch} at {tick} while {hold:?}"
-                );
+                must!(hold.may_end, "U1: message {id} ({slot:?}, pair {index}) went to {client} in batch {batch} at {tick} while {hold:?}");
             }
             if let Some(hold) = hold.filter(|hold| hold.batch == batch) {
                 must!(hold.client == *client, "F9: batch {batch} of {} was repeated for {client}", hold.client);
@@ -291,29 +267,15 @@ impl Oracle {
         }
     }
 
-    fn check_lane(
-        &self,
-        index: usize,
-        id: Id,
-        slot: Slot,
-        batch: u64,
-        reply: &HashSet<Slot>,
-        is_done: &dyn Fn(Slot) -> bool,
-    ) {
+    fn check_lane(&self, index: usize, id: Id, slot: Slot, batch: u64, reply: &HashSet<Slot>, is_done: &dyn Fn(Slot) -> bool) {
         let pair = &self.pairs[index];
         let lane = self.messages[&id].lane;
         for other in &self.lanes[&(pair.topic, lane)] {
             if let Some(hold) = pair.holds.get(other).filter(|hold| hold.batch != batch && !hold.may_end) {
-                panic!(
-                    "F1: message {id} ({slot:?}) of lane {lane} left in batch {batch} while {other:?} is out: {hold:?}"
-                );
+                panic!("F1: message {id} ({slot:?}) of lane {lane} left in batch {batch} while {other:?} is out: {hold:?}");
             }
             let Some(earlier) = self.message_at(pair.topic, *other) else { continue };
-            if *other < slot
-                && !reply.contains(other)
-                && !is_done(*other)
-                && !pair.may_skip(self.messages[&earlier].tag)
-            {
+            if *other < slot && !reply.contains(other) && !is_done(*other) && !pair.may_skip(self.messages[&earlier].tag) {
                 panic!("order: message {id} ({slot:?}) of lane {lane} came before {earlier} ({other:?}), pair {index}");
             }
         }
@@ -322,13 +284,11 @@ impl Oracle {
     /// What is acknowledged in the log is what was asked to be, and everything that was answered OK is.
     pub fn check_progress(&self, reader: &Reader) {
         for (index, pair) in self.pairs.iter().enumerate() {
+            let dead_letters = dead_letters_of(reader, pair.group);
             let progress = reader.progress(pair.group, pair.topic);
             let progress = progress.lock();
             for slot in &pair.acked {
-                must!(
-                    self.may_lose || progress.is_acknowledged(*slot),
-                    "the ack of {slot:?} (pair {index}) was answered OK and is gone"
-                );
+                must!(self.may_lose || progress.is_acknowledged(*slot), "the ack of {slot:?} (pair {index}) was answered OK and is gone");
             }
             for ((topic, queue), ids) in self.queues.iter().filter(|((topic, _), _)| *topic == pair.topic) {
                 for (offset, id) in ids.iter().enumerate() {
@@ -337,26 +297,17 @@ impl Oracle {
                     let is_allowed = pair.acked.contains(&slot)
                         || pair.acked_maybe.contains(&slot)
                         || pair.may_skip(self.messages[id].tag);
-                    let is_dead = self.is_dead(reader, pair.group, *id);
+                    let is_dead = self.is_dead(dead_letters, *id);
                     let is_done = progress.is_acknowledged(slot);
-                    must!(
-                        !is_done || is_allowed || is_dead,
-                        "message {id} ({topic:?} {slot:?}, pair {index}) is acknowledged, and nobody did it"
-                    );
-                    must!(
-                        !is_dead || is_done || self.may_lose,
-                        "message {id} is a dead letter and not acknowledged (pair {index})"
-                    );
+                    must!(!is_done || is_allowed || is_dead, "message {id} ({topic:?} {slot:?}, pair {index}) is acknowledged, and nobody did it");
+                    must!(!is_dead || is_done || self.may_lose, "message {id} is a dead letter and not acknowledged (pair {index})");
                 }
             }
         }
     }
 
-    pub fn is_dead(&self, reader: &Reader, group: GroupId, id: Id) -> bool {
-        let catalog = reader.catalog();
-        let Some(group) = catalog.group_by_id(group) else { return false };
-        let topic = catalog.topic(&base::TopicName::dead_letters_of(&group.name));
-        topic.is_some_and(|topic| self.dead_letters.contains(&(topic.spec.id, id)))
+    fn is_dead(&self, dead_letters: Option<TopicId>, id: Id) -> bool {
+        dead_letters.is_some_and(|topic| self.dead_letters.contains(&(topic, id)))
     }
 
     /// After a recovery: looks at everything anew, finds out what became of unanswered requests, and checks that
@@ -372,14 +323,10 @@ impl Oracle {
                 continue;
             };
             for (offset, (was, is)) in known.iter().zip(found).enumerate() {
-                must!(
-                    was == is || was.is_none() || is.is_none(),
-                    "{key:?} offset {offset} was message {was:?} and is {is:?}"
-                );
+                must!(was == is || was.is_none() || is.is_none(), "{key:?} offset {offset} was message {was:?} and is {is:?}");
             }
         }
-        let timers: HashMap<LogPosition, _> =
-            timer.timers().iter().map(|timer| (timer.pointer.position, *timer)).collect();
+        let timers: HashMap<LogPosition, _> = timer.timers().iter().map(|timer| (timer.pointer.position, *timer)).collect();
         for timer in timers.values() {
             if let Some(id) = self.identify(reader, timer.pointer) {
                 self.found(id, timer.pointer);
@@ -449,6 +396,7 @@ impl Oracle {
     pub fn check_end(&self, reader: &Reader, timer: &TimerCore) {
         must!(timer.timers().is_empty(), "{} timers never fired", timer.timers().len());
         self.check_progress(reader);
+        let dead: Vec<_> = self.pairs.iter().map(|pair| dead_letters_of(reader, pair.group)).collect();
         for (id, message) in &self.messages {
             if message.fate != Fate::Stored || message.recall == Recall::Done {
                 continue;
@@ -457,21 +405,25 @@ impl Oracle {
             must!(is_open == message.slot.is_none(), "message {id} at the end: {message:?}");
             let Some(slot) = message.slot else { continue };
             for (index, pair) in self.pairs.iter().enumerate().filter(|(_, pair)| pair.topic == message.topic) {
+                let dead_letters = dead[index];
                 let is_acked = pair.acked.contains(&slot) || pair.acked_maybe.contains(&slot);
-                let is_done = is_acked || self.is_dead(reader, pair.group, *id) || pair.may_skip(message.tag);
+                let is_done = is_acked || self.is_dead(dead_letters, *id) || pair.may_skip(message.tag);
                 must!(is_done, "message {id} ({slot:?}, lane {}) never came to pair {index}", message.lane);
                 let is_acknowledged = reader.progress(pair.group, pair.topic).lock().is_acknowledged(slot);
                 must!(is_acknowledged, "message {id} ({slot:?}) is not settled for pair {index} at the end");
                 if pair.forwarded.contains(&slot) {
-                    let is_dead = self.is_dead(reader, pair.group, *id);
-                    must!(
-                        is_dead || pair.acked_maybe.contains(&slot),
-                        "message {id} was forwarded OK and is no dead letter"
-                    );
+                    let is_dead = self.is_dead(dead_letters, *id);
+                    must!(is_dead || pair.acked_maybe.contains(&slot), "message {id} was forwarded OK and is no dead letter");
                 }
             }
         }
     }
+}
+
+fn dead_letters_of(reader: &Reader, group: GroupId) -> Option<TopicId> {
+    let catalog = reader.catalog();
+    let name = base::TopicName::dead_letters_of(&catalog.group_by_id(group)?.name);
+    catalog.topic(&name).map(|topic| topic.spec.id)
 }
 
 fn pointer_of(reader: &Reader, message: &Message) -> Option<Pointer> {
@@ -494,8 +446,7 @@ fn settle_unknown(id: Id, message: &mut Message, timer: Option<Timestamp>, reade
     let places = usize::from(is_prepared) + usize::from(is_timer) + usize::from(is_visible);
     must!(places <= 1 || may_lose, "message {id} is prepared {is_prepared}, timer {is_timer}, visible {is_visible}");
     if let Some(due) = timer {
-        let is_expected =
-            message.is_moving || message.due == Some(due) || message.kind == Kind::Prepared || message.due.is_none();
+        let is_expected = message.is_moving || message.due == Some(due) || message.kind == Kind::Prepared || message.due.is_none();
         must!(is_expected || may_lose, "timer of message {id} is due at {due:?}: {message:?}");
         message.due = Some(due);
     }
