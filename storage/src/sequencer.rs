@@ -112,8 +112,10 @@ impl Sequencer {
     /// The topic of that name, or the record that makes it.
     pub fn create_topic(&mut self, mut spec: TopicSpec) -> Result<(TopicSpec, Option<Record>), AppendError> {
         let catalog = self.catalog.load();
-        let existing = catalog.topic(&spec.name).map(|topic| &topic.spec).or_else(|| self.new_topics.get(&spec.name));
-        if let Some(existing) = existing.filter(|existing| !self.dropped_topics.contains(&existing.id)) {
+        // One that was dropped in this group may have been made anew in it.
+        let stored = catalog.topic(&spec.name).map(|topic| &topic.spec);
+        let stored = stored.filter(|stored| !self.dropped_topics.contains(&stored.id));
+        if let Some(existing) = stored.or_else(|| self.new_topics.get(&spec.name)) {
             return Ok((existing.clone(), None));
         }
         let next = catalog.next_topic().0 + u32::try_from(self.new_topics.len()).unwrap_or(u32::MAX);
@@ -135,8 +137,9 @@ impl Sequencer {
 
     pub fn create_group(&mut self, mut spec: GroupSpec) -> Result<(GroupSpec, Option<Record>), AppendError> {
         let catalog = self.catalog.load();
-        let existing = catalog.group(&spec.name).map(AsRef::as_ref).or_else(|| self.new_groups.get(&spec.name));
-        if let Some(existing) = existing.filter(|existing| !self.dropped_groups.contains(&existing.id)) {
+        let stored = catalog.group(&spec.name).map(AsRef::as_ref);
+        let stored = stored.filter(|stored| !self.dropped_groups.contains(&stored.id));
+        if let Some(existing) = stored.or_else(|| self.new_groups.get(&spec.name)) {
             return Ok((existing.clone(), None));
         }
         let next = catalog.next_group().0 + u32::try_from(self.new_groups.len()).unwrap_or(u32::MAX);
@@ -175,6 +178,7 @@ impl Sequencer {
         let record = match (outcome, prepared.due) {
             (Outcome::RolledBack, _) => Record::Retire { origin, pending: Pending::Transaction },
             (Outcome::Committed, Some(due)) if due > now => {
+                self.check_topic(prepared.head.topic)?;
                 Record::Move { origin: prepared.pointer, head: prepared.head, from: Pending::Transaction, due }
             }
             (Outcome::Committed, _) => self.publish(prepared.pointer, prepared.head, Why::Commit, now)?,

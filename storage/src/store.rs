@@ -79,9 +79,13 @@ pub fn recover(
     if let Some(error) = malformed {
         return Err(error);
     }
-    let is_new = report.batches == 0;
+    // A log that lost all it had is not a new one.
+    let is_new = report.batches == 0 && report.quarantined.is_empty();
     if !is_new && views.hash_key.is_none() {
         return Err(OpenError::NoIdentity);
+    }
+    if !report.quarantined.is_empty() {
+        views.keep_lost_offsets();
     }
     views.ring();
     log.begin_term();

@@ -102,13 +102,30 @@ impl Writer {
         self.append_own(&[Record::Mark])
     }
 
-    /// One group from requests to answers.
+    /// From requests to answers: one group, or more when they would not fit in a segment.
     pub fn commit(&mut self, submissions: &mut Vec<Submission>) -> Vec<Delivery> {
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        let bytes: usize = submissions.iter().map(|submission| submission.request.bytes() + 64).sum();
+        let mut waiting = submissions.drain(..).peekable();
+        while waiting.peek().is_some() {
+            let group = Group::with_capacity(bytes.min(self.log.options().group_bytes_max()));
+            self.commit_some(&mut waiting, group, &mut deliveries);
+        }
+        deliveries
+    }
+
+    /// One group of what is at the front.
+    fn commit_some(
+        &mut self,
+        waiting: &mut dyn Iterator<Item = Submission>,
+        mut group: Group,
+        deliveries: &mut Vec<Delivery>,
+    ) {
         let now = self.log.stamp(self.clock.now());
-        let bytes = submissions.iter().map(|submission| submission.request.bytes() + 64).sum();
-        let mut group = Group::with_capacity(bytes);
-        let mut outcomes = Vec::with_capacity(submissions.len());
-        for submission in submissions.drain(..) {
+        let mut outcomes = Vec::new();
+        while group.len() < self.log.options().group_bytes_max()
+            && let Some(submission) = waiting.next()
+        {
             let outcome = match self.log.failure() {
                 Some(failure) => Err(failure.clone().into()),
                 None => self.sequence(submission.request, &mut group, now),
@@ -116,11 +133,11 @@ impl Writer {
             outcomes.push((submission.reply, outcome));
         }
         let start = if group.is_empty() { Ok(LogPosition(0)) } else { self.commit_group(group, false) };
-        let mut deliveries: Vec<Delivery> = Vec::new();
         for (reply, outcome) in outcomes {
             let result = match (&start, outcome) {
-                (_, Err(refused)) => Err(refused),
-                (Err(failure), Ok(_)) => Err(self.explain(failure)),
+                // W2: a refusal may rest on what was decided in this group, so it is void with it.
+                (Err(failure), _) => Err(self.explain(failure)),
+                (Ok(_), Err(refused)) => Err(refused),
                 (Ok(start), Ok(done)) => Ok(relocate(done, *start)),
             };
             let answer = Answer { ticket: reply.ticket, result };
@@ -129,7 +146,6 @@ impl Writer {
                 None => deliveries.push(Delivery { sink: reply.sink, answers: vec![answer] }),
             }
         }
-        deliveries
     }
 
     /// Makes durable what was committed by the write alone.

@@ -40,6 +40,11 @@ pub struct LogOptions {
 }
 
 impl LogOptions {
+    /// A group is complete when it has this many bytes: with one more batch it still fits in a segment.
+    pub fn group_bytes_max(&self) -> usize {
+        usize::try_from(self.segment_bytes / 2).unwrap_or(usize::MAX)
+    }
+
     /// The largest batch that is appended: four of them fit in a segment.
     pub fn batch_bytes_max(&self) -> usize {
         let quarter = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX);
@@ -161,6 +166,7 @@ impl Log {
             self.roll().map_err(|cause| self.failed("roll", cause))?;
         }
         let start = self.positions.appended;
+        assert!(start.plus(length) <= self.tail.header.end(), "a group of {length} bytes fits in a segment");
         assert_eq!(start.0 % LOG_BLOCK_BYTES, 0, "L1: a group starts at a block boundary");
         assert!(
             self.options.commit == CommitRule::OnWrite || self.positions.durable == start,

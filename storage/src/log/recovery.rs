@@ -235,8 +235,8 @@ impl Scan<'_> {
     fn enter(&mut self, segment: &Segment) {
         if segment.header.base_index > self.next {
             match self.report.quarantined.last_mut() {
-                Some(hole) if hole.start >= self.state.end => hole.end = segment.first(),
-                _ => self.report.quarantined.push(self.state.end..segment.first()),
+                Some(hole) if hole.start >= self.state.end => hole.end = segment.header.base,
+                _ => self.report.quarantined.push(self.state.end..segment.header.base),
             }
         }
         self.next = self.next.max(segment.header.base_index);
@@ -431,3 +431,7 @@ impl<'a> Window<'a> {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+#[path = "recovery_tests.rs"]
+mod tests;

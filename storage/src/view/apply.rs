@@ -136,6 +136,20 @@ impl Views {
         self.progress.lock().entry((group, topic)).or_default().clone()
     }
 
+    /// After damage: a queue whose newest messages are gone ends too early, and what groups have done with those would
+    /// be taken for something about the next ones. Lost entries keep their offsets from being given out again.
+    pub fn keep_lost_offsets(&mut self) {
+        let catalog = self.catalog.load_full();
+        for ((_, topic), progress) in self.progress.lock().iter() {
+            let Some(topic) = catalog.topic_by_id(*topic) else { continue };
+            let progress = progress.lock();
+            for (number, queue) in topic.queues.iter().enumerate() {
+                let index = base::QueueIndex(u16::try_from(number).expect("topics have at most 1,024 queues"));
+                self.lost_entries += queue.extend_lost(progress.end(index));
+            }
+        }
+    }
+
     /// What the timer thread has to be told, in order.
     pub fn take_timer_events(&mut self) -> Vec<TimerEvent> {
         std::mem::take(&mut self.timer_events)
@@ -170,9 +184,10 @@ impl Views {
 
     fn purge(&mut self, topic: TopicId, queue: base::QueueIndex, below: base::QueueOffset) {
         let catalog = self.catalog.load();
-        if let Some(queue) = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)) {
-            queue.purge(below);
-        }
+        let Some(found) = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)) else { return };
+        // What is not there yet is not purged: it would be acknowledged before it is sent.
+        let below = below.min(found.bounds().next);
+        found.purge(below);
         for ((_, of), progress) in self.progress.lock().iter() {
             if *of == topic {
                 progress.lock().purge(queue, below);

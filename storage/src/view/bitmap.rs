@@ -28,6 +28,13 @@ impl Acknowledged {
         QueueOffset(self.floor)
     }
 
+    /// Behind the last acknowledged offset.
+    pub fn end(&self) -> QueueOffset {
+        let last = self.words.iter().rposition(|word| *word != 0);
+        let end = last.map_or(0, |index| self.base + index as u64 * 64 + 64 - u64::from(self.words[index].leading_zeros()));
+        QueueOffset(end.max(self.floor))
+    }
+
     /// How many offsets above the floor are acknowledged.
     pub fn count_above_floor(&self) -> u64 {
         self.above
@@ -107,6 +114,7 @@ mod tests {
                 reference.extend(first..first + count);
                 let floor = (0..).find(|offset| !reference.contains(offset)).expect("the set is finite");
                 prop_assert_eq!(tested.floor(), QueueOffset(floor));
+                prop_assert_eq!(tested.end().0, reference.last().map_or(0, |last| last + 1));
                 let above = reference.iter().filter(|offset| **offset > floor).count() as u64;
                 prop_assert_eq!(tested.count_above_floor(), above);
                 for offset in 0..520 {

@@ -80,6 +80,13 @@ impl Progress {
         self.leases.iter().map(|(batch, lease)| (*batch, lease))
     }
 
+    /// The first offset of which nothing is known: neither acknowledged, nor tried, nor handed out, nor behind any such.
+    pub fn end(&self, queue: QueueIndex) -> QueueOffset {
+        let acknowledged = self.queues.get(&queue).map_or(QueueOffset(0), Acknowledged::end);
+        let slots = self.retries.keys().chain(self.leased.keys()).filter(|(of, _)| *of == queue);
+        slots.map(|(_, offset)| offset.next()).max().unwrap_or_default().max(acknowledged)
+    }
+
     pub fn is_parked(&self, message_group: u64) -> bool {
         self.parked.contains(&message_group)
     }

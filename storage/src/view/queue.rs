@@ -143,6 +143,17 @@ impl Queue {
         missing
     }
 
+    /// Marks everything below `next` that is not there as lost. Gives how many offsets that are.
+    pub(crate) fn extend_lost(&self, next: QueueOffset) -> u64 {
+        let mut content = self.content.lock();
+        let missing = next.0.saturating_sub(content.next);
+        let newest = content.chunks.back().and_then(|chunk| chunk.last()).map(|entry| entry.visible_since);
+        for _ in 0..missing {
+            content.append(Entry::lost(newest.unwrap_or_default()));
+        }
+        missing
+    }
+
     pub(crate) fn purge(&self, below: QueueOffset) {
         let mut content = self.content.lock();
         content.first = below.0.clamp(content.first, content.next);

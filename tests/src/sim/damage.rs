@@ -21,10 +21,14 @@ pub fn run(seed: u64, is_loud: bool) -> Tally {
     world.begin();
     let steps = 40 + world.chance.below(60);
     for _ in 0..steps {
-        match world.chance.below(3) {
-            0 => world.poll(),
+        match world.chance.below(8) {
+            0..=1 => world.poll(),
+            2..=3 => world.settle(),
+            4 => world.advance(),
+            5 => world.cold(),
             _ => world.send(),
         }
+        world.timer_due();
         world.pump();
         world.commit(3);
         world.pump();

@@ -758,7 +758,7 @@ impl World {
         }
     }
 
-    fn timer_due(&mut self) {
+    pub fn timer_due(&mut self) {
         let now = self.now();
         let mut effects = Effects::default();
         self.run().timer.due(now.wall, now.tick, &mut effects);
@@ -899,7 +899,7 @@ impl World {
         self.timer_effects(effects);
     }
 
-    fn advance(&mut self) {
+    pub fn advance(&mut self) {
         let ms = *self.chance.pick(&[1, 20, 1_000, 6_000, 31_000, 130_000]);
         if self.chance.one_in(12) {
             let wall = self.clock.now().0;
@@ -942,7 +942,7 @@ impl World {
         sub.core.handle(Event::Poll(id, poll), now);
     }
 
-    fn settle(&mut self) {
+    pub fn settle(&mut self) {
         if self.hands.is_empty() {
             return;
         }
@@ -1091,7 +1091,7 @@ impl World {
     }
 
     /// Every kind of record that no client of this run causes. Nobody consumes the cold topic; its state must come back.
-    fn cold(&mut self) {
+    pub fn cold(&mut self) {
         let topic = self.topics[3];
         let pair = self.chance.below(PAIRS.len() as u64) as usize;
         let group = self.oracle.pairs[pair].group;

@@ -1,0 +1,227 @@
+//! Stories of opening a log: what is cut, what is quarantined, what is refused.
+
+use super::*;
+use crate::disk::sim::SimDisk;
+use crate::log::CommitRule;
+use crate::log::group::Group;
+
+const OPTIONS: LogOptions = LogOptions { segment_bytes: 64 << 10, commit: CommitRule::OnSync };
+
+type Opened = Result<(Log, Report, Vec<String>), OpenError>;
+
+fn try_open(disk: &SimDisk) -> Opened {
+    let mut found = Vec::new();
+    let mut visit = |batch: Found<'_>| found.push(String::from_utf8_lossy(batch.records).into_owned());
+    let (log, report) = open(Arc::new(disk.clone()), OPTIONS, Chance::new(3), &mut visit)?;
+    Ok((log, report, found))
+}
+
+fn reopen(disk: &SimDisk) -> (Log, Report, Vec<String>) {
+    try_open(disk).expect("the log opens")
+}
+
+/// One synced group with a batch for each text. Gives where it starts.
+fn append(log: &mut Log, texts: &[&str]) -> LogPosition {
+    let mut group = Group::default();
+    for text in texts {
+        group.open();
+        group.record(|out| out.extend_from_slice(text.as_bytes()));
+        group.close();
+    }
+    let start = log.write(group, false).expect("space and power").start;
+    log.sync().expect("a healthy disk");
+    start
+}
+
+/// A new log with groups ["a0", "a1"] and ["b0", "b1"]. Gives the starts of the two.
+fn two_groups() -> (SimDisk, Log, [LogPosition; 2]) {
+    let disk = SimDisk::new(1);
+    let (mut log, _, _) = reopen(&disk);
+    let starts = [append(&mut log, &["a0", "a1"]), append(&mut log, &["b0", "b1"])];
+    (disk, log, starts)
+}
+
+fn first_file() -> String {
+    segment::name(LogPosition(0))
+}
+
+/// Where the second batch of a group of two-byte texts starts.
+fn second(start: LogPosition) -> LogPosition {
+    start.plus((HEADER_BYTES + ALIGNMENT) as u64)
+}
+
+#[test]
+fn a_torn_tail_is_cut_off_and_reported_and_the_log_goes_on_behind_it() {
+    let (disk, log, [_, b]) = two_groups();
+    drop(log);
+    disk.flip(&first_file(), second(b).0 + 70 - 64, 1);
+    let (mut log, report, found) = reopen(&disk);
+    assert_eq!(found, ["a0", "a1", "b0"]);
+    assert_eq!((report.quarantined.len(), report.batches), (0, 3));
+    append(&mut log, &["c"]);
+    let (_, report, found) = reopen(&disk);
+    assert_eq!(found, ["a0", "a1", "b0", "c"]);
+    assert_eq!(report.quarantined, [], "the gap that the cut left inside a block is no damage");
+}
+
+#[test]
+fn what_is_left_of_a_torn_group_is_zeroed_and_never_comes_back() {
+    let (disk, log, [_, b]) = two_groups();
+    drop(log);
+    disk.flip(&first_file(), b.0 + 5, 1);
+    let (log, report, found) = reopen(&disk);
+    assert_eq!(found, ["a0", "a1"]);
+    assert!(report.torn.is_some_and(|(position, bytes)| position == b && bytes > 0), "{report:?}");
+    assert_eq!(log.positions().appended, b);
+    assert!(disk.content(&first_file()).expect("is there")[b.0 as usize..].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn damage_below_a_sync_is_quarantined_and_named_and_the_rest_is_served() {
+    let (disk, log, [a, b]) = two_groups();
+    drop(log);
+    disk.flip(&first_file(), a.0 + HEADER_BYTES as u64, 0);
+    let (log, report, found) = reopen(&disk);
+    assert_eq!(found, ["a1", "b0", "b1"]);
+    assert_eq!(report.quarantined, [a..second(a)]);
+    assert_eq!(log.next_index(), BatchIndex(4));
+    drop(log);
+    let (_, again, _) = reopen(&disk);
+    assert_eq!(again.quarantined, report.quarantined);
+    assert!(again.batches == 3 && b > a);
+}
+
+#[test]
+fn a_mark_proves_the_group_before_it() {
+    for is_marked in [false, true] {
+        let (disk, mut log, [_, b]) = two_groups();
+        if is_marked {
+            append(&mut log, &["mark"]);
+        }
+        drop(log);
+        disk.flip(&first_file(), second(b).0, 0);
+        let (_, report, _) = reopen(&disk);
+        assert_eq!(!report.quarantined.is_empty(), is_marked, "{report:?}");
+    }
+}
+
+#[test]
+fn the_last_group_garbled_or_cut_at_every_byte_never_takes_anything_else_with_it() {
+    let (disk, log, [_, b]) = two_groups();
+    drop(log);
+    let whole = disk.content(&first_file()).expect("is there");
+    let length = 2 * (HEADER_BYTES + ALIGNMENT);
+    for cut in 0..length {
+        for is_cut in [true, false] {
+            let image = disk.image();
+            let at = b.0 as usize + cut;
+            if is_cut {
+                image.overwrite(&first_file(), at as u64, &vec![0; length - cut]);
+            } else {
+                image.overwrite(&first_file(), at as u64, &[!whole[at]]);
+            }
+            let (mut log, report, found) = reopen(&image);
+            assert_eq!(report.quarantined, [], "byte {cut}");
+            assert_eq!(found[..2], ["a0", "a1"], "byte {cut}");
+            let rest: Vec<&str> = found[2..].iter().map(String::as_str).collect();
+            assert!([&[][..], &["b0"], &["b0", "b1"]].contains(&&rest[..]), "byte {cut}: {rest:?}");
+            append(&mut log, &["c"]);
+            let (_, report, again) = reopen(&image);
+            assert_eq!(report.quarantined, [], "byte {cut}");
+            assert_eq!(again[..found.len()], found[..], "byte {cut}");
+            assert_eq!(again.last().map(String::as_str), Some("c"), "byte {cut}");
+        }
+    }
+}
+
+/// Fills the first segment and goes on into the second.
+fn two_segments() -> (SimDisk, Vec<LogPosition>) {
+    let disk = SimDisk::new(1);
+    let (mut log, _, _) = reopen(&disk);
+    let text = "x".repeat(5000);
+    let starts: Vec<LogPosition> = (0..9).map(|_| append(&mut log, &[&text])).collect();
+    assert_eq!(log.segments().load().len(), 2, "the groups fill more than one segment");
+    (disk, starts)
+}
+
+#[test]
+fn damage_in_the_last_batch_of_a_segment_is_named_although_nothing_follows_in_that_file() {
+    let (disk, starts) = two_segments();
+    let last = *starts.iter().rfind(|start| start.0 < OPTIONS.segment_bytes).expect("the first segment holds some");
+    disk.flip(&first_file(), last.0 + 100, 0);
+    let (log, report, found) = reopen(&disk);
+    assert_eq!(found.len(), 8);
+    assert_eq!(report.quarantined, [last..LogPosition(OPTIONS.segment_bytes)]);
+    assert_eq!(log.next_index(), BatchIndex(9));
+}
+
+#[test]
+fn one_copy_of_a_segment_header_is_enough_and_without_both_the_segment_is_quarantined() {
+    let (disk, starts) = two_segments();
+    disk.flip(&first_file(), 20, 0);
+    assert_eq!(reopen(&disk).2.len(), 9);
+    disk.flip(&first_file(), 2048 + 20, 0);
+    let (log, report, found) = reopen(&disk);
+    let in_second = starts.iter().filter(|start| start.0 >= OPTIONS.segment_bytes).count();
+    assert_eq!(found.len(), in_second);
+    assert_eq!(report.quarantined.len(), 1);
+    assert!(report.quarantined[0].contains(&starts[0]));
+    assert_eq!(log.next_index(), BatchIndex(9));
+}
+
+#[test]
+fn the_newest_segment_is_not_written_over_when_its_header_is_damaged() {
+    let (disk, _) = two_segments();
+    let newest = segment::name(LogPosition(OPTIONS.segment_bytes));
+    disk.flip(&newest, 20, 0);
+    disk.flip(&newest, 2048 + 20, 0);
+    let before = disk.operations();
+    assert!(matches!(try_open(&disk).err(), Some(OpenError::NewestDamaged { name }) if name == newest));
+    assert_eq!(disk.operations(), before, "nothing on the disk was changed");
+}
+
+#[test]
+fn another_format_version_is_refused_and_left_alone() {
+    let (disk, log, _) = two_groups();
+    drop(log);
+    let mut block = disk.content(&first_file()).expect("is there")[..128].to_vec();
+    block[8..12].copy_from_slice(&(segment::FORMAT_VERSION + 1).to_le_bytes());
+    let crc = crc32c::crc32c(&block[..124]);
+    block[124..].copy_from_slice(&crc.to_le_bytes());
+    disk.overwrite(&first_file(), 0, &block);
+    disk.overwrite(&first_file(), 2048, &block);
+    let before = disk.operations();
+    let found = segment::FORMAT_VERSION + 1;
+    assert!(matches!(try_open(&disk).err(), Some(OpenError::Version { source: HeaderError::Version { found: f }, .. }) if f == found));
+    assert_eq!(disk.operations(), before, "nothing on the disk was changed");
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_written_and_a_recovery_makes_durable_what_it_accepts() {
+    let (disk, mut log, _) = two_groups();
+    disk.fail_sync_after(0);
+    let mut group = Group::default();
+    group.open();
+    group.record(|out| out.extend_from_slice(b"c"));
+    group.close();
+    log.write(group, false).expect("only the sync fails");
+    log.sync().expect_err("as asked");
+    let before = disk.operations();
+    let mut group = Group::default();
+    group.open();
+    group.record(|out| out.extend_from_slice(b"d"));
+    group.close();
+    assert!(log.write(group, false).is_err(), "L3");
+    assert!(log.sync().is_err(), "L3");
+    assert_eq!(disk.operations(), before);
+    drop(log);
+    disk.restart_process();
+    let (mut log, _, found) = reopen(&disk);
+    assert_eq!(found.last().map(String::as_str), Some("c"), "the page cache still shows it");
+    append(&mut log, &["e"]);
+    drop(log);
+    disk.restart();
+    let (_, report, found) = reopen(&disk);
+    assert_eq!((found.last().map(String::as_str), report.quarantined.len()), (Some("e"), 0));
+    assert_eq!(found[found.len() - 2], "c", "Y1: what was served once is not lost to the next power cut");
+}
