@@ -192,7 +192,9 @@ fn another_format_version_is_refused_and_left_alone() {
     disk.overwrite(&first_file(), 2048, &block);
     let before = disk.operations();
     let found = segment::FORMAT_VERSION + 1;
-    assert!(matches!(try_open(&disk).err(), Some(OpenError::Version { source: HeaderError::Version { found: f }, .. }) if f == found));
+    assert!(
+        matches!(try_open(&disk).err(), Some(OpenError::Version { source: HeaderError::Version { found: f }, .. }) if f == found)
+    );
     assert_eq!(disk.operations(), before, "nothing on the disk was changed");
 }
 

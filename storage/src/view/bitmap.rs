@@ -31,7 +31,8 @@ impl Acknowledged {
     /// Behind the last acknowledged offset.
     pub fn end(&self) -> QueueOffset {
         let last = self.words.iter().rposition(|word| *word != 0);
-        let end = last.map_or(0, |index| self.base + index as u64 * 64 + 64 - u64::from(self.words[index].leading_zeros()));
+        let end =
+            last.map_or(0, |index| self.base + index as u64 * 64 + 64 - u64::from(self.words[index].leading_zeros()));
         QueueOffset(end.max(self.floor))
     }
 

@@ -93,9 +93,15 @@ pub struct Hold {
 
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
-    Tick { tick: u64, wall: Timestamp },
+    Tick {
+        tick: u64,
+        wall: Timestamp,
+    },
     /// Renewed for as long as the client lives, but not looked at before this tick.
-    Alive { from: u64, end: u64 },
+    Alive {
+        from: u64,
+        end: u64,
+    },
 }
 
 /// One (group, topic).
@@ -225,7 +231,15 @@ impl Oracle {
     }
 
     /// A poll was given messages.
-    pub fn deliver(&mut self, reader: &Reader, index: usize, client: &Arc<str>, batch: u64, messages: &[Handout], tick: u64) {
+    pub fn deliver(
+        &mut self,
+        reader: &Reader,
+        index: usize,
+        client: &Arc<str>,
+        batch: u64,
+        messages: &[Handout],
+        tick: u64,
+    ) {
         let progress = reader.progress(self.pairs[index].group, self.pairs[index].topic);
         let progress = progress.lock();
         must!(!messages.is_empty(), "a poll was answered with no messages");
@@ -239,13 +253,23 @@ impl Oracle {
             let message = &self.messages[&id];
             let pair = &self.pairs[index];
             must!(in_reply.insert(slot), "message {id} is twice in one reply");
-            must!(!pair.acked.contains(&slot), "message {id} ({slot:?}) was delivered after its ack was answered OK, pair {index}");
+            must!(
+                !pair.acked.contains(&slot),
+                "message {id} ({slot:?}) was delivered after its ack was answered OK, pair {index}"
+            );
             must!(!pair.dead.contains(&slot), "message {id} ({slot:?}) was delivered after it became a dead letter");
             must!(pair.is_wanted(message.tag), "message {id} with tag {} is not wanted", message.tag);
-            must!((1..=pair.attempts_max).contains(&attempt), "U4: attempt {attempt} of {} for {id}", pair.attempts_max);
+            must!(
+                (1..=pair.attempts_max).contains(&attempt),
+                "U4: attempt {attempt} of {} for {id}",
+                pair.attempts_max
+            );
             let hold = pair.holds.get(&slot);
             if let Some(hold) = hold.filter(|hold| hold.batch != batch) {
-                must!(hold.may_end, "U1: message {id} ({slot:?}, pair {index}) went to {client} in batch {batch} at {tick} while {hold:?}");
+                must!(
+                    hold.may_end,
+                    "U1: message {id} ({slot:?}, pair {index}) went to {client} in batch {batch} at {tick} while {hold:?}"
+                );
             }
             if let Some(hold) = hold.filter(|hold| hold.batch == batch) {
                 must!(hold.client == *client, "F9: batch {batch} of {} was repeated for {client}", hold.client);
@@ -267,15 +291,29 @@ impl Oracle {
         }
     }
 
-    fn check_lane(&self, index: usize, id: Id, slot: Slot, batch: u64, reply: &HashSet<Slot>, is_done: &dyn Fn(Slot) -> bool) {
+    fn check_lane(
+        &self,
+        index: usize,
+        id: Id,
+        slot: Slot,
+        batch: u64,
+        reply: &HashSet<Slot>,
+        is_done: &dyn Fn(Slot) -> bool,
+    ) {
         let pair = &self.pairs[index];
         let lane = self.messages[&id].lane;
         for other in &self.lanes[&(pair.topic, lane)] {
             if let Some(hold) = pair.holds.get(other).filter(|hold| hold.batch != batch && !hold.may_end) {
-                panic!("F1: message {id} ({slot:?}) of lane {lane} left in batch {batch} while {other:?} is out: {hold:?}");
+                panic!(
+                    "F1: message {id} ({slot:?}) of lane {lane} left in batch {batch} while {other:?} is out: {hold:?}"
+                );
             }
             let Some(earlier) = self.message_at(pair.topic, *other) else { continue };
-            if *other < slot && !reply.contains(other) && !is_done(*other) && !pair.may_skip(self.messages[&earlier].tag) {
+            if *other < slot
+                && !reply.contains(other)
+                && !is_done(*other)
+                && !pair.may_skip(self.messages[&earlier].tag)
+            {
                 panic!("order: message {id} ({slot:?}) of lane {lane} came before {earlier} ({other:?}), pair {index}");
             }
         }
@@ -288,7 +326,10 @@ impl Oracle {
             let progress = reader.progress(pair.group, pair.topic);
             let progress = progress.lock();
             for slot in &pair.acked {
-                must!(self.may_lose || progress.is_acknowledged(*slot), "the ack of {slot:?} (pair {index}) was answered OK and is gone");
+                must!(
+                    self.may_lose || progress.is_acknowledged(*slot),
+                    "the ack of {slot:?} (pair {index}) was answered OK and is gone"
+                );
             }
             for ((topic, queue), ids) in self.queues.iter().filter(|((topic, _), _)| *topic == pair.topic) {
                 for (offset, id) in ids.iter().enumerate() {
@@ -299,8 +340,14 @@ impl Oracle {
                         || pair.may_skip(self.messages[id].tag);
                     let is_dead = self.is_dead(dead_letters, *id);
                     let is_done = progress.is_acknowledged(slot);
-                    must!(!is_done || is_allowed || is_dead, "message {id} ({topic:?} {slot:?}, pair {index}) is acknowledged, and nobody did it");
-                    must!(!is_dead || is_done || self.may_lose, "message {id} is a dead letter and not acknowledged (pair {index})");
+                    must!(
+                        !is_done || is_allowed || is_dead,
+                        "message {id} ({topic:?} {slot:?}, pair {index}) is acknowledged, and nobody did it"
+                    );
+                    must!(
+                        !is_dead || is_done || self.may_lose,
+                        "message {id} is a dead letter and not acknowledged (pair {index})"
+                    );
                 }
             }
         }
@@ -323,10 +370,14 @@ impl Oracle {
                 continue;
             };
             for (offset, (was, is)) in known.iter().zip(found).enumerate() {
-                must!(was == is || was.is_none() || is.is_none(), "{key:?} offset {offset} was message {was:?} and is {is:?}");
+                must!(
+                    was == is || was.is_none() || is.is_none(),
+                    "{key:?} offset {offset} was message {was:?} and is {is:?}"
+                );
             }
         }
-        let timers: HashMap<LogPosition, _> = timer.timers().iter().map(|timer| (timer.pointer.position, *timer)).collect();
+        let timers: HashMap<LogPosition, _> =
+            timer.timers().iter().map(|timer| (timer.pointer.position, *timer)).collect();
         for timer in timers.values() {
             if let Some(id) = self.identify(reader, timer.pointer) {
                 self.found(id, timer.pointer);
@@ -413,7 +464,10 @@ impl Oracle {
                 must!(is_acknowledged, "message {id} ({slot:?}) is not settled for pair {index} at the end");
                 if pair.forwarded.contains(&slot) {
                     let is_dead = self.is_dead(dead_letters, *id);
-                    must!(is_dead || pair.acked_maybe.contains(&slot), "message {id} was forwarded OK and is no dead letter");
+                    must!(
+                        is_dead || pair.acked_maybe.contains(&slot),
+                        "message {id} was forwarded OK and is no dead letter"
+                    );
                 }
             }
         }
@@ -446,7 +500,8 @@ fn settle_unknown(id: Id, message: &mut Message, timer: Option<Timestamp>, reade
     let places = usize::from(is_prepared) + usize::from(is_timer) + usize::from(is_visible);
     must!(places <= 1 || may_lose, "message {id} is prepared {is_prepared}, timer {is_timer}, visible {is_visible}");
     if let Some(due) = timer {
-        let is_expected = message.is_moving || message.due == Some(due) || message.kind == Kind::Prepared || message.due.is_none();
+        let is_expected =
+            message.is_moving || message.due == Some(due) || message.kind == Kind::Prepared || message.due.is_none();
         must!(is_expected || may_lose, "timer of message {id} is due at {due:?}: {message:?}");
         message.due = Some(due);
     }
