@@ -858,6 +858,10 @@ impl Core {
         }
         let is_last = if item.batch == 0 { receipt.attempt >= item.attempts } else { item.batch == receipt.batch };
         if !is_last {
+            if item.is_loaded {
+                // Kept, it would pass for read when its turn comes, and go to nobody.
+                self.items.remove(&slot);
+            }
             let problem = "belongs to an earlier delivery; the message was delivered again since";
             self.effects.push(Effect::Settled { settle: id, result: Err(Refusal::InvalidHandle { problem }) });
             return;
