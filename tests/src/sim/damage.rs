@@ -4,7 +4,7 @@ use base::{Chance, LogPosition};
 use storage::log::batch::{HEADER_BYTES, Header};
 
 use super::Tally;
-use super::oracle::{Fate, must};
+use super::oracle::{Fate, Kind, must};
 use super::snapshot::Snapshot;
 use super::world::World;
 
@@ -72,6 +72,9 @@ fn check(world: &mut World, damaged: &[LogPosition]) {
             Err(error) => must!(is_lost && error.is_lost(), "message {id} lies in no hole, yet: {error}"),
         }
         let message = &world.oracle.messages[id];
+        // A timer or a transaction whose publication is gone is pending again, and gets another place.
+        let has_own_place = message.kind == Kind::Visible;
+        let is_lost = is_lost || !has_own_place;
         if let (false, Some((queue, offset)), Fate::Stored) = (is_lost, message.slot, message.fate) {
             let catalog = recovered.reader.catalog();
             let entry = catalog.topic_by_id(message.topic).and_then(|topic| topic.queue(queue)?.entry(offset));
