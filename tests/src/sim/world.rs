@@ -616,13 +616,10 @@ impl World {
     fn check_append(&mut self, index: usize, changes: &[Change]) {
         let max = self.oracle.pairs[index].attempts_max;
         for change in changes {
-            match change {
-                Change::Publish { why: Why::DeadLetter { attempts, reason, .. }, .. } => {
-                    let is_forced = *reason != storage::record::DeadLetterReason::Attempts;
-                    must!(is_forced || *attempts >= max, "U4: a dead letter after {attempts} of {max} attempts");
-                    self.tally.dead_letters += 1;
-                }
-                _ => {}
+            if let Change::Publish { why: Why::DeadLetter { attempts, reason, .. }, .. } = change {
+                let is_forced = *reason != storage::record::DeadLetterReason::Attempts;
+                must!(is_forced || *attempts >= max, "U4: a dead letter after {attempts} of {max} attempts");
+                self.tally.dead_letters += 1;
             }
         }
     }
