@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -332,7 +332,6 @@ struct Upkeep {
     reserve: Mutex<Reserve>,
     failure: Mutex<Option<String>>,
     is_closed: AtomicBool,
-    prepared: AtomicU64,
 }
 
 /// The next segment, and the spare ones, of this size.
@@ -382,7 +381,6 @@ fn run_upkeep(disk: &dyn Disk, upkeep: &Upkeep, rule: ReserveRule) {
             match log::prepare(disk, size, chance.next_u64(), || ()) {
                 Ok(prepared) => {
                     *slot.lock() = Some(prepared);
-                    upkeep.prepared.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the next segment cannot be prepared; the writer will allocate one")
