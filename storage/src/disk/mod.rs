@@ -36,7 +36,15 @@ pub trait File: Send + Sync {
     /// Fills `buffer`; a read beyond the end is an error.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
+    /// As [`File::read_at`], but what the device holds, whatever the system has in memory. None where that cannot be had.
+    ///
+    /// After a failed sync the two may differ for good: the system calls pages clean that never reached the device.
+    fn read_device(&self, buffer: &mut [u8], offset: u64) -> Option<io::Result<()>>;
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// Writes zeros. Leaves nothing behind in memory where that can be had: nobody reads them.
+    fn zero_at(&self, offset: u64, length: u64) -> io::Result<()>;
 
     /// Everything written before is durable afterwards. After an error nothing is known about it, and another try proves
     /// nothing: the kernel may have dropped the dirty pages.

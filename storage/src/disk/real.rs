@@ -1,12 +1,20 @@
 //! Real files. The only place of this crate that touches `std::fs`.
+//!
+//! Whole blocks are written past the page cache (`O_DIRECT`) where the file system lets us: a group is written once and
+//! read from the tail cache, so a second copy of it in the kernel would only cost (docs/decisions/0005). Reads go through
+//! the page cache, which keeps what slow consumers read again; the kernel keeps the two coherent.
 
 #![expect(clippy::disallowed_methods, reason = "this is the file that wraps std::fs")]
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use base::limits::LOG_BLOCK_BYTES;
+use bytemuck::{Pod, Zeroable};
 
 use super::{Disk, File, Space};
 
@@ -67,12 +75,13 @@ impl Disk for RealDisk {
             fs::remove_file(&path)?;
             return Err(error);
         }
-        Ok(Arc::new(RealFile(file)))
+        Ok(Arc::new(RealFile { direct: open_direct(&path), file }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let file = fs::OpenOptions::new().read(true).write(true).open(self.path(name))?;
-        Ok(Arc::new(RealFile(file)))
+        let path = self.path(name);
+        let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
+        Ok(Arc::new(RealFile { direct: open_direct(&path), file }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -103,26 +112,159 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(fs::File);
+/// The same file for input and output past the page cache; none where the file system has no such thing.
+fn open_direct(path: &Path) -> Option<fs::File> {
+    let flag = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).expect("flags of open are ints");
+    fs::OpenOptions::new().read(true).write(true).custom_flags(flag).open(path).ok()
+}
+
+struct RealFile {
+    file: fs::File,
+    direct: Option<fs::File>,
+}
+
+const BLOCK: usize = LOG_BLOCK_BYTES as usize;
+
+/// Direct input and output wants memory that is aligned as the device's blocks are.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(4096))]
+struct Page([u8; BLOCK]);
+
+/// Pages of a thread's [`SCRATCH`]: 1 MiB, so that a group is mostly one request to the device.
+const SCRATCH_PAGES: usize = 256;
+
+thread_local! {
+    /// Between callers' memory and the device. Only the threads that write (log writer, upkeep) and a recovery have one. A
+    /// copy costs a tenth of what the page cache takes for the same bytes.
+    static SCRATCH: RefCell<Vec<Page>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends this thread's scratch memory.
+fn with_scratch<T>(work: impl FnOnce(&mut [u8]) -> T) -> T {
+    SCRATCH.with_borrow_mut(|pages| {
+        pages.resize(SCRATCH_PAGES, Page::zeroed());
+        work(bytemuck::cast_slice_mut(pages))
+    })
+}
+
+/// Offsets or memory are not aligned as this device wants them, or the file system only pretended.
+fn is_not_direct(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
+impl RealFile {
+    /// Writes `length` bytes in pieces that `fill` provides. Gives false when only the page cache can take them.
+    fn write_direct(&self, offset: u64, length: usize, mut fill: impl FnMut(usize, &mut [u8])) -> io::Result<bool> {
+        let is_whole_blocks = offset.is_multiple_of(LOG_BLOCK_BYTES) && length.is_multiple_of(BLOCK);
+        let Some(direct) = self.direct.as_ref().filter(|_| is_whole_blocks) else { return Ok(false) };
+        let written = with_scratch(|scratch| {
+            let mut done = 0;
+            while done < length {
+                let piece = &mut scratch[..(length - done).min(SCRATCH_PAGES * BLOCK)];
+                fill(done, piece);
+                direct.write_all_at(piece, offset + done as u64)?;
+                done += piece.len();
+            }
+            Ok(())
+        });
+        match written {
+            Err(error) if is_not_direct(&error) => Ok(false),
+            written => written.map(|()| true),
+        }
+    }
+
+    /// Reads whole blocks around what is wanted, because the device gives nothing else.
+    fn read_direct(direct: &fs::File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        with_scratch(|scratch| {
+            let mut done = 0;
+            while done < buffer.len() {
+                let at = offset + done as u64;
+                let within = usize::try_from(at % LOG_BLOCK_BYTES).expect("blocks are small");
+                let wanted = (within + buffer.len() - done).next_multiple_of(BLOCK).min(SCRATCH_PAGES * BLOCK);
+                let piece = &mut scratch[..wanted];
+                direct.read_exact_at(piece, at - within as u64)?;
+                let count = (wanted - within).min(buffer.len() - done);
+                buffer[done..done + count].copy_from_slice(&piece[within..within + count]);
+                done += count;
+            }
+            Ok(())
+        })
+    }
+}
 
 impl File for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        self.file.read_exact_at(buffer, offset)
+    }
+
+    fn read_device(&self, buffer: &mut [u8], offset: u64) -> Option<io::Result<()>> {
+        match Self::read_direct(self.direct.as_ref()?, buffer, offset) {
+            Err(error) if is_not_direct(&error) => None,
+            read => Some(read),
+        }
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        let copy = |done: usize, piece: &mut [u8]| piece.copy_from_slice(&bytes[done..done + piece.len()]);
+        if self.write_direct(offset, bytes.len(), copy)? {
+            return Ok(());
+        }
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn zero_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        if self.write_direct(offset, length, |_, piece| piece.fill(0))? {
+            return Ok(());
+        }
+        self.file.write_all_at(&vec![0; length], offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        // Of the file, not of one descriptor, and with a flush of the device: it covers what went past the page cache.
+        self.file.sync_data()
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_and_odd_bytes_are_read_as_they_were_written_from_memory_and_device() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let disk = RealDisk::open(directory.path()).expect("a new directory");
+        let length = 3 << 20;
+        let file = disk.create("a", length).expect("space");
+        let mut expected = vec![0; length as usize];
+        let pattern: Vec<u8> = (0..2 << 20).map(|n: u32| n.to_le_bytes()[usize::from(n.is_multiple_of(3))]).collect();
+        // Whole blocks, more than the scratch holds at once; then odd places; then blocks over the odd ones.
+        for (offset, count) in [(4096, pattern.len()), (5, 10_000), (2_500_000, 1), (8192, 4096)] {
+            file.write_at(&pattern[..count], offset as u64).expect("space");
+            expected[offset..offset + count].copy_from_slice(&pattern[..count]);
+        }
+        file.zero_at(1 << 20, 8192).expect("space");
+        expected[1 << 20..(1 << 20) + 8192].fill(0);
+        file.sync_data().expect("a healthy disk");
+        for (offset, count) in [(0, expected.len()), (4095, 2), (1_000_001, 1_500_000), (expected.len() - 1, 1)] {
+            let mut read = vec![1; count];
+            file.read_at(&mut read, offset as u64).expect("is there");
+            assert!(read == expected[offset..offset + count], "{count} bytes at {offset}");
+            let mut read = vec![1; count];
+            // Not every file system has direct input and output; where it has, it agrees.
+            if let Some(result) = file.read_device(&mut read, offset as u64) {
+                result.expect("is there");
+                assert!(read == expected[offset..offset + count], "{count} bytes of the device at {offset}");
+            }
+        }
+        assert!(file.read_at(&mut [0; 2], length - 1).is_err(), "beyond the end");
     }
 }

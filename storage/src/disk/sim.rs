@@ -40,6 +40,8 @@ struct State {
     /// Syncs until one fails.
     sync_fuse: Option<u64>,
     syncs: u64,
+    /// Whether what the device holds can be read past the page cache.
+    has_device_reads: bool,
 }
 
 #[derive(Clone, Default)]
@@ -75,6 +77,7 @@ impl SimDisk {
             is_crashed: false,
             sync_fuse: None,
             syncs: 0,
+            has_device_reads: true,
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -92,6 +95,13 @@ impl SimDisk {
     /// The sync after `syncs` more fails, and with it everything that was not synced becomes unknown.
     pub fn fail_sync_after(&self, syncs: u64) {
         self.state.lock().sync_fuse = Some(syncs);
+    }
+
+    /// A disk whose device cannot be read past the page cache. It writes sectors whole: what is written over itself stays
+    /// what it is, wherever the power fails.
+    pub fn without_device_reads(self) -> Self {
+        self.state.lock().has_device_reads = false;
+        self
     }
 
     /// The space there is in all; allocations beyond it fail.
@@ -221,10 +231,10 @@ impl State {
             let target = &mut bytes[start..end];
             let length = target.len();
             match fate {
-                // Kept as written. What is written over itself stays what it is, wherever the power fails: disks write sectors
-                // whole, and recovery relies on it when it writes the unproved tail again in place.
+                // Kept as written.
                 0..=2 => {}
-                _ if *target == old[..length] => {}
+                // Recovery relies on it where it has to write the unproved tail again in place.
+                _ if !self.has_device_reads && *target == old[..length] => {}
                 // Lost: the old content comes back.
                 3..=5 => target.copy_from_slice(&old[..length]),
                 // Torn inside the block: new in front, old behind.
@@ -355,6 +365,26 @@ impl File for SimFile {
         Ok(())
     }
 
+    fn read_device(&self, buffer: &mut [u8], offset: u64) -> Option<io::Result<()>> {
+        if let Err(error) = self.read_at(buffer, offset) {
+            return Some(Err(error));
+        }
+        let state = self.disk.state.lock();
+        if !state.has_device_reads {
+            return None;
+        }
+        // Dirty pages are written to the device first; those of a failed sync count as clean, and are not.
+        let start = usize::try_from(offset).expect("files of tests are small");
+        for (block, on_disk) in &state.files[self.file].doubtful {
+            let (from, to) = (block * BLOCK, (block + 1) * BLOCK);
+            let (first, last) = (from.max(start), to.min(start + buffer.len()));
+            if first < last {
+                buffer[first - start..last - start].copy_from_slice(&on_disk[first - from..last - from]);
+            }
+        }
+        Some(Ok(()))
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let mut state = self.disk.state.lock();
         let start = usize::try_from(offset).expect("files of tests are small");
@@ -379,6 +409,10 @@ impl File for SimFile {
         content.bytes[start..end].copy_from_slice(bytes);
         // Counted last: a crash at this operation finds part of its blocks handed over.
         state.step()
+    }
+
+    fn zero_at(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.write_at(&vec![0; usize::try_from(length).expect("files of tests are small")], offset)
     }
 
     fn sync_data(&self) -> io::Result<()> {

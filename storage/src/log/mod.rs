@@ -286,14 +286,13 @@ pub fn allocate(disk: &dyn Disk, size: u64, random: u64) -> io::Result<Prepared>
 /// Makes the next segment ready: allocated and written with zeros, so that later syncs carry no metadata.
 /// `pace` is called between steps of 1 MiB and may wait.
 pub fn prepare(disk: &dyn Disk, size: u64, random: u64, mut pace: impl FnMut()) -> io::Result<Prepared> {
-    const STEP: usize = 1 << 20;
+    const STEP: u64 = 1 << 20;
     let prepared = allocate(disk, size, random)?;
-    let zeros = vec![0; STEP];
     let mut offset = 0;
     while offset < size {
-        let step = usize::try_from(size - offset).unwrap_or(STEP).min(STEP);
-        prepared.file.write_at(&zeros[..step], offset)?;
-        offset += step as u64;
+        let step = STEP.min(size - offset);
+        prepared.file.zero_at(offset, step)?;
+        offset += step;
         // Small syncs: one large one would stand in the way of the writer's.
         prepared.file.sync_data()?;
         pace();

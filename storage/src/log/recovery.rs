@@ -5,8 +5,9 @@
 //! tail: nobody was told that it is there, so it is cut off. This is sound because group n + 1 is not written before group
 //! n is synced.
 //!
-//! Y1. What is accepted above the last proved position is written again in place and synced before anything is served:
-//!     after a crash, and more so after a failed sync, the page cache proves nothing about the disk.
+//! Y1. The page cache proves nothing about the disk after a crash, and less after a failed sync. So what is accepted was read
+//!     from the device, and is synced before anything is served. Where the device cannot be read past the page cache, what
+//!     lies above the last proved position is written again in place (docs/decisions/0005).
 //! Y2. Nothing below a proved position is cut or overwritten.
 
 use std::io;
@@ -71,12 +72,17 @@ pub fn open(
     let Some(last) = segments.last().cloned() else {
         return create(disk, options, chance);
     };
-    let mut scan =
-        Scan { segments: &segments, next: BatchIndex(0), state: State::default(), report: Report::default() };
+    let mut scan = Scan {
+        segments: &segments,
+        next: BatchIndex(0),
+        state: State::default(),
+        is_device_read: true,
+        report: Report::default(),
+    };
     scan.run(visit)?;
-    let Scan { state, mut report, .. } = scan;
+    let Scan { state, is_device_read, mut report, .. } = scan;
     let end = LogPosition(state.end.max(last.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
-    mend(&segments, &state, end, &mut report)?;
+    mend(&last, &state, end, is_device_read, &mut report)?;
     let next = state.next_index;
     let mut positions = Positions::at(end);
     positions.advance_durable(end);
@@ -190,12 +196,16 @@ struct State {
     next_index: BatchIndex,
     term: Term,
     stored_at: Timestamp,
+    /// Behind it, up to the end of the newest segment, there are only zeros.
+    zeros_from: LogPosition,
 }
 
 struct Scan<'a> {
     segments: &'a [Arc<Segment>],
     next: BatchIndex,
     state: State,
+    /// All that was read so far came from the device.
+    is_device_read: bool,
     report: Report,
 }
 
@@ -206,7 +216,7 @@ impl Scan<'_> {
             self.enter(segment);
             let mut window = Window::new(segment);
             let mut at = segment.first();
-            loop {
+            let is_over = loop {
                 match window.batch(at)? {
                     Some(header) if header.index >= self.next => {
                         let records = window.records(at, &header)?;
@@ -214,17 +224,20 @@ impl Scan<'_> {
                         visit(Found { header, records });
                         at = self.state.end;
                     }
-                    _ if self.is_end_of(number, at) => break,
+                    _ if self.is_end_of(number, at) => break false,
                     _ => match self.resume(&mut window, number, at)? {
                         Resume::Here(later) => at = later,
-                        Resume::NextSegment => break,
+                        Resume::NextSegment => break false,
                         // Either there is nothing more, or what there is was never acknowledged.
-                        Resume::Nowhere => {
-                            self.state.end = at;
-                            return Ok(());
-                        }
+                        Resume::Nowhere => break true,
                     },
                 }
+            };
+            self.is_device_read &= window.is_device_read;
+            if is_over {
+                self.state.end = at;
+                self.state.zeros_from = window.zeros_from;
+                break;
             }
             number += 1;
         }
@@ -271,6 +284,7 @@ impl Scan<'_> {
     /// Where to go on after a bad batch at `bad`.
     fn resume(&mut self, window: &mut Window<'_>, number: usize, bad: LogPosition) -> Result<Resume, OpenError> {
         let mut from = bad.plus(ALIGNMENT as u64);
+        window.zeros_from = from;
         let mut is_proved = self.segments.get(number + 1).is_some();
         let mut first_later = None;
         while let Some((position, header)) = window.search(from)? {
@@ -304,15 +318,22 @@ enum Resume {
     Nowhere,
 }
 
-/// Cuts the torn tail off and writes again what nothing proves durable (Y1).
-fn mend(segments: &[Arc<Segment>], state: &State, end: LogPosition, report: &mut Report) -> Result<(), OpenError> {
-    let tail = segments.last().expect("a log has a segment");
+/// Cuts the torn tail off, and makes sure that what was accepted is on the disk (Y1).
+fn mend(
+    tail: &Segment,
+    state: &State,
+    end: LogPosition,
+    is_device_read: bool,
+    report: &mut Report,
+) -> Result<(), OpenError> {
     let io = |operation| {
         let name = segment::name(tail.header.base);
         move |source| OpenError::Io { operation, name, source }
     };
-    // The last block of what was accepted may share its end with the torn tail: its padding is written as zeros.
-    let from = LogPosition(state.proved.max(tail.first()).0 / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
+    let block_of = |position: LogPosition| LogPosition(position.0 / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
+    // What was accepted may end inside a block of the torn tail. That block is of a group whose sync never came back.
+    let last = block_of(state.end);
+    let from = if is_device_read { last } else { block_of(state.proved.max(tail.first())) };
     if state.end > from {
         let length = usize::try_from(end.since(from)).expect("what is unproved is about a group");
         let mut bytes = vec![0; length];
@@ -321,7 +342,7 @@ fn mend(segments: &[Arc<Segment>], state: &State, end: LogPosition, report: &mut
         tail.file.write_at(&bytes, tail.offset(from)).map_err(io("rewriting"))?;
         report.rewritten = length as u64;
     }
-    let torn = zero_rest(tail, end).map_err(io("cutting the torn tail"))?;
+    let torn = zero_rest(tail, end, state.zeros_from).map_err(io("cutting the torn tail"))?;
     if torn > 0 {
         report.torn = Some((end, torn));
         tracing::warn!(
@@ -333,26 +354,31 @@ fn mend(segments: &[Arc<Segment>], state: &State, end: LogPosition, report: &mut
     tail.file.sync_all().map_err(io("syncing"))
 }
 
-/// Overwrites everything from `end` on that is not zero. Gives how many bytes that were.
-fn zero_rest(tail: &Segment, end: LogPosition) -> io::Result<u64> {
-    let rest = usize::try_from(tail.header.end().since(end)).unwrap_or(WINDOW_BYTES);
-    let mut window = vec![0; rest.min(WINDOW_BYTES)];
-    let zeros = vec![0; LOG_BLOCK_BYTES as usize];
+/// Overwrites what lies between two positions with zeros. Gives how many of its bytes were something else.
+fn zero_rest(tail: &Segment, from: LogPosition, to: LogPosition) -> io::Result<u64> {
     let mut torn = 0;
-    let mut at = end;
-    while at < tail.header.end() {
-        let length = usize::try_from(tail.header.end().since(at)).unwrap_or(WINDOW_BYTES).min(WINDOW_BYTES);
-        tail.file.read_at(&mut window[..length], tail.offset(at))?;
-        for (number, block) in window[..length].chunks(zeros.len()).enumerate() {
-            if block != &zeros[..block.len()] {
-                torn += block.iter().filter(|byte| **byte != 0).count() as u64;
-                let block_at = at.plus((number * zeros.len()) as u64);
-                tail.file.write_at(&zeros[..block.len()], tail.offset(block_at))?;
-            }
+    let mut at = from;
+    let mut bytes = Vec::new();
+    while at < to {
+        let step = (WINDOW_BYTES as u64).min(tail.header.end().since(at));
+        bytes.resize(usize::try_from(step).expect("a window is small"), 0);
+        read_surely(tail, at, &mut bytes)?;
+        let count = bytes.iter().filter(|byte| **byte != 0).count() as u64;
+        if count > 0 {
+            tail.file.zero_at(tail.offset(at), step)?;
         }
-        at = at.plus(length as u64);
+        torn += count;
+        at = at.plus(step);
     }
     Ok(torn)
+}
+
+/// Reads what the device holds, where that can be had. Gives whether it could.
+fn read_surely(segment: &Segment, at: LogPosition, bytes: &mut [u8]) -> io::Result<bool> {
+    match segment.file.read_device(bytes, segment.offset(at)) {
+        Some(result) => result.map(|()| true),
+        None => segment.file.read_at(bytes, segment.offset(at)).map(|()| false),
+    }
 }
 
 const WINDOW_BYTES: usize = 1 << 20;
@@ -362,11 +388,15 @@ struct Window<'a> {
     segment: &'a Segment,
     start: LogPosition,
     bytes: Vec<u8>,
+    is_device_read: bool,
+    /// As far as searches have come, there are only zeros from here on.
+    zeros_from: LogPosition,
 }
 
 impl<'a> Window<'a> {
     fn new(segment: &'a Segment) -> Self {
-        Self { segment, start: segment.first(), bytes: Vec::new() }
+        let start = segment.first();
+        Self { segment, start, bytes: Vec::new(), is_device_read: true, zeros_from: start }
     }
 
     /// `length` bytes from `at` on; none when they would reach beyond the segment.
@@ -379,8 +409,8 @@ impl<'a> Window<'a> {
             let rest = usize::try_from(self.segment.header.end().since(at)).unwrap_or(usize::MAX);
             self.bytes.resize(length.max(WINDOW_BYTES).min(rest), 0);
             self.start = at;
-            let result = self.segment.file.read_at(&mut self.bytes, self.segment.offset(at));
-            result.map_err(|source| OpenError::Io {
+            let result = read_surely(self.segment, at, &mut self.bytes);
+            self.is_device_read &= result.map_err(|source| OpenError::Io {
                 operation: "reading",
                 name: segment::name(self.segment.header.base),
                 source,
@@ -409,16 +439,32 @@ impl<'a> Window<'a> {
         Ok(bytes.expect("the batch was checked to lie inside its segment"))
     }
 
+    /// What is in memory from `at` on, at least a batch header; the next part of the segment when that is too little.
+    fn rest(&mut self, at: LogPosition) -> Result<Option<&[u8]>, OpenError> {
+        let ends = self.start.plus(self.bytes.len() as u64);
+        let length = match at >= self.start && at.plus(HEADER_BYTES as u64) <= ends {
+            true => ends.since(at),
+            false => self.segment.header.end().since(at).min(WINDOW_BYTES as u64),
+        };
+        self.slice(at, usize::try_from(length).expect("windows are small"))
+    }
+
     /// The first sound batch at or after `from`.
     fn search(&mut self, from: LogPosition) -> Result<Option<(LogPosition, Header)>, OpenError> {
+        let magic = MAGIC.to_le_bytes();
         let mut at = LogPosition(from.0.next_multiple_of(ALIGNMENT as u64));
         let end = self.segment.header.end();
         while at.plus(HEADER_BYTES as u64) <= end {
-            let rest = usize::try_from(end.since(at)).unwrap_or(usize::MAX);
-            let length = rest.min(WINDOW_BYTES) / ALIGNMENT * ALIGNMENT;
-            let Some(bytes) = self.slice(at, length)? else { return Ok(None) };
-            let magic = MAGIC.to_le_bytes();
-            let Some(hit) = bytes.chunks_exact(ALIGNMENT).position(|chunk| chunk[..4] == magic) else {
+            let Some(bytes) = self.rest(at)? else { break };
+            let length = bytes.len() / ALIGNMENT * ALIGNMENT;
+            // Most of what is searched was never written.
+            let zeros = bytes.rchunks(ZEROS.len()).take_while(|block| **block == ZEROS[..block.len()]);
+            let used = bytes.len() - zeros.map(<[u8]>::len).sum::<usize>();
+            let hit = bytes[..used].chunks_exact(ALIGNMENT).position(|chunk| chunk[..4] == magic);
+            if used > 0 {
+                self.zeros_from = at.plus(used as u64);
+            }
+            let Some(hit) = hit else {
                 at = at.plus(length as u64);
                 continue;
             };
@@ -431,6 +477,8 @@ impl<'a> Window<'a> {
         Ok(None)
     }
 }
+
+const ZEROS: [u8; LOG_BLOCK_BYTES as usize] = [0; LOG_BLOCK_BYTES as usize];
 
 #[cfg(test)]
 #[path = "recovery_tests.rs"]

@@ -198,9 +198,10 @@ fn another_format_version_is_refused_and_left_alone() {
     assert_eq!(disk.operations(), before, "nothing on the disk was changed");
 }
 
-#[test]
-fn after_a_failed_sync_nothing_is_written_and_a_recovery_makes_durable_what_it_accepts() {
-    let (disk, mut log, _) = two_groups();
+/// A log whose last group, "c", was written and not synced: the sync failed. Its process has ended.
+fn unsynced_group(disk: SimDisk) -> SimDisk {
+    let (mut log, _, _) = reopen(&disk);
+    append(&mut log, &["b"]);
     disk.fail_sync_after(0);
     let mut group = Group::default();
     group.open();
@@ -218,12 +219,55 @@ fn after_a_failed_sync_nothing_is_written_and_a_recovery_makes_durable_what_it_a
     assert_eq!(disk.operations(), before);
     drop(log);
     disk.restart_process();
-    let (mut log, _, found) = reopen(&disk);
-    assert_eq!(found.last().map(String::as_str), Some("c"), "the page cache still shows it");
+    disk
+}
+
+/// What is found now, and again after another group, "e", and a power cut.
+fn found_twice(disk: &SimDisk) -> (Vec<String>, Vec<String>) {
+    let (mut log, _, now) = reopen(disk);
     append(&mut log, &["e"]);
     drop(log);
     disk.restart();
+    let (_, report, later) = reopen(disk);
+    assert_eq!(report.quarantined, []);
+    (now, later)
+}
+
+#[test]
+fn what_a_failed_sync_left_in_the_page_cache_alone_is_not_accepted() {
+    let (now, later) = found_twice(&unsynced_group(SimDisk::new(1)));
+    assert_eq!((now, later), (vec!["b".into()], vec!["b".into(), "e".into()]), "Y1: the device never had it");
+}
+
+#[test]
+fn where_the_device_cannot_be_read_what_is_accepted_is_written_again_and_so_made_durable() {
+    let (now, later) = found_twice(&unsynced_group(SimDisk::new(1).without_device_reads()));
+    assert_eq!(now, ["b", "c"], "the page cache still shows it");
+    assert_eq!(later, ["b", "c", "e"], "Y1: what was served once is not lost to the next power cut");
+}
+
+#[test]
+fn acknowledged_groups_are_not_written_again_when_the_device_has_them() {
+    let (disk, log, _) = two_groups();
+    drop(log);
+    disk.restart_process();
+    let before = disk.operations();
     let (_, report, found) = reopen(&disk);
-    assert_eq!((found.last().map(String::as_str), report.quarantined.len()), (Some("e"), 0));
-    assert_eq!(found[found.len() - 2], "c", "Y1: what was served once is not lost to the next power cut");
+    assert_eq!((found.len(), report.rewritten), (4, 0));
+    assert_eq!(disk.operations() - before, 1, "one sync, and not a write that could tear what was acknowledged");
+}
+
+#[test]
+fn a_torn_group_full_of_what_looks_like_batches_is_searched_once() {
+    let disk = SimDisk::new(1);
+    let options = LogOptions { segment_bytes: 16 << 20, ..OPTIONS };
+    let open_it = || open(Arc::new(disk.clone()), options, Chance::new(3), &mut |_| ()).expect("the log opens");
+    let (mut log, _) = open_it();
+    let start = append(&mut log, &["a"]);
+    drop(log);
+    // Eight bytes that begin like a header, again and again: an eager search would read the segment for each of them.
+    let lure: Vec<u8> = [MAGIC.to_le_bytes(), [0; 4]].concat();
+    disk.overwrite(&first_file(), start.0 + LOG_BLOCK_BYTES, &lure.repeat(1 << 20));
+    let (_, report) = open_it();
+    assert_eq!((report.batches, report.torn.is_some(), report.quarantined.len()), (1, true, 0));
 }

@@ -147,6 +147,7 @@ impl World {
     pub fn new(seed: u64, is_loud: bool) -> Self {
         let mut chance = Chance::new(seed);
         let disk = SimDisk::new(chance.next_u64());
+        let disk = if chance.one_in(2) { disk.without_device_reads() } else { disk };
         let segment_bytes = *chance.pick(&[64, 96, 256]) << 10;
         let log = LogOptions { segment_bytes, commit: CommitRule::OnSync };
         let tail_cache_bytes = *chance.pick(&[0, 16 << 10, 1 << 20]);
