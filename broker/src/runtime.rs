@@ -98,7 +98,8 @@ impl Worker {
 }
 
 fn run(number: usize, tell: &mpsc::SyncSender<io::Result<Handle>>, stopped: oneshot::Receiver<()>) {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = match builder.enable_all().on_thread_park(crate::mailbox::ring).build() {
         Ok(runtime) => runtime,
         Err(error) => return drop(tell.send(Err(error))),
     };

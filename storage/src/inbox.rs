@@ -41,6 +41,13 @@ impl Inbox {
 
     /// In order of arrival within its lane. A refused submission comes back with the reason.
     pub fn push(&self, lane: Lane, submission: Submission) -> Result<(), (Box<Submission>, AppendError)> {
+        self.push_silently(lane, submission)?;
+        self.ring();
+        Ok(())
+    }
+
+    /// As [`Inbox::push`], for those who have more to say: a writer that waits is not woken before [`Inbox::ring`].
+    pub fn push_silently(&self, lane: Lane, submission: Submission) -> Result<(), (Box<Submission>, AppendError)> {
         let mut state = self.state.lock();
         let refusal = if state.is_closed {
             Some(AppendError::Closed)
@@ -62,12 +69,15 @@ impl Inbox {
             Lane::Request => state.requests.push_back(submission),
             Lane::Background => state.background.push_back(submission),
         }
-        let must_wake = std::mem::take(&mut state.is_writer_waiting);
-        drop(state);
+        Ok(())
+    }
+
+    /// Wakes a writer that waits.
+    pub fn ring(&self) {
+        let must_wake = std::mem::take(&mut self.state.lock().is_writer_waiting);
         if must_wake {
             self.arrived.notify_one();
         }
-        Ok(())
     }
 
     /// Moves what one group may hold to `out`; waits up to `patience` when there is nothing.
@@ -135,5 +145,56 @@ fn take(lane: &mut VecDeque<Submission>, used: &mut usize, max: usize, out: &mut
         }
         *used += bytes;
         out.extend(lane.pop_front());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::request::{Answer, ReplySink, ReplyTo, Request};
+
+    struct Nowhere;
+
+    impl ReplySink for Nowhere {
+        fn deliver(&self, answers: &mut Vec<Answer>) {
+            answers.clear();
+        }
+    }
+
+    fn barrier() -> Submission {
+        Submission { request: Request::Barrier, reply: ReplyTo { sink: Arc::new(Nowhere), ticket: 0 } }
+    }
+
+    #[test]
+    fn a_writer_that_waits_hears_of_silent_requests_when_it_is_rung_for() {
+        let inbox = Arc::new(Inbox::new(8));
+        let waiting = inbox.clone();
+        let writer = std::thread::Builder::new().spawn(move || {
+            let mut out = Vec::new();
+            (waiting.drain(None, &mut out), out.len())
+        });
+        while !inbox.state.lock().is_writer_waiting {
+            std::thread::yield_now();
+        }
+        inbox.push_silently(Lane::Request, barrier()).expect("room");
+        inbox.push_silently(Lane::Request, barrier()).expect("room");
+        assert!(inbox.state.lock().is_writer_waiting, "it sleeps on");
+        inbox.ring();
+        let drained = writer.expect("a thread").join().expect("no panic");
+        assert_eq!(drained, (Drained::Some, 2), "both in one group");
+    }
+
+    #[test]
+    fn a_full_inbox_refuses_at_once_and_gives_the_request_back() {
+        let inbox = Inbox::new(1);
+        inbox.push(Lane::Request, barrier()).expect("room");
+        let (_, refused) = inbox.push(Lane::Background, barrier()).expect_err("it is full");
+        assert!(matches!(refused, AppendError::InboxFull { max: 1, .. }));
+        inbox.close();
+        let mut out = Vec::new();
+        assert_eq!(inbox.drain(None, &mut out), Drained::Some, "what is in is still drained");
+        assert_eq!(inbox.drain(None, &mut out), Drained::Closed);
     }
 }

@@ -101,6 +101,21 @@ impl Store {
         self.inbox.push(lane, Submission { request, reply }).map_err(|(_, refused)| refused)
     }
 
+    /// As [`Store::submit`], for those who have more to say: a writer that waits is not woken before [`Store::ring`].
+    pub fn submit_silently(&self, lane: Lane, request: Request, reply: ReplyTo) -> Result<(), AppendError> {
+        self.inbox.push_silently(lane, Submission { request, reply }).map_err(|(_, refused)| refused)
+    }
+
+    /// Whether both are handles of one store.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inbox, &other.inbox)
+    }
+
+    /// Wakes the writer if it waits.
+    pub fn ring(&self) {
+        self.inbox.ring();
+    }
+
     /// Asks the timer thread to decide about a delayed message; the answer goes to the ask's reply.
     pub fn ask_timer(&self, ask: Ask) {
         self.timer.push(|work| work.asks.push(ask));

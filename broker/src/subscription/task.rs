@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use super::core::{Core, Counts};
 use super::*;
 use crate::filter::Filter;
+use crate::mailbox;
 use crate::shared::Shared;
 
 /// What a poll is answered with.
@@ -453,7 +454,7 @@ impl Driver {
     fn append(&self, ticket: Ticket, changes: Vec<Change>) {
         let reply = ReplyTo { sink: self.inbox.clone(), ticket };
         let request = Request::Changes(changes.into());
-        if let Err(refused) = self.shared.store.submit(Lane::Request, request, reply) {
+        if let Err(refused) = mailbox::submit(&self.shared.store, Lane::Request, request, reply) {
             let result: Result<Done, AppendError> = Err(refused);
             self.inbox.push(Event::Answer(ticket, result));
         }
