@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Bounded")
         // A body stays a slice of the buffer it was received in: it is copied once, into the log.
         .bytes(".apache.rocketmq.v2.Message.body")
         .compile_fds(descriptors)?;

@@ -1,6 +1,8 @@
 //! The RocketMQ 5 gRPC protocol as Rust types: messages, the messaging client and server.
 //!
-//! Everything here is generated from `proto/apache/rocketmq/v2`; this crate adds nothing to it.
+//! The types are generated from `proto/apache/rocketmq/v2`; this crate adds a codec that bounds what is decoded.
+
+pub mod codec;
 
 /// Package `apache.rocketmq.v2`.
 pub mod v2 {

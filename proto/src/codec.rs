@@ -1,0 +1,93 @@
+//! The codec of the generated code: prost's, behind a look at how many fields a message has.
+//!
+//! Two bytes can announce an entry of a repeated field that takes hundreds once it is decoded, so a small request could
+//! take gigabytes of memory before anybody can refuse it.
+
+use std::marker::PhantomData;
+
+use prost::Message;
+use prost::bytes::Buf;
+use prost::encoding::{DecodeContext, decode_key, skip_field};
+use tonic::Status;
+use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
+
+/// Fields of a message itself, each entry of a repeated field counted; those of the messages in it are not. The largest
+/// that anybody means, a request of many messages or the route of a large topic, has a few thousand.
+pub const FIELDS_MAX: usize = 64 * 1024;
+
+/// As prost's codec, for messages of at most [`FIELDS_MAX`] fields.
+pub struct Bounded<T, U>(PhantomData<(T, U)>);
+
+impl<T, U> Default for Bounded<T, U> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<T, U> Codec for Bounded<T, U>
+where
+    T: Message + Send + 'static,
+    U: Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = ProstEncoder<T>;
+    type Decoder = BoundedDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstCodec::<T, U>::default().encoder()
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        BoundedDecoder(ProstCodec::<T, U>::default().decoder())
+    }
+}
+
+/// Decodes what has few enough fields.
+pub struct BoundedDecoder<U>(ProstDecoder<U>);
+
+impl<U: Message + Default> Decoder for BoundedDecoder<U> {
+    type Item = U;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
+        // tonic hands a message over in one piece; one in several would be counted in part and decoded all the same.
+        let fields = count_fields(buffer.chunk());
+        if fields > FIELDS_MAX {
+            let text =
+                format!("the message has {fields} fields, each entry of a list counted; the limit is {FIELDS_MAX}");
+            return Err(Status::resource_exhausted(text));
+        }
+        self.0.decode(buffer)
+    }
+}
+
+/// Fields up to the end or to something malformed, which decoding will name.
+fn count_fields(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while bytes.has_remaining() {
+        let Ok((tag, wire_type)) = decode_key(&mut bytes) else { break };
+        if skip_field(wire_type, tag, &mut bytes, DecodeContext::default()).is_err() {
+            break;
+        }
+        count += 1;
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::v2::{Message as Sent, SendMessageRequest};
+
+    #[test]
+    fn entries_of_a_list_are_counted_and_what_is_in_them_is_not() {
+        let message = Sent { user_properties: [("a".into(), "b".into())].into(), ..Sent::default() };
+        let request = SendMessageRequest { messages: vec![message; 1000] };
+        assert_eq!(count_fields(&request.encode_to_vec()), 1000);
+        let empty = SendMessageRequest { messages: vec![Sent::default(); FIELDS_MAX + 1] };
+        assert_eq!(count_fields(&empty.encode_to_vec()), FIELDS_MAX + 1);
+        assert_eq!(count_fields(b"\x0a\x00\x0a\xff"), 1, "the second is cut");
+    }
+}
