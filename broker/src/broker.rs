@@ -192,6 +192,11 @@ impl Broker {
         Ok(())
     }
 
+    /// Ends when the threads of the store have turned over once more; never, when one of them is stuck.
+    pub async fn turned_over(&self) {
+        self.shared.turned_over().await;
+    }
+
     pub fn readiness(&self) -> Vec<Check> {
         let failure = self.shared.store.failure();
         let reserve = self.shared.store.reserve();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::limits::{SEND_MESSAGES_MAX, TRANSACTION_CHECK_AFTER_MS_MAX};
-use base::{Timestamp, TopicId, TopicName};
+use base::{LogPosition, Timestamp, TopicId, TopicName};
 use smallvec::SmallVec;
 use storage::message::BodyPart;
 use storage::record::Head;
@@ -183,6 +183,23 @@ impl Shared {
         }
     }
 }
+
+impl Shared {
+    /// Ends when the log writer and the timer have turned over once, whatever they say: a log that failed goes on reading.
+    pub async fn turned_over(&self) {
+        let (reply, answer) = Ticketed::pair();
+        self.store.ask_timer(Ask { origin: LogPosition(0), due: Timestamp::ZERO, what: What::Nothing, reply });
+        let writer = async {
+            while let Err(AppendError::InboxFull { .. }) = self.submit(Lane::Request, Request::Barrier).await {
+                tokio::time::sleep(INBOX_PAUSE).await;
+            }
+        };
+        let _ = tokio::join!(answer, writer);
+    }
+}
+
+/// How long a full inbox is left alone before it is asked again.
+const INBOX_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// A sink for the answer to one question, for questions that do not go through the writer's inbox.
 struct Ticketed(parking_lot::Mutex<Option<tokio::sync::oneshot::Sender<Result<Done, AppendError>>>>);

@@ -34,6 +34,8 @@ pub enum What {
     Recall,
     /// Another due time; now, if it lies in the past.
     Reschedule(Timestamp),
+    /// An answer, and no more: it shows that the thread turns over.
+    Nothing,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,10 @@ impl TimerCore {
     }
 
     pub fn ask(&mut self, ask: Ask, effects: &mut Effects) {
+        if matches!(ask.what, What::Nothing) {
+            effects.replies.push(Reply { to: ask.reply, result: Ok(Done::Passed) });
+            return;
+        }
         match self.timers.claim(ask.due, ask.origin) {
             Claim::Unknown => effects.replies.push(Reply { to: ask.reply, result: Err(AppendError::TimerUnknown) }),
             Claim::Deciding => self.waiting.entry(ask.origin).or_default().push(ask),
@@ -92,6 +98,7 @@ impl TimerCore {
                         from: Pending::Timer { due: timer.due },
                         due,
                     },
+                    What::Nothing => unreachable!("answered above"),
                 };
                 self.submit(UnderWay::Asked(ask, timer.pointer), Request::one(change), effects);
             }

@@ -1,14 +1,16 @@
 //! Whether the server lives, is ready, and what it counts.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use base::{Clock, SystemClock};
-use bytes::Bytes;
-use http::StatusCode;
+use http::header::ACCEPT;
+use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use prometheus::{Registry, TextEncoder};
 
@@ -19,27 +21,44 @@ use super::server::Admin;
 use crate::{Check, runtime};
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// A page of metrics is shared by all who ask within this time (M5).
 const SHARED_MS: u64 = 1_000;
+
+/// Threads that have not turned over for so long will not do it any more.
+const TURN_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// The last page of metrics.
 #[derive(Debug, Default)]
 pub(super) struct Scrape {
     // Held while a page is made: whoever asks meanwhile waits for that page instead of making another.
-    last: Mutex<Option<(u64, Bytes)>>,
+    last: Mutex<Option<(u64, Arc<str>)>>,
 }
 
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
         .route("/livez", get(alive))
-        .route("/startupz", get(alive))
+        .route("/startupz", get(started))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
 }
 
-/// Whoever answers has recovered, since the broker exists only then, and has a worker that turns over.
-async fn alive() -> axum::Json<HealthJson> {
+/// Whoever answers has recovered, since the broker exists only then.
+async fn started() -> axum::Json<HealthJson> {
     axum::Json(HealthJson { status: "ok".into(), checks: Vec::new() })
+}
+
+/// Asks the threads of the store to turn over; the worker shows by itself that it does (D4). A store whose log has failed
+/// lives: it goes on reading, and a restart would not mend its disk.
+async fn alive(State(admin): State<Admin>) -> Response {
+    let turned = tokio::time::timeout(TURN_OVER_MAX, admin.broker.turned_over()).await;
+    let (code, status, is_ok) = match turned {
+        Ok(()) => (StatusCode::OK, "ok", true),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "stuck", false),
+    };
+    let detail = format!("log writer and timer are asked to turn over within {} s", TURN_OVER_MAX.as_secs());
+    let checks = vec![CheckJson { name: "threads".into(), ok: is_ok, detail }];
+    (code, axum::Json(HealthJson { status: status.into(), checks })).into_response()
 }
 
 async fn ready(State(admin): State<Admin>, mut parameters: Parameters) -> Result<Response, Problem> {
@@ -60,11 +79,18 @@ fn readiness(checks: Vec<Check>, excluded: Option<&str>) -> (StatusCode, axum::J
     (code, axum::Json(HealthJson { status: status.into(), checks: checks.collect() }))
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
+/// Prometheus asks for OpenMetrics by naming it; everybody else gets the text that RocketMQ's exporters give (M1).
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let is_open_metrics = accepted.flat_map(|value| value.split(',')).any(|kind| {
+        let mut parts = kind.split(';').map(str::trim);
+        parts.next() == Some("application/openmetrics-text") && parts.all(|part| part != "q=0")
+    });
     let (scrape, registry) = (admin.scrape.clone(), admin.broker.registry().clone());
     // Tens of milliseconds with many topics: not on a thread that calls wait for.
     match runtime::beside(move || scrape.page(&registry, SystemClock.monotonic_ms())).await {
-        Some(Ok(page)) => ([("content-type", TEXT_FORMAT)], page).into_response(),
+        Some(Ok(page)) if is_open_metrics => ([("content-type", OPEN_METRICS)], open_metrics(&page)).into_response(),
+        Some(Ok(page)) => ([("content-type", TEXT_FORMAT)], page.to_string()).into_response(),
         Some(Err(error)) => {
             tracing::error!(%error, "metrics cannot be written");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "metrics cannot be written").into_response()
@@ -74,17 +100,37 @@ async fn metrics(State(admin): State<Admin>) -> Response {
 }
 
 impl Scrape {
-    fn page(self: &Arc<Self>, registry: &Registry, now_ms: u64) -> prometheus::Result<Bytes> {
+    fn page(self: &Arc<Self>, registry: &Registry, now_ms: u64) -> prometheus::Result<Arc<str>> {
         let mut last = self.last.lock();
         if let Some((made_ms, page)) = &*last
             && now_ms.saturating_sub(*made_ms) <= SHARED_MS
         {
             return Ok(page.clone());
         }
-        let page = Bytes::from(TextEncoder::new().encode_to_string(&registry.gather())?);
+        let page: Arc<str> = TextEncoder::new().encode_to_string(&registry.gather())?.into();
         *last = Some((now_ms, page.clone()));
         Ok(page)
     }
+}
+
+/// The same page as OpenMetrics: a counter's family is named without `_total`, and the end is marked.
+fn open_metrics(page: &str) -> String {
+    let mut out = String::with_capacity(page.len() + 8);
+    let kinds = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let counters: HashSet<&str> = kinds.filter_map(|kind| kind.strip_suffix(" counter")).collect();
+    for line in page.lines() {
+        let about = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
+        if let Some(family) = about.and_then(|about| about.split(' ').next()) {
+            if let Some(counter) = family.strip_suffix("_total").filter(|_| counters.contains(family)) {
+                let (start, rest) = (&line[..7], &line[7 + family.len()..]);
+                out.extend([start, counter, rest, "\n"]);
+                continue;
+            }
+        }
+        out.extend([line, "\n"]);
+    }
+    out.push_str("# EOF\n");
+    out
 }
 
 #[cfg(test)]
@@ -111,6 +157,15 @@ mod tests {
         let first = scrape.page(&registry, 5_000).unwrap();
         counter.inc();
         assert_eq!(scrape.page(&registry, 5_900).unwrap(), first);
-        assert!(scrape.page(&registry, 6_100).unwrap().ends_with(b"x_total 1\n"));
+        assert!(scrape.page(&registry, 6_100).unwrap().ends_with("x_total 1\n"));
+    }
+
+    #[test]
+    fn open_metrics_names_families_of_counters_without_total_and_marks_the_end() {
+        let text = "# HELP a_total counts\n# TYPE a_total counter\na_total{x=\"# HELP a_total\"} 1\n\
+            # HELP b_total no counter\n# TYPE b_total gauge\nb_total 2\n";
+        let expected = "# HELP a counts\n# TYPE a counter\na_total{x=\"# HELP a_total\"} 1\n\
+            # HELP b_total no counter\n# TYPE b_total gauge\nb_total 2\n# EOF\n";
+        assert_eq!(open_metrics(text), expected);
     }
 }
