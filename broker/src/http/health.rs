@@ -120,14 +120,14 @@ fn open_metrics(page: &str) -> String {
     let counters: HashSet<&str> = kinds.filter_map(|kind| kind.strip_suffix(" counter")).collect();
     for line in page.lines() {
         let about = line.strip_prefix("# HELP ").or_else(|| line.strip_prefix("# TYPE "));
-        if let Some(family) = about.and_then(|about| about.split(' ').next()) {
-            if let Some(counter) = family.strip_suffix("_total").filter(|_| counters.contains(family)) {
-                let (start, rest) = (&line[..7], &line[7 + family.len()..]);
-                out.extend([start, counter, rest, "\n"]);
-                continue;
+        let family = about.and_then(|about| about.split(' ').next()).filter(|family| counters.contains(family));
+        match family.and_then(|family| family.strip_suffix("_total")) {
+            Some(counter) => {
+                let rest = &line["# HELP ".len() + counter.len() + "_total".len()..];
+                out.extend([&line[.."# HELP ".len()], counter, rest, "\n"]);
             }
+            None => out.extend([line, "\n"]),
         }
-        out.extend([line, "\n"]);
     }
     out.push_str("# EOF\n");
     out
