@@ -97,6 +97,26 @@ pub fn span(text: &str) -> Result<Duration, String> {
     duration::parse(text).map_err(|error| error.to_string())
 }
 
+/// Things a second.
+pub fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| *rate > 0.0 && *rate <= 1e6);
+    rate.ok_or_else(|| format!("{text:?} is no rate; write a number above 0 and up to 1000000"))
+}
+
+/// A random (version 4) UUID of these bits.
+pub fn uuid([high, low]: [u64; 2]) -> String {
+    let high = high & !0xF000 | 0x4000;
+    let low = low & !(0b11 << 62) | 0b10 << 62;
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xFFFF,
+        high & 0xFFFF,
+        low >> 48,
+        low & 0xFFFF_FFFF_FFFF
+    )
+}
+
 pub fn size(text: &str) -> Result<usize, String> {
     let size: base::ByteSize = text.parse().map_err(|error: base::size::ParseSizeError| error.to_string())?;
     usize::try_from(size.0).map_err(|_| format!("{text:?} is larger than memory"))

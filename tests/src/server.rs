@@ -95,13 +95,14 @@ impl Server {
         format!("127.0.0.1:{}", self.ports.expect("it was ready once").grpc)
     }
 
-    /// Runs an administration verb, which must succeed.
-    pub async fn administer(&self, verb: &[&str]) {
+    /// Runs an administration verb, which must succeed. Gives what it said.
+    pub async fn administer(&self, verb: &[&str]) -> String {
         let http = format!("http://127.0.0.1:{}", self.ports.expect("it was ready once").http);
         let mut command = Command::new(binary());
         command.args(verb).args(["--server", &http]).stdin(Stdio::null()).kill_on_drop(true);
         let output = timeout(ENDED_WITHIN, command.output()).await.expect("a verb ends").expect("a verb starts");
         assert!(output.status.success(), "carillon {verb:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// The end of what the server logged.

@@ -14,8 +14,13 @@ pub fn print(config: &Config, data: &Path, topics: &[TopicSpec], ports: Ports, s
     println!("ready in {} ms", started.elapsed().as_millis());
 }
 
+/// Where a client on this machine reaches the server.
+pub fn grpc(config: &Config, ports: Ports) -> String {
+    format!("{}:{}", reachable(&config.grpc.listen), ports.grpc)
+}
+
 fn text(config: &Config, data: &Path, topics: &[TopicSpec], ports: Ports) -> String {
-    let grpc = format!("{}:{}", reachable(&config.grpc.listen), ports.grpc);
+    let grpc = grpc(config, ports);
     let mut text = format!("Carillon {}\n", env!("CARGO_PKG_VERSION"));
     text += &format!("  gRPC    {grpc}  for RocketMQ 5 clients\n");
     if let Some(http) = ports.http {

@@ -4,6 +4,7 @@
 //! server itself is [`server::run`].
 
 mod banner;
+mod demo;
 mod server;
 mod settings;
 mod stop;
@@ -51,6 +52,9 @@ pub struct Options {
     /// Topics to have from the start, as NAME, NAME:TYPE or NAME:TYPE:QUEUES.
     #[arg(long, value_parser = values::topic_spec, value_delimiter = ',', value_name = "TOPIC,...")]
     topics: Vec<TopicSpec>,
+    /// Produce and consume something, so that there is something to look at: orders in steps, some failing, and reminders.
+    #[arg(long)]
+    demo: bool,
     /// A setting, such as storage.log.flush=write; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -68,14 +72,24 @@ pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     // Whoever waits for this file must not find the ports of an earlier run.
     files::remove(&ports_file).map_err(|error| cannot("remove", &ports_file, &error))?;
     let stop = stop::on_signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
-    let start = server::Start { config: config.clone(), data: data.path.clone(), topics: options.topics.clone() };
+    let (mut topics, mut groups) = (options.topics.clone(), Vec::new());
+    if options.demo {
+        topics.extend(demo::topics());
+        groups.extend(demo::groups());
+    }
+    let start = server::Start { config: config.clone(), data: data.path.clone(), topics: topics.clone(), groups };
+    let mut shop = None;
     let ready = |ports: Ports| {
         if let Err(error) = write_ports(&ports_file, ports) {
             tracing::error!(file = %ports_file.display(), %error, "the chosen ports cannot be written");
         }
-        banner::print(&config, &data.path, &options.topics, ports, started);
+        banner::print(&config, &data.path, &topics, ports, started);
+        if options.demo {
+            shop = demo::Demo::start(&banner::grpc(&config, ports)).inspect_err(Failure::report).ok();
+        }
     };
     let result = server::run(start, ready, stop);
+    drop(shop);
     // The server has ended: nobody must find a port that another process may get.
     let removed = files::remove(&ports_file).map_err(|error| cannot("remove", &ports_file, &error));
     result?;

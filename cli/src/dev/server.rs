@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
-use broker::admin::NewTopic;
+use broker::admin::{NewGroup, NewTopic};
 use broker::config::Config;
 use broker::gateways;
 use broker::server::{self, Server};
@@ -21,6 +21,7 @@ pub struct Start {
     pub data: PathBuf,
     /// To create before the server is ready; there already with the same settings is fine.
     pub topics: Vec<TopicSpec>,
+    pub groups: Vec<NewGroup>,
 }
 
 /// The ports that listen, chosen or found.
@@ -55,7 +56,7 @@ pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<()
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| StartError::Failed { problem: format!("no runtime: {error}") })?;
     runtime.block_on(async {
-        let created = create_topics(&server, &start.topics).await;
+        let created = create(&server, &start).await;
         if created.is_ok() {
             let http = server.http_address().map(|address| address.port());
             ready(Ports { grpc: server.grpc_address().port(), http });
@@ -69,12 +70,16 @@ pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<()
     })
 }
 
-async fn create_topics(server: &Server, topics: &[TopicSpec]) -> Result<(), StartError> {
-    for topic in topics {
+async fn create(server: &Server, start: &Start) -> Result<(), StartError> {
+    for topic in &start.topics {
         let topic_type = topic.topic_type.of_broker();
         let new = NewTopic { name: topic.name.clone(), topic_type, queues: topic.queues };
         let created = server.broker().create_topic(new).await;
         created.map_err(|refusal| StartError::Configuration { problem: format!("--topics: {refusal}") })?;
+    }
+    for group in &start.groups {
+        let created = server.broker().create_group(group.clone()).await;
+        created.map_err(|refusal| StartError::Failed { problem: format!("group {}: {refusal}", group.name) })?;
     }
     Ok(())
 }

@@ -1,13 +1,13 @@
-//! `carillon send`: one message, the same one many times, or one for each line.
+//! `carillon send`: one message, the same one many times, one for each line, or as many as a template gives.
 
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, BufRead, IsTerminal, Lines, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use base::{Clock, SystemClock, Timestamp};
+use base::{Chance, Clock, SystemClock, Timestamp};
 use bytes::Bytes;
 use clap::Args;
-use client::{NewMessage, Producer, Sent};
+use client::{NewMessage, Producer, Resolution, Sent, Transaction};
 use serde_json::json;
 
 use super::connect;
@@ -15,12 +15,12 @@ use crate::args::Target;
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::output::{Form, Output};
-use crate::values;
+use crate::{runtime, values};
 
 /// Send messages.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  carillon send orders '{\"id\": 4711}' --key 4711 --message-group customer-7\n  carillon send reminders 'call back' --delay 10s\n  seq 100 | carillon send numbers --lines -"
+    after_help = "Examples:\n  carillon send orders '{\"id\": 4711}' --key 4711 --message-group customer-7\n  carillon send reminders 'call back' --delay 10s\n  seq 100 | carillon send numbers --lines -\n  carillon send orders --template '{{n}} {{uuid}}' --count 1000 --rate 50"
 )]
 pub struct Options {
     /// Name of the topic.
@@ -55,24 +55,29 @@ pub struct Options {
     /// Send it so many times.
     #[arg(long, default_value_t = 1, value_name = "N")]
     count: u64,
+    /// Messages a second, for --count and --lines. Without it: one after the other.
+    #[arg(long, value_parser = values::rate, value_name = "N")]
+    rate: Option<f64>,
+    /// A body for each message; {{n}} is its number from 1 on, {{uuid}} is made anew.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["body", "file", "lines"])]
+    template: Option<String>,
+    /// As transactions: each is prepared, and committed at once. On TRANSACTION topics.
+    #[arg(long)]
+    tx: bool,
 }
 
 pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(), Failure> {
-    let input = options.input()?;
+    let mut bodies = options.bodies()?;
     let client = connect(target).await?;
     let producer = client.producer(&[&options.topic]).await?;
-    if options.lines {
-        for line in input.lines() {
-            send(&options, &producer, Bytes::from(line?), output).await?;
+    let began = runtime::now();
+    let mut number = 0_u32;
+    while let Some(body) = bodies.next(&options)? {
+        if let Some(rate) = options.rate {
+            runtime::wait_until(began + Duration::from_secs_f64(f64::from(number) / rate)).await;
         }
-    } else {
-        let mut body = Vec::new();
-        let mut input = input;
-        input.read_to_end(&mut body)?;
-        let body = Bytes::from(body);
-        for _ in 0..options.count {
-            send(&options, &producer, body.clone(), output).await?;
-        }
+        number = number.saturating_add(1);
+        send(&options, &producer, body, output).await?;
     }
     // What was sent is stored; a goodbye that is lost changes nothing.
     let _is_courtesy = producer.close().await;
@@ -81,8 +86,53 @@ pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(
 
 async fn send(options: &Options, producer: &Producer, body: Bytes, output: &Output) -> Result<(), Failure> {
     let due = options.due(SystemClock.now());
-    let sent = producer.send(options.message(body, due)).await?;
+    let message = options.message(body, due);
+    if options.tx {
+        let transaction = producer.send_prepared(message).await?;
+        producer.end(&transaction, Resolution::Commit).await?;
+        return Ok(show_committed(&transaction, output)?);
+    }
+    let sent = producer.send(message).await?;
     Ok(show(&options.topic, &sent, due, output)?)
+}
+
+fn show_committed(transaction: &Transaction, output: &Output) -> io::Result<()> {
+    match output.form {
+        Form::Quiet => output.line(&transaction.message_id),
+        Form::Json => output.object(&json!({
+            "message_id": transaction.message_id,
+            "topic": transaction.topic,
+            "transaction_id": transaction.transaction_id,
+        })),
+        Form::People => output.line(format!("{}  committed", transaction.message_id)),
+    }
+}
+
+/// What is to be sent, one after the other.
+enum Bodies {
+    Same { body: Bytes, left: u64 },
+    Lines(Lines<Box<dyn BufRead>>),
+    Template { number: u64, chance: Chance },
+}
+
+impl Bodies {
+    fn next(&mut self, options: &Options) -> io::Result<Option<Bytes>> {
+        match self {
+            Self::Same { left: 0, .. } => Ok(None),
+            Self::Same { body, left } => {
+                *left -= 1;
+                Ok(Some(body.clone()))
+            }
+            Self::Lines(lines) => Ok(lines.next().transpose()?.map(Bytes::from)),
+            Self::Template { number, .. } if *number == options.count => Ok(None),
+            Self::Template { number, chance } => {
+                *number += 1;
+                let template = options.template.as_deref().unwrap_or_default();
+                let uuid = values::uuid([chance.next_u64(), chance.next_u64()]);
+                Ok(Some(template.replace("{{n}}", &number.to_string()).replace("{{uuid}}", &uuid).into()))
+            }
+        }
+    }
 }
 
 fn show(topic: &str, sent: &Sent, due: Option<Timestamp>, output: &Output) -> io::Result<()> {
@@ -120,6 +170,19 @@ impl Options {
         }
     }
 
+    fn bodies(&self) -> Result<Bodies, Failure> {
+        if self.template.is_some() {
+            return Ok(Bodies::Template { number: 0, chance: Chance::from_system() });
+        }
+        let mut input = self.input()?;
+        if self.lines {
+            return Ok(Bodies::Lines(input.lines()));
+        }
+        let mut body = Vec::new();
+        input.read_to_end(&mut body)?;
+        Ok(Bodies::Same { body: body.into(), left: self.count })
+    }
+
     fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let delay = self.delay.map(values::Time::After);
         delay.or(self.at).map(|time| time.resolve(now))
@@ -143,5 +206,35 @@ impl Options {
             Some(due) => message.deliver_at(due),
             None => message,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: Options,
+    }
+
+    fn bodies(arguments: &[&str]) -> Vec<String> {
+        let options = Line::parse_from([&["send", "topic"], arguments].concat()).options;
+        let mut bodies = options.bodies().unwrap();
+        let next = || bodies.next(&options).unwrap().map(|body| String::from_utf8(body.to_vec()).unwrap());
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn a_template_gives_each_message_its_number_and_an_id_of_its_own() {
+        assert_eq!(bodies(&["same", "--count", "2"]), ["same", "same"]);
+        let made = bodies(&["--template", "{{n}}:{{uuid}}:{{other}}", "--count", "3"]);
+        let parts: Vec<Vec<&str>> = made.iter().map(|body| body.split(':').collect()).collect();
+        assert_eq!(parts.iter().map(|part| part[0]).collect::<Vec<_>>(), ["1", "2", "3"]);
+        assert!(parts.iter().all(|part| part[1].len() == 36 && part[2] == "{{other}}"), "{made:?}");
+        assert_ne!(parts[0][1], parts[1][1]);
     }
 }

@@ -27,7 +27,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// Look at messages without consuming them.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  carillon tail orders\n  carillon tail orders --from -15m --count 20 --body json\n  carillon tail orders --from earliest --format '%k %b\\n'"
+    after_help = "Examples:\n  carillon tail orders\n  carillon tail orders --from -15m --count 20 --body json\n  carillon tail orders --from earliest --format '%k %b\\n'\n  carillon tail orders --from -1h -g customer-7"
 )]
 pub struct Options {
     /// Name of the topic.
@@ -44,6 +44,15 @@ pub struct Options {
     /// One queue only.
     #[arg(long, value_name = "N")]
     queue: Option<u16>,
+    /// Only messages with this key.
+    #[arg(long)]
+    key: Option<String>,
+    /// Only messages of this group.
+    #[arg(short = 'g', long, value_name = "GROUP")]
+    message_group: Option<String>,
+    /// Only messages with this tag.
+    #[arg(long)]
+    tag: Option<String>,
     /// How each message is shown, such as '%k %b\n'.
     #[arg(long, long_help = LETTERS)]
     format: Option<String>,
@@ -94,8 +103,8 @@ pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(
         let mut seen = 0;
         for place in &mut places {
             if left > 0 {
-                let shown = look(&options, &mut api, place, left, output).await?;
-                (seen, left) = (seen + shown, left - shown);
+                let looked = look(&options, &mut api, place, left, output).await?;
+                (seen, left) = (seen + looked.seen, left - looked.shown);
             }
         }
         if seen == 0 {
@@ -123,14 +132,20 @@ fn places(options: &Options, topic: &Topic) -> Vec<Place> {
     wanted.map(place).collect()
 }
 
-/// Shows the next messages of one queue, at most `left`, and moves its place behind them.
+/// What came of one look at a queue.
+struct Looked {
+    seen: usize,
+    shown: usize,
+}
+
+/// Shows the next messages of one queue, at most `left`, and moves its place behind those that were seen.
 async fn look(
     options: &Options,
     api: &mut Api,
     place: &mut Place,
     left: usize,
     output: &Output,
-) -> Result<usize, Failure> {
+) -> Result<Looked, Failure> {
     let path = format!(
         "/topics/{}/messages?queue={}&from={}&limit={}",
         encode(&options.topic),
@@ -140,14 +155,25 @@ async fn look(
     );
     let answer = api.get(&path).await?;
     let items: Vec<Value> = api.read(&path, answer.body["items"].clone())?;
-    let mut shown = 0;
+    let mut looked = Looked { seen: items.len(), shown: 0 };
     for value in items {
         let item: Item = api.read(&path, value.clone())?;
-        show(options, &item, &value, output)?;
         place.from = format!("offset:{}", item.offset + 1);
-        shown += 1;
+        if options.wants(&item) {
+            show(options, &item, &value, output)?;
+            looked.shown += 1;
+        }
     }
-    Ok(shown)
+    Ok(looked)
+}
+
+impl Options {
+    fn wants(&self, item: &Item) -> bool {
+        let is = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
+        is(&self.message_group, &item.message_group)
+            && is(&self.tag, &item.tag)
+            && self.key.as_ref().is_none_or(|key| item.keys.contains(key))
+    }
 }
 
 fn show(options: &Options, item: &Item, value: &Value, output: &Output) -> Result<(), Failure> {
@@ -182,6 +208,32 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    fn options() -> Options {
+        Options {
+            topic: "t".into(),
+            from: From::Latest,
+            count: None,
+            no_follow: false,
+            queue: None,
+            key: None,
+            message_group: None,
+            tag: None,
+            format: None,
+            body: BodyForm::Text,
+        }
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_shown() {
+        let item = item(serde_json::json!({"keys": ["k1", "k2"], "message_group": "g", "tag": "red"}));
+        let some = |text: &str| Some(text.to_owned());
+        assert!(options().wants(&item));
+        assert!(Options { key: some("k2"), message_group: some("g"), tag: some("red"), ..options() }.wants(&item));
+        assert!(!Options { key: some("k"), ..options() }.wants(&item));
+        assert!(!Options { message_group: some("h"), ..options() }.wants(&item));
+        assert!(!Options { tag: some("blue"), ..options() }.wants(&item));
+    }
+
     #[test]
     fn bodies_come_as_text_or_as_base64() {
         assert_eq!(item(serde_json::json!({"body": "hello"})).bytes(), b"hello");
@@ -195,9 +247,7 @@ mod tests {
             {"queue": 0, "first": 5, "next": 9}, {"queue": 1, "first": 0, "next": 3}]}))
         .unwrap();
         let froms = |from, queue| {
-            let (count, no_follow, format) = (None, false, None);
-            let topic_name = "t".into();
-            let options = Options { topic: topic_name, from, count, no_follow, queue, format, body: BodyForm::Text };
+            let options = Options { from, queue, ..options() };
             places(&options, &topic).into_iter().map(|place| place.from).collect::<Vec<_>>()
         };
         assert_eq!(froms(From::Latest, None), ["offset:9", "offset:3"]);
