@@ -1,3 +1,5 @@
+//! Every kind of record, there and back.
+
 use proptest::prelude::*;
 
 use super::*;
