@@ -3,7 +3,7 @@
 use base::{GroupId, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 
 use super::{
-    AckRange, DeadLetterReason, FRAME_BYTES, FilterSpec, Head, LeaseEntry, Pending, Pointer, Record, RetryEntry,
+    AckRange, DeadLetterReason, FRAME_BYTES, Fact, FilterSpec, Head, LeaseEntry, Pending, Pointer, Record, RetryEntry,
     ScheduleSpec, Why, kind,
 };
 use crate::codec::{Decoder, Malformed};
@@ -59,8 +59,24 @@ fn decode_payload(kind: u8, from: &mut Decoder<'_>) -> Result<Record, Malformed>
             visible_since: Timestamp(from.varint()?),
             why: decode_why(from)?,
         },
-        kind::RETIRE => Record::Retire { origin: LogPosition(from.varint()?), pending: decode_pending(from)? },
-        kind::MOVE => Record::Move {
+        kind::TOPIC => Record::Topic(TopicSpec::decode(from)?),
+        kind::GROUP => Record::Group(GroupSpec::decode(from)?),
+        kind::MEMBERS => {
+            let hash_key = HashKey(from.bytes16()?);
+            let count = from.count()?;
+            Record::Members { hash_key, voters: (0..count).map(|_| from.u64()).collect::<Result<_, _>>()? }
+        }
+        kind::EPOCH => Record::Epoch { node: from.u64()? },
+        kind::MARK => Record::Mark,
+        _ => Record::Fact(decode_fact(kind, from)?),
+    };
+    Ok(record)
+}
+
+fn decode_fact(kind: u8, from: &mut Decoder<'_>) -> Result<Fact, Malformed> {
+    let fact = match kind {
+        kind::RETIRE => Fact::Retire { origin: LogPosition(from.varint()?), pending: decode_pending(from)? },
+        kind::MOVE => Fact::Move {
             origin: decode_pointer(from)?,
             head: decode_head(from)?,
             from: decode_pending(from)?,
@@ -72,34 +88,25 @@ fn decode_payload(kind: u8, from: &mut Decoder<'_>) -> Result<Record, Malformed>
         kind::SEEK => {
             let (group, topic) = decode_pair(from)?;
             let queue = QueueIndex(from.number()?);
-            Record::Seek { group, topic, queue, to: QueueOffset(from.varint()?), generation: from.number()? }
+            Fact::Seek { group, topic, queue, to: QueueOffset(from.varint()?), generation: from.number()? }
         }
         kind::PARK => {
             let (group, topic) = decode_pair(from)?;
-            Record::Park { group, topic, message_group: from.u64()?, is_on: decode_bool(from)? }
+            Fact::Park { group, topic, message_group: from.u64()?, is_on: decode_bool(from)? }
         }
-        kind::PURGE => Record::Purge {
+        kind::PURGE => Fact::Purge {
             topic: TopicId(from.number()?),
             queue: QueueIndex(from.number()?),
             below: QueueOffset(from.varint()?),
         },
-        kind::TOPIC => Record::Topic(TopicSpec::decode(from)?),
-        kind::GROUP => Record::Group(GroupSpec::decode(from)?),
-        kind::SCHEDULE => Record::Schedule(ScheduleSpec {
+        kind::SCHEDULE => Fact::Schedule(ScheduleSpec {
             name: from.text()?.into(),
             is_dropped: decode_bool(from)?,
             content: from.blob()?.into(),
         }),
-        kind::MEMBERS => {
-            let hash_key = HashKey(from.bytes16()?);
-            let count = from.count()?;
-            Record::Members { hash_key, voters: (0..count).map(|_| from.u64()).collect::<Result<_, _>>()? }
-        }
-        kind::EPOCH => Record::Epoch { node: from.u64()? },
-        kind::MARK => Record::Mark,
         _ => return Err(Malformed { what: "record of an unknown kind" }),
     };
-    Ok(record)
+    Ok(fact)
 }
 
 fn decode_head(from: &mut Decoder<'_>) -> Result<Head, Malformed> {
@@ -149,7 +156,7 @@ fn decode_bool(from: &mut Decoder<'_>) -> Result<bool, Malformed> {
     }
 }
 
-fn decode_settle(from: &mut Decoder<'_>) -> Result<Record, Malformed> {
+fn decode_settle(from: &mut Decoder<'_>) -> Result<Fact, Malformed> {
     let (group, topic) = decode_pair(from)?;
     let count = from.count()?;
     let mut acks = Vec::with_capacity(count);
@@ -164,10 +171,10 @@ fn decode_settle(from: &mut Decoder<'_>) -> Result<Record, Malformed> {
         let (attempts, next_visible) = (from.number()?, Timestamp(from.varint()?));
         retries.push(RetryEntry { queue, offset, attempts, next_visible });
     }
-    Ok(Record::Settle { group, topic, acks, retries })
+    Ok(Fact::Settle { group, topic, acks, retries })
 }
 
-fn decode_lease(from: &mut Decoder<'_>) -> Result<Record, Malformed> {
+fn decode_lease(from: &mut Decoder<'_>) -> Result<Fact, Malformed> {
     let (group, topic) = decode_pair(from)?;
     let batch = from.varint()?;
     let client = from.text()?.into();
@@ -178,10 +185,10 @@ fn decode_lease(from: &mut Decoder<'_>) -> Result<Record, Malformed> {
         let (queue, offset) = (QueueIndex(from.number()?), QueueOffset(from.varint()?));
         entries.push(LeaseEntry { queue, offset, attempt: from.number()? });
     }
-    Ok(Record::Lease { group, topic, batch, client, until, entries })
+    Ok(Fact::Lease { group, topic, batch, client, until, entries })
 }
 
-fn decode_subscribe(from: &mut Decoder<'_>) -> Result<Record, Malformed> {
+fn decode_subscribe(from: &mut Decoder<'_>) -> Result<Fact, Malformed> {
     let (group, topic) = decode_pair(from)?;
     let count = from.count()?;
     let mut start = Vec::with_capacity(count);
@@ -189,5 +196,5 @@ fn decode_subscribe(from: &mut Decoder<'_>) -> Result<Record, Malformed> {
         start.push((QueueIndex(from.number()?), QueueOffset(from.varint()?)));
     }
     let filter = FilterSpec { is_sql: decode_bool(from)?, expression: from.text()?.into() };
-    Ok(Record::Subscribe { group, topic, start, filter })
+    Ok(Fact::Subscribe { group, topic, start, filter })
 }

@@ -2,7 +2,7 @@
 
 use base::{GroupId, Timestamp, TopicId};
 
-use super::{AckRange, FRAME_BYTES, Head, Pending, Pointer, Record, RetryEntry, Why};
+use super::{AckRange, FRAME_BYTES, Fact, Head, Pending, Pointer, Record, RetryEntry, Why};
 use crate::codec::Encode;
 
 impl Record {
@@ -45,18 +45,33 @@ fn encode_payload(out: &mut Vec<u8>, record: &Record) {
             out.varint(visible_since.0);
             encode_why(out, why);
         }
-        Record::Retire { origin, pending } => {
+        Record::Fact(fact) => encode_fact(out, fact),
+        Record::Topic(spec) => spec.encode(out),
+        Record::Group(spec) => spec.encode(out),
+        Record::Members { hash_key, voters } => {
+            out.extend_from_slice(&hash_key.0);
+            out.varint(voters.len() as u64);
+            voters.iter().for_each(|voter| out.u64(*voter));
+        }
+        Record::Epoch { node } => out.u64(*node),
+        Record::Mark => {}
+    }
+}
+
+fn encode_fact(out: &mut Vec<u8>, fact: &Fact) {
+    match fact {
+        Fact::Retire { origin, pending } => {
             out.varint(origin.0);
             encode_pending(out, pending);
         }
-        Record::Move { origin, head, from, due } => {
+        Fact::Move { origin, head, from, due } => {
             encode_pointer(out, origin);
             encode_head(out, head);
             encode_pending(out, from);
             out.varint(due.0);
         }
-        Record::Settle { group, topic, acks, retries } => encode_settle(out, *group, *topic, acks, retries),
-        Record::Lease { group, topic, batch, client, until, entries } => {
+        Fact::Settle { group, topic, acks, retries } => encode_settle(out, *group, *topic, acks, retries),
+        Fact::Lease { group, topic, batch, client, until, entries } => {
             encode_pair(out, *group, *topic);
             out.varint(*batch);
             out.text(client);
@@ -68,7 +83,7 @@ fn encode_payload(out: &mut Vec<u8>, record: &Record) {
                 out.varint(entry.attempt.into());
             }
         }
-        Record::Subscribe { group, topic, start, filter } => {
+        Fact::Subscribe { group, topic, start, filter } => {
             encode_pair(out, *group, *topic);
             out.varint(start.len() as u64);
             for (queue, offset) in start {
@@ -78,36 +93,27 @@ fn encode_payload(out: &mut Vec<u8>, record: &Record) {
             out.u8(filter.is_sql.into());
             out.text(&filter.expression);
         }
-        Record::Seek { group, topic, queue, to, generation } => {
+        Fact::Seek { group, topic, queue, to, generation } => {
             encode_pair(out, *group, *topic);
             out.varint(queue.0.into());
             out.varint(to.0);
             out.varint((*generation).into());
         }
-        Record::Park { group, topic, message_group, is_on } => {
+        Fact::Park { group, topic, message_group, is_on } => {
             encode_pair(out, *group, *topic);
             out.u64(*message_group);
             out.u8((*is_on).into());
         }
-        Record::Purge { topic, queue, below } => {
+        Fact::Purge { topic, queue, below } => {
             out.varint(topic.0.into());
             out.varint(queue.0.into());
             out.varint(below.0);
         }
-        Record::Topic(spec) => spec.encode(out),
-        Record::Group(spec) => spec.encode(out),
-        Record::Schedule(spec) => {
+        Fact::Schedule(spec) => {
             out.text(&spec.name);
             out.u8(spec.is_dropped.into());
             out.blob(&spec.content);
         }
-        Record::Members { hash_key, voters } => {
-            out.extend_from_slice(&hash_key.0);
-            out.varint(voters.len() as u64);
-            voters.iter().for_each(|voter| out.u64(*voter));
-        }
-        Record::Epoch { node } => out.u64(*node),
-        Record::Mark => {}
     }
 }
 

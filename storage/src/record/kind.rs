@@ -1,6 +1,6 @@
 //! The numbers that stand for kinds of records on the disk. Never given twice, not even to another meaning.
 
-use super::Record;
+use super::{Fact, Record};
 
 pub const MESSAGE: u8 = 1;
 pub const DELAYED: u8 = 2;
@@ -28,17 +28,17 @@ impl Record {
             Self::Delayed { .. } => DELAYED,
             Self::Prepared { .. } => PREPARED,
             Self::Publish { .. } => PUBLISH,
-            Self::Retire { .. } => RETIRE,
-            Self::Move { .. } => MOVE,
-            Self::Settle { .. } => SETTLE,
-            Self::Lease { .. } => LEASE,
-            Self::Subscribe { .. } => SUBSCRIBE,
-            Self::Seek { .. } => SEEK,
-            Self::Park { .. } => PARK,
-            Self::Purge { .. } => PURGE,
+            Self::Fact(Fact::Retire { .. }) => RETIRE,
+            Self::Fact(Fact::Move { .. }) => MOVE,
+            Self::Fact(Fact::Settle { .. }) => SETTLE,
+            Self::Fact(Fact::Lease { .. }) => LEASE,
+            Self::Fact(Fact::Subscribe { .. }) => SUBSCRIBE,
+            Self::Fact(Fact::Seek { .. }) => SEEK,
+            Self::Fact(Fact::Park { .. }) => PARK,
+            Self::Fact(Fact::Purge { .. }) => PURGE,
             Self::Topic(_) => TOPIC,
             Self::Group(_) => GROUP,
-            Self::Schedule(_) => SCHEDULE,
+            Self::Fact(Fact::Schedule(_)) => SCHEDULE,
             Self::Members { .. } => MEMBERS,
             Self::Epoch { .. } => EPOCH,
             Self::Mark => MARK,

@@ -107,36 +107,9 @@ pub struct ScheduleSpec {
     pub content: Arc<[u8]>,
 }
 
-/// One thing that happened.
+/// What whoever asks for it says completely: the writer adds nothing, and appends it as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Record {
-    /// A body, visible at once.
-    Message {
-        head: Head,
-        queue: QueueIndex,
-        offset: QueueOffset,
-    },
-    /// A body with a due time.
-    Delayed {
-        head: Head,
-        due: Timestamp,
-    },
-    /// A body, half of a transaction. `due`: when it may become visible at the earliest, once committed.
-    Prepared {
-        head: Head,
-        due: Option<Timestamp>,
-        check_after_ms: u32,
-        client: Arc<str>,
-    },
-    /// The body at `origin` becomes visible in `head.topic`.
-    Publish {
-        origin: Pointer,
-        head: Head,
-        queue: QueueIndex,
-        offset: QueueOffset,
-        visible_since: Timestamp,
-        why: Why,
-    },
+pub enum Fact {
     /// The body at `origin` will never be delivered.
     Retire {
         origin: LogPosition,
@@ -189,9 +162,42 @@ pub enum Record {
         queue: QueueIndex,
         below: QueueOffset,
     },
+    Schedule(ScheduleSpec),
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// A body, visible at once.
+    Message {
+        head: Head,
+        queue: QueueIndex,
+        offset: QueueOffset,
+    },
+    /// A body with a due time.
+    Delayed {
+        head: Head,
+        due: Timestamp,
+    },
+    /// A body, half of a transaction. `due`: when it may become visible at the earliest, once committed.
+    Prepared {
+        head: Head,
+        due: Option<Timestamp>,
+        check_after_ms: u32,
+        client: Arc<str>,
+    },
+    /// The body at `origin` becomes visible in `head.topic`.
+    Publish {
+        origin: Pointer,
+        head: Head,
+        queue: QueueIndex,
+        offset: QueueOffset,
+        visible_since: Timestamp,
+        why: Why,
+    },
     Topic(TopicSpec),
     Group(GroupSpec),
-    Schedule(ScheduleSpec),
+    Fact(Fact),
     /// Who votes, and the key of stored hashes, which never changes.
     Members {
         hash_key: HashKey,

@@ -19,7 +19,7 @@ use super::queue::Entry;
 use super::timers::{Timer, Timers};
 use super::transactions::{Outcome, Prepared, Transactions};
 use crate::hash::HashKey;
-use crate::record::{Head, Pending, Pointer, Record, Why};
+use crate::record::{Fact, Head, Pending, Pointer, Record, Why};
 
 /// What a committed record means for the timers. Handed to the timer thread, which owns them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,31 +88,7 @@ impl Views {
                     Why::DeadLetter { .. } | Why::Redrive { .. } => {}
                 }
             }
-            Record::Retire { origin, pending } => match pending {
-                Pending::Timer { due } => self.end_timer(*due, *origin),
-                Pending::Transaction => self.end_transaction(*origin, Outcome::RolledBack),
-            },
-            Record::Move { origin, head, from, due } => {
-                match from {
-                    Pending::Timer { due } => self.end_timer(*due, origin.position),
-                    Pending::Transaction => self.end_transaction(origin.position, Outcome::Committed),
-                }
-                self.add_timer(*due, *origin, head);
-            }
-            Record::Settle { group, topic, acks, retries } => self.with(*group, *topic, |p| p.settle(acks, retries)),
-            Record::Lease { group, topic, batch, client, until, entries } => {
-                self.with(*group, *topic, |p| p.lease(*batch, client, *until, entries));
-            }
-            Record::Subscribe { group, topic, start, filter } => {
-                self.with(*group, *topic, |p| p.subscribe(start, filter));
-            }
-            Record::Seek { group, topic, queue, to, generation } => {
-                self.with(*group, *topic, |p| p.seek(*queue, *to, *generation));
-            }
-            Record::Park { group, topic, message_group, is_on } => {
-                self.with(*group, *topic, |p| p.park(*message_group, *is_on));
-            }
-            Record::Purge { topic, queue, below } => self.purge(*topic, *queue, *below),
+            Record::Fact(fact) => self.apply_fact(fact),
             Record::Topic(spec) => {
                 self.change_catalog(|catalog| catalog.apply_topic(spec));
                 if spec.is_dropped {
@@ -125,9 +101,39 @@ impl Views {
                     self.progress.lock().retain(|(group, _), _| *group != spec.id);
                 }
             }
-            Record::Schedule(spec) => self.change_catalog(|catalog| catalog.apply_schedule(spec)),
             Record::Members { hash_key, .. } => self.hash_key = Some(*hash_key),
             Record::Epoch { .. } | Record::Mark => {}
+        }
+    }
+
+    fn apply_fact(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Retire { origin, pending } => match pending {
+                Pending::Timer { due } => self.end_timer(*due, *origin),
+                Pending::Transaction => self.end_transaction(*origin, Outcome::RolledBack),
+            },
+            Fact::Move { origin, head, from, due } => {
+                match from {
+                    Pending::Timer { due } => self.end_timer(*due, origin.position),
+                    Pending::Transaction => self.end_transaction(origin.position, Outcome::Committed),
+                }
+                self.add_timer(*due, *origin, head);
+            }
+            Fact::Settle { group, topic, acks, retries } => self.with(*group, *topic, |p| p.settle(acks, retries)),
+            Fact::Lease { group, topic, batch, client, until, entries } => {
+                self.with(*group, *topic, |p| p.lease(*batch, client, *until, entries));
+            }
+            Fact::Subscribe { group, topic, start, filter } => {
+                self.with(*group, *topic, |p| p.subscribe(start, filter));
+            }
+            Fact::Seek { group, topic, queue, to, generation } => {
+                self.with(*group, *topic, |p| p.seek(*queue, *to, *generation));
+            }
+            Fact::Park { group, topic, message_group, is_on } => {
+                self.with(*group, *topic, |p| p.park(*message_group, *is_on));
+            }
+            Fact::Purge { topic, queue, below } => self.purge(*topic, *queue, *below),
+            Fact::Schedule(spec) => self.change_catalog(|catalog| catalog.apply_schedule(spec)),
         }
     }
 

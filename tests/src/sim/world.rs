@@ -17,7 +17,7 @@ use storage::disk::sim::SimDisk;
 use storage::log::{CommitRule, LogOptions};
 use storage::message::{BodyPart, Envelope, MessageKind};
 use storage::metrics::Metrics;
-use storage::record::{AckRange, FilterSpec, Head, LeaseEntry, Pending, Pointer, RetryEntry, ScheduleSpec, Why};
+use storage::record::{AckRange, Fact, FilterSpec, Head, LeaseEntry, Pending, Pointer, RetryEntry, ScheduleSpec, Why};
 use storage::request::{Answer, AppendError, BodyKind, Change, Done, NewBody, ReplySink, ReplyTo, Request, Submission};
 use storage::store::{self, Reader, Recovered};
 use storage::timer::{Ask, Effects, TimerCore, What};
@@ -233,7 +233,7 @@ impl World {
                 filters: vec![None],
             });
             let filter = FilterSpec { is_sql: false, expression: "*".into() };
-            let change = Change::Subscribe { group, topic: topic_id, start: Vec::new(), filter };
+            let change = Change::Fact(Fact::Subscribe { group, topic: topic_id, start: Vec::new(), filter });
             self.submit(Owner::Nobody, Request::one(change));
             must!(self.oracle.pairs.len() == index + 1, "pairs are numbered");
         }
@@ -1098,33 +1098,38 @@ impl World {
         let wall = self.clock.now();
         let number = self.chance.below(4);
         let request = match self.chance.below(14) {
-            0 => Request::one(Change::Seek { group, topic, queue, to: one, generation: number as u32 }),
-            1 => Request::one(Change::Park { group, topic, message_group: number, is_on: self.chance.one_in(2) }),
-            2 => Request::one(Change::Purge { topic, queue, below: one }),
+            0 => Request::one(Change::Fact(Fact::Seek { group, topic, queue, to: one, generation: number as u32 })),
+            1 => Request::one(Change::Fact(Fact::Park {
+                group,
+                topic,
+                message_group: number,
+                is_on: self.chance.one_in(2),
+            })),
+            2 => Request::one(Change::Fact(Fact::Purge { topic, queue, below: one })),
             3 => {
                 let is_dropped = self.chance.one_in(3);
                 let content: Arc<[u8]> = vec![number as u8; 9].into();
-                Request::one(Change::Schedule(ScheduleSpec {
+                Request::one(Change::Fact(Fact::Schedule(ScheduleSpec {
                     name: format!("job {number}").into(),
                     is_dropped,
                     content,
-                }))
+                })))
             }
             4 => {
                 let filter = FilterSpec { is_sql: self.chance.one_in(2), expression: format!("tag{number}").into() };
-                Request::one(Change::Subscribe { group, topic, start: vec![(queue, one)], filter })
+                Request::one(Change::Fact(Fact::Subscribe { group, topic, start: vec![(queue, one)], filter }))
             }
             5 => {
                 let acks = vec![AckRange { queue, first: one, count: number + 1 }];
                 let retries = vec![RetryEntry { queue, offset: two, attempts: number as u32, next_visible: wall }];
-                Request::one(Change::Settle { group, topic, acks, retries })
+                Request::one(Change::Fact(Fact::Settle { group, topic, acks, retries }))
             }
             6 => {
                 let entries = vec![LeaseEntry { queue, offset: two, attempt: 1 }];
                 let until = self.chance.one_in(2).then_some(wall);
                 self.next_poll += 1;
                 let batch = self.next_poll;
-                Request::one(Change::Lease { group, topic, batch, client: "cold".into(), until, entries })
+                Request::one(Change::Fact(Fact::Lease { group, topic, batch, client: "cold".into(), until, entries }))
             }
             7..=8 => {
                 // Redrive: a body that lies elsewhere becomes visible here, and the dead letter is settled with it.
@@ -1133,7 +1138,7 @@ impl World {
                 let head = Head { topic, tag_hash: 1, group_hash: number, priority: 3 };
                 let publish = Change::Publish { origin, head, why: Why::Redrive { group } };
                 let acks = vec![AckRange { queue, first: two, count: 1 }];
-                let settle = Change::Settle { group, topic, acks, retries: Vec::new() };
+                let settle = Change::Fact(Fact::Settle { group, topic, acks, retries: Vec::new() });
                 Request::Changes([publish, settle].into_iter().collect())
             }
             9 => self.named_topic(number),
@@ -1178,10 +1183,10 @@ impl World {
                 };
                 Request::one(Change::Body(NewBody { head, kind, part }))
             }
-            _ => Request::one(Change::Retire {
+            _ => Request::one(Change::Fact(Fact::Retire {
                 origin: base::LogPosition(u64::MAX >> 20),
                 pending: Pending::Timer { due: wall },
-            }),
+            })),
         };
         self.submit(Owner::Nobody, request);
     }
