@@ -127,7 +127,8 @@ impl Views {
                 self.with(*group, *topic, |p| p.subscribe(start, filter));
             }
             Fact::Seek { group, topic, queue, to, generation } => {
-                self.with(*group, *topic, |p| p.seek(*queue, *to, *generation));
+                let to = self.within(*topic, *queue, *to);
+                self.with(*group, *topic, |p| p.seek(*queue, to, *generation));
             }
             Fact::Park { group, topic, message_group, is_on } => {
                 self.with(*group, *topic, |p| p.park(*message_group, *is_on));
@@ -186,6 +187,14 @@ impl Views {
                 self.orphan("message", topic);
             }
         }
+    }
+
+    /// The offset, or the nearest one that the queue has or gives out next: what was purged would be waited for in vain,
+    /// and what is not there yet would be acknowledged before it is sent.
+    fn within(&self, topic: TopicId, queue: base::QueueIndex, offset: base::QueueOffset) -> base::QueueOffset {
+        let catalog = self.catalog.load();
+        let bounds = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)).map(|queue| queue.bounds());
+        bounds.map_or(offset, |bounds| offset.clamp(bounds.first, bounds.next))
     }
 
     fn purge(&mut self, topic: TopicId, queue: base::QueueIndex, below: base::QueueOffset) {
@@ -259,3 +268,7 @@ impl Timers {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;
