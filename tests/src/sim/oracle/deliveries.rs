@@ -53,20 +53,28 @@ impl Oracle {
             if let Some(hold) = hold.filter(|hold| hold.batch == batch) {
                 must!(hold.client == *client, "F9: batch {batch} of {} was repeated for {client}", hold.client);
             }
+            let is_new = hold.is_none_or(|hold| hold.batch != batch);
+            if is_new {
+                self.check_operated(index, id, slot, batch);
+            }
             if pair.is_ordered {
                 let is_leased = progress.leases().any(|(number, lease)| {
                     number == batch && lease.entries.iter().any(|entry| (entry.queue, entry.offset) == slot)
                 });
                 must!(is_leased, "U2: message {id} ({slot:?}) left in batch {batch}, whose lease is not committed");
-                let last = pair.attempts.get(&slot).copied().unwrap_or(0);
-                must!(attempt + 1 >= last, "attempt {attempt} of {id} after {last}");
                 // What is repeated (F9) was given to the client in order before.
-                if hold.is_none_or(|hold| hold.batch != batch) {
+                if is_new {
                     self.check_lane(index, id, slot, batch, &in_reply, &|slot| progress.is_acknowledged(slot));
                 }
             }
             self.delivered += 1;
-            self.pairs[index].attempts.insert(slot, attempt);
+            let pair = &mut self.pairs[index];
+            if is_new {
+                pair.end_wait(slot, tick);
+                pair.attempts.delivered(slot, attempt);
+            } else {
+                pair.attempts.repeated(slot, attempt);
+            }
         }
     }
 

@@ -3,18 +3,29 @@
 //!
 //! An unanswered request at a crash has an unknown outcome: the first recovery after it settles what became of it.
 
+mod attempts;
+mod deaths;
 mod deliveries;
+mod operators;
 mod progress;
 mod queues;
 mod recovery;
+mod waits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use base::{GroupId, LogPosition, QueueIndex, Timestamp, TopicId};
+use base::{GroupId, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 use broker::subscription::Slot;
 use storage::record::Pointer;
 use storage::view::transactions::Outcome;
+
+use attempts::Attempts;
+use deaths::Deaths;
+use operators::{Operations, Parked};
+use waits::Wait;
+
+pub use operators::{Operation, RUNNING_SUBSCRIPTIONS_OBEY};
 
 pub type Id = u64;
 
@@ -55,6 +66,7 @@ pub enum Decision {
 pub struct Message {
     pub topic: TopicId,
     pub lane: u64,
+    pub group_hash: u64,
     pub tag: u8,
     pub kind: Kind,
     pub fate: Fate,
@@ -116,15 +128,52 @@ pub struct Pair {
     pub acked: HashSet<Slot>,
     pub acked_maybe: HashSet<Slot>,
     pub dead: HashSet<Slot>,
+    pub dead_maybe: HashSet<Slot>,
+    /// Forwarded by the client that had it, so dead.
     pub forwarded: HashSet<Slot>,
     pub holds: HashMap<Slot, Hold>,
     pub copies: HashMap<u64, u32>,
-    pub attempts: HashMap<Slot, u32>,
+    pub attempts: Attempts,
+    waits: HashMap<Slot, Wait>,
+    /// Where each queue was sought to last, and the first batch after that.
+    starts: HashMap<QueueIndex, QueueOffset>,
+    void_below: HashMap<QueueIndex, u64>,
+    parked: HashMap<u64, Parked>,
+    /// The group's dead-letter topic, once it is there.
+    pub letters: Option<TopicId>,
     /// Every filter there was: none = all tags.
     pub filters: Vec<Option<Vec<u8>>>,
 }
 
 impl Pair {
+    pub fn new(group: GroupId, topic: TopicId, is_ordered: bool, attempts_max: u32) -> Self {
+        Self {
+            group,
+            topic,
+            is_ordered,
+            attempts_max,
+            acked: HashSet::new(),
+            acked_maybe: HashSet::new(),
+            dead: HashSet::new(),
+            dead_maybe: HashSet::new(),
+            forwarded: HashSet::new(),
+            holds: HashMap::new(),
+            copies: HashMap::new(),
+            attempts: Attempts::default(),
+            waits: HashMap::new(),
+            starts: HashMap::new(),
+            void_below: HashMap::new(),
+            parked: HashMap::new(),
+            letters: None,
+            filters: vec![None],
+        }
+    }
+
+    /// Whether a batch was put together before its queue was sought.
+    pub fn is_void(&self, queue: QueueIndex, batch: u64) -> bool {
+        self.void_below.get(&queue).is_some_and(|void| batch < *void)
+    }
+
     pub fn may_skip(&self, tag: u8) -> bool {
         self.filters.iter().flatten().any(|tags| !tags.contains(&tag))
     }
@@ -142,7 +191,13 @@ pub struct Oracle {
     /// What each queue was seen to hold; none = lost to damage.
     pub queues: BTreeMap<(TopicId, QueueIndex), Vec<Option<Id>>>,
     lanes: HashMap<(TopicId, u64), BTreeSet<Slot>>,
-    dead_letters: HashSet<(TopicId, Id)>,
+    /// What dead-letter queues were seen to hold, and what retry queues were.
+    dead_letters: HashMap<(TopicId, Id), u32>,
+    redriven: HashMap<(TopicId, Id), u64>,
+    deaths: HashMap<(TopicId, Id), Deaths>,
+    operations: Operations,
+    /// When the wall clock was set last.
+    pub wall_set_at: u64,
     pub may_lose: bool,
     pub delivered: u64,
 }
@@ -158,6 +213,11 @@ impl Oracle {
         if message.kind == Kind::Visible {
             message.slot = Some(slot);
         }
+    }
+
+    /// How many messages a queue was seen to hold, purged ones included.
+    pub fn length(&self, topic: TopicId, queue: QueueIndex) -> u64 {
+        self.queues.get(&(topic, queue)).map_or(0, |known| known.len() as u64)
     }
 
     pub fn message_at(&self, topic: TopicId, (queue, offset): Slot) -> Option<Id> {

@@ -35,9 +35,11 @@ impl Oracle {
                     self.queues.entry(key).or_default().push(id);
                     let Some(id) = id else { continue };
                     match topic.spec.kind {
-                        TopicKind::DeadLetter => {
-                            let is_new = self.dead_letters.insert((topic.spec.id, id));
-                            must!(is_new, "message {id} is in {} twice", topic.spec.name.as_str());
+                        TopicKind::DeadLetter => *self.dead_letters.entry((topic.spec.id, id)).or_default() += 1,
+                        TopicKind::Retry => {
+                            *self.redriven.entry((topic.spec.id, id)).or_default() += 1;
+                            let lane = (topic.spec.id, self.messages[&id].lane);
+                            self.lanes.entry(lane).or_default().insert((index, QueueOffset(offset)));
                         }
                         _ => self.visible(id, topic.spec.id, (index, QueueOffset(offset)), entry.pointer()),
                     }

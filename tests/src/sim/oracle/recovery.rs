@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use base::{LogPosition, Timestamp};
+use broker::subscription::Now;
 use storage::record::Pointer;
 use storage::store::Reader;
 use storage::timer::TimerCore;
@@ -13,9 +14,10 @@ use super::{Decision, Fate, Id, Kind, Message, Oracle, Recall, Until, must};
 impl Oracle {
     /// After a recovery: looks at everything anew, finds out what became of unanswered requests, and checks that
     /// everything answered is there.
-    pub fn recovered(&mut self, reader: &Reader, timer: &TimerCore, wall: Timestamp, tick: u64) {
+    pub fn recovered(&mut self, reader: &Reader, timer: &TimerCore, now: Now, next_batches: &[u64]) {
         let before = std::mem::take(&mut self.queues);
         self.dead_letters.clear();
+        self.redriven.clear();
         self.scan(reader);
         for (key, known) in &before {
             let Some(found) = self.queues.get(key) else {
@@ -58,7 +60,9 @@ impl Oracle {
             let timer = message.pointer.and_then(|pointer| timers.get(&pointer.position));
             settle_unknown(*id, message, timer.map(|timer| timer.due), reader, may_lose);
         }
-        self.restarted(wall, tick);
+        self.know_deaths();
+        self.know_operations(reader, next_batches);
+        self.restarted(now);
         self.check_progress(reader);
     }
 
@@ -71,8 +75,11 @@ impl Oracle {
         self.by_origin.insert(pointer.position, id);
     }
 
-    pub(super) fn restarted(&mut self, wall: Timestamp, tick: u64) {
+    pub(super) fn restarted(&mut self, now: Now) {
+        let Now { wall, tick } = now;
         for pair in &mut self.pairs {
+            pair.attempts.restarted();
+            pair.restore_waits(now);
             pair.copies.clear();
             for hold in pair.holds.values_mut() {
                 // Standard groups' leases are memory only.

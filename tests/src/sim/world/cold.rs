@@ -1,9 +1,8 @@
 //! Records that no client of a run causes, on a topic that nobody consumes: their state must come back.
 
-use base::Clock;
 use std::sync::Arc;
 
-use base::{GroupName, QueueIndex, QueueOffset, TopicId, TopicName};
+use base::{Clock, GroupName, QueueIndex, QueueOffset, TopicId, TopicName};
 use storage::message::{BodyPart, Envelope, MessageKind};
 use storage::record::{AckRange, Fact, FilterSpec, Head, LeaseEntry, Pending, RetryEntry, ScheduleSpec, Why};
 use storage::request::{BodyKind, Change, NewBody, Request};

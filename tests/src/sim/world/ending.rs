@@ -1,9 +1,8 @@
 //! The end of a run: everything heals, and everybody finishes.
 
-use base::Clock;
 use std::time::Duration;
 
-use base::QueueIndex;
+use base::{Clock, QueueIndex};
 use broker::subscription::Verdict;
 
 use super::scene::{CLIENTS, PAIRS};
@@ -25,7 +24,7 @@ impl World {
             let next = self.run().timer.timers().next_due();
             self.clock.advance_ms(61_000);
             if let Some(due) = next.filter(|due| *due > self.clock.now()) {
-                self.clock.set_wall(due);
+                self.set_wall(due);
             }
             for _ in 0..4 {
                 self.timer_due();

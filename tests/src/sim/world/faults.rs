@@ -1,7 +1,6 @@
 //! What goes wrong: disks, clocks, clients, replies.
 
-use base::Clock;
-use base::Timestamp;
+use base::{Clock, Timestamp};
 use storage::disk::Disk;
 use storage::writer::Reserve;
 
@@ -9,6 +8,11 @@ use super::scene::{CLIENTS, PAIRS};
 use super::{World, say};
 
 impl World {
+    pub(super) fn set_wall(&mut self, to: Timestamp) {
+        self.clock.set_wall(to);
+        self.oracle.wall_set(self.clock.monotonic_ms());
+    }
+
     pub fn advance(&mut self) {
         let ms = *self.chance.pick(&[1, 20, 1_000, 6_000, 31_000, 130_000]);
         if self.chance.one_in(12) {
@@ -16,7 +20,7 @@ impl World {
             let back = *self.chance.pick(&[1_000, 40_000, 200_000]);
             let to = if self.chance.one_in(2) { wall + back } else { wall - back };
             say!(self, "the wall clock is set from {wall} to {to}");
-            self.clock.set_wall(Timestamp(to));
+            self.set_wall(Timestamp(to));
         }
         self.clock.advance_ms(ms);
     }

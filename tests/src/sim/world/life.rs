@@ -7,10 +7,9 @@ use base::Chance;
 use broker::subscription::Verdict;
 use storage::disk::sim::SimDisk;
 use storage::metrics::Metrics;
-use storage::store;
-use storage::store::Recovered;
+use storage::store::{self, Recovered};
 
-use super::super::oracle::must;
+use super::super::oracle::{RUNNING_SUBSCRIPTIONS_OBEY, must};
 use super::super::snapshot::Snapshot;
 use super::{Running, World, say};
 
@@ -84,7 +83,7 @@ impl World {
         }
         let now = self.now();
         let running = self.running.as_ref().expect("just recovered");
-        self.oracle.recovered(&running.reader, &running.timer, now.wall, now.tick);
+        self.oracle.recovered(&running.reader, &running.timer, now, &self.next_batch);
         self.start_cores();
         self.pump();
     }
@@ -92,13 +91,20 @@ impl World {
     /// What nobody was told about has an unknown outcome.
     pub(super) fn unanswered(&mut self, running: &Running) {
         for (index, sub) in running.subs.iter().enumerate() {
-            for (settle, slot) in sub.settles.values() {
-                let pair = &mut self.oracle.pairs[index];
-                match settle.verdict {
-                    Verdict::Ack | Verdict::Forward => drop(pair.acked_maybe.insert(*slot)),
-                    Verdict::Return { .. } => {}
+            for append in sub.appends.values() {
+                self.oracle.maybe_appended(index, &append.changes);
+            }
+            let pair = &mut self.oracle.pairs[index];
+            for asked in sub.settles.values() {
+                let slot = asked.slot();
+                match asked.settle.verdict {
+                    // What came before a seek in the log is void, and what did not come before it goes down with the
+                    // process when a restart follows.
+                    Verdict::Ack | Verdict::Forward if asked.is_old && !RUNNING_SUBSCRIPTIONS_OBEY => {}
+                    Verdict::Ack | Verdict::Forward => drop(pair.acked_maybe.insert(slot)),
+                    Verdict::Return { .. } => pair.forget_wait(slot),
                 }
-                if let Some(hold) = pair.holds.get_mut(slot) {
+                if let Some(hold) = pair.holds.get_mut(&slot) {
                     hold.may_end = true;
                 }
             }

@@ -1,9 +1,8 @@
 //! What producers and consumers do.
 
-use base::Clock;
 use std::time::Duration;
 
-use base::Timestamp;
+use base::{Clock, Timestamp};
 use broker::subscription::Verdict;
 use smallvec::SmallVec;
 use storage::message::{BodyPart, Envelope, MessageKind};
@@ -83,6 +82,7 @@ impl World {
             Message {
                 topic,
                 lane,
+                group_hash,
                 tag,
                 kind,
                 fate: Fate::Asked,

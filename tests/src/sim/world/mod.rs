@@ -5,33 +5,31 @@ mod ending;
 mod faults;
 mod life;
 mod load;
+mod operators;
 mod requests;
 mod scene;
 mod subscriptions;
 
-use base::Clock;
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Chance, ManualClock, Timestamp, TopicId};
+use base::{Chance, Clock, ManualClock, Timestamp, TopicId};
 use broker::handle::Receipt;
-use broker::subscription;
 use broker::subscription::core::Core;
-use broker::subscription::{Alive, Now, Settle};
+use broker::subscription::{Alive, Now, Settle, Slot};
 use storage::disk::sim::SimDisk;
 use storage::log::{CommitRule, LogOptions};
 use storage::record::Pointer;
-use storage::request::{Answer, ReplySink, Request};
-use storage::store;
-use storage::store::Reader;
+use storage::request::{Answer, Change, ReplySink, Request};
+use storage::store::{self, Reader};
 use storage::timer::TimerCore;
 use storage::view::transactions::Outcome;
 use storage::writer::Writer;
 
 use super::Tally;
-use super::oracle::{Id, Oracle, must};
+use super::oracle::{Id, Operation, Oracle, must};
 use scene::PAIRS;
 
 pub const START: u64 = 1_700_000_000_000;
@@ -46,6 +44,7 @@ enum Owner {
     Timer(u64),
     Core(usize, u64),
     DeadLetterTopic(usize),
+    Operator(Operation),
     Nobody,
 }
 
@@ -59,9 +58,31 @@ impl ReplySink for Silent {
 struct Sub {
     core: Core,
     polls: HashMap<u64, (Arc<str>, Option<Duration>)>,
-    settles: HashMap<u64, (Settle, subscription::Slot)>,
+    settles: HashMap<u64, Asked>,
+    /// Under way to the log, by ticket.
+    appends: HashMap<u64, Append>,
     /// When a batch was put together.
     leased_at: HashMap<u64, Now>,
+}
+
+/// A settle without an answer.
+struct Asked {
+    settle: Settle,
+    at: Now,
+    /// Its queue was sought since: what it says of the message may be void.
+    is_old: bool,
+}
+
+impl Asked {
+    fn slot(&self) -> Slot {
+        (self.settle.receipt.queue, self.settle.receipt.offset)
+    }
+}
+
+/// What a subscription wants appended.
+struct Append {
+    changes: Vec<Change>,
+    is_old: bool,
 }
 
 /// The store's parts while the process lives.
@@ -119,6 +140,8 @@ pub struct World {
     sink: Arc<dyn ReplySink>,
     pub tally: Tally,
     next_batch: Vec<u64>,
+    /// Numbers seeks and contents of schedules.
+    next_generation: u32,
     /// A client's last attempt at each pair.
     attempts: HashMap<(usize, usize), Arc<str>>,
 }
@@ -158,6 +181,7 @@ impl World {
             sink: Arc::new(Silent),
             tally: Tally::default(),
             next_batch: vec![0; PAIRS.len()],
+            next_generation: 0,
             attempts: HashMap::new(),
         }
     }
@@ -201,6 +225,7 @@ impl World {
                 let is_power_lost = self.chance.one_in(2);
                 self.restart(is_power_lost);
             }
+            93..=95 => self.operate(),
             _ => drop(self.run().writer.mark()),
         }
         if self.disk.is_crashed() {

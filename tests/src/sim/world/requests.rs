@@ -1,8 +1,6 @@
 //! Drives the writer and the timer: requests go in, answers come out, in the order of the log.
 
-use base::Clock;
-use base::Timestamp;
-use broker::subscription::Event;
+use base::{Clock, Timestamp};
 use storage::record::Why;
 use storage::request::{AppendError, Change, Done, ReplyTo, Request, Submission};
 use storage::timer::Effects;
@@ -60,10 +58,8 @@ impl World {
         for answer in deliveries.into_iter().flat_map(|delivery| delivery.answers) {
             self.answer(answer.ticket, answer.result);
         }
-        for index in 0..self.run().subs.len() {
-            let now = self.now();
-            self.run().subs[index].core.handle(Event::Ring, now);
-        }
+        self.oracle.check_dead_letters();
+        self.ring();
     }
 
     pub(super) fn answer(&mut self, ticket: u64, result: Result<Done, AppendError>) {
@@ -101,14 +97,15 @@ impl World {
                 self.run().timer.answered(ticket, result, now.tick, &mut effects);
                 self.timer_effects(effects);
             }
-            Owner::Core(index, ticket) => self.run().subs[index].core.handle(Event::Answer(ticket, result), now),
+            Owner::Core(index, ticket) => self.append_answered(index, ticket, result),
             Owner::DeadLetterTopic(index) => {
                 let topic = result.map(|done| match done {
                     Done::Topic { spec, .. } => spec.id,
                     other => panic!("a topic was asked for, not {other:?}"),
                 });
-                self.run().subs[index].core.dead_letter_topic(topic, now);
+                self.dead_letter_topic(index, topic);
             }
+            Owner::Operator(operation) => self.operated(&operation, &result),
             Owner::Nobody => {}
         }
     }

@@ -1,10 +1,8 @@
 //! What there is: topics, groups, who consumes what, and with which names.
 
-use base::Clock;
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use base::{GroupId, GroupName, TopicId, TopicName};
+use base::{Clock, GroupId, GroupName, TopicId, TopicName};
 use broker::api::Language;
 use storage::record::{Fact, FilterSpec};
 use storage::request::{Change, Request};
@@ -15,20 +13,26 @@ use super::{Owner, World};
 
 pub const CLIENTS: [(&str, Language); 4] =
     [("java", Language::Java), ("go", Language::Go), ("cpp", Language::Cpp), ("rust", Language::Rust)];
-pub const TOPICS: [(&str, TopicKind, u16); 4] = [
+pub const TOPICS: [(&str, TopicKind, u16); 6] = [
     ("normal", TopicKind::Normal, 2),
     ("fifo", TopicKind::Fifo, 3),
     ("delay", TopicKind::Mixed, 1),
     ("cold", TopicKind::Mixed, 2),
+    ("%RETRY%standard", TopicKind::Retry, 1),
+    ("%RETRY%always", TopicKind::Retry, 1),
 ];
 /// Group, order, attempts, topic.
-pub const PAIRS: [(&str, OrderSpec, u32, usize); 5] = [
+pub const PAIRS: [(&str, OrderSpec, u32, usize); 7] = [
     ("standard", OrderSpec::Auto, 3, 0),
     ("ordered", OrderSpec::Auto, 3, 1),
     ("later", OrderSpec::Never, 2, 2),
     ("strict", OrderSpec::Auto, 2, 1),
     ("always", OrderSpec::Always, 4, 0),
+    ("standard", OrderSpec::Auto, 3, 4),
+    ("always", OrderSpec::Always, 4, 5),
 ];
+/// Pairs that get the dead letters of another one again.
+pub const RETRIES: [(usize, usize); 2] = [(0, 5), (4, 6)];
 pub const LANES: [&str; 4] = ["", "a", "b", "c"];
 pub const TAGS: [&str; 3] = ["red", "green", "blue"];
 
@@ -58,20 +62,8 @@ impl World {
             let name = GroupName::parse(name).expect("legal");
             let group = self.run().reader.catalog().group(&name).expect("just made").id;
             let topic_id = self.topics[topic];
-            self.oracle.pairs.push(Pair {
-                group,
-                topic: topic_id,
-                is_ordered: broker::subscription::task::is_ordered(order, TOPICS[topic].1),
-                attempts_max,
-                acked: HashSet::new(),
-                acked_maybe: HashSet::new(),
-                dead: HashSet::new(),
-                forwarded: HashSet::new(),
-                holds: HashMap::new(),
-                copies: HashMap::new(),
-                attempts: HashMap::new(),
-                filters: vec![None],
-            });
+            let is_ordered = broker::subscription::task::is_ordered(order, TOPICS[topic].1);
+            self.oracle.pairs.push(Pair::new(group, topic_id, is_ordered, attempts_max));
             let filter = FilterSpec { is_sql: false, expression: "*".into() };
             let change = Change::Fact(Fact::Subscribe { group, topic: topic_id, start: Vec::new(), filter });
             self.submit(Owner::Nobody, Request::one(change));

@@ -4,19 +4,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{GroupName, TopicId, TopicName};
+use base::{GroupName, QueueIndex, TopicId, TopicName};
 use broker::api::{FilterKind, FilterText};
 use broker::filter::Filter;
-use broker::subscription;
 use broker::subscription::core::Core;
-use broker::subscription::{Effect, Event, Now, Poll, Settings, Settle, Verdict};
-use storage::record::Why;
-use storage::request::{AppendError, Change, Request};
+use broker::subscription::{self, Effect, Event, Now, Poll, Settings, Settle, Verdict};
+use storage::request::{AppendError, Change, Done, Request};
 use storage::view::catalog::{BackoffSpec, TopicKind, TopicSpec};
 
 use super::super::oracle::{Hold, Until, must};
 use super::scene::{CLIENTS, PAIRS, TAGS};
-use super::{Hand, Owner, Sub, World, say};
+use super::{Append, Asked, Hand, Owner, Sub, World, say};
 
 impl World {
     pub(super) fn start_cores(&mut self) {
@@ -37,7 +35,8 @@ impl World {
             let topic = running.reader.catalog().topic_by_id(pair.topic).expect("topics of pairs stay").clone();
             let first = ((running.reader.term().0 << 40) + 1).max(self.next_batch[index]);
             let core = Core::new(key, settings, filter, Box::new(topic), progress, first, now);
-            let sub = Sub { core, polls: HashMap::new(), settles: HashMap::new(), leased_at: HashMap::new() };
+            let (polls, settles, leased_at) = (HashMap::new(), HashMap::new(), HashMap::new());
+            let sub = Sub { core, polls, settles, appends: HashMap::new(), leased_at };
             running.subs.push(sub);
         }
     }
@@ -87,9 +86,10 @@ impl World {
             Effect::Append { ticket, changes } => {
                 say!(self, "pair {index}: append {ticket} {changes:?}");
                 self.check_append(index, &changes);
+                self.run().subs[index].appends.insert(ticket, Append { changes: changes.clone(), is_old: false });
                 if self.chance.one_in(40) {
                     let refused = AppendError::InboxFull { what: "the simulated inbox", max: 0 };
-                    self.run().subs[index].core.handle(Event::Answer(ticket, Err(refused)), now);
+                    self.append_answered(index, ticket, Err(refused));
                 } else {
                     self.submit(Owner::Core(index, ticket), Request::Changes(changes.into()));
                 }
@@ -99,7 +99,7 @@ impl World {
                 let name = TopicName::dead_letters_of(&name);
                 let existing = self.run().reader.catalog().topic(&name).map(|topic| topic.spec.id);
                 match existing {
-                    Some(id) => self.run().subs[index].core.dead_letter_topic(Ok(id), now),
+                    Some(id) => self.dead_letter_topic(index, Ok(id)),
                     None => {
                         let (kind, created_at) = (TopicKind::DeadLetter, now.wall);
                         let spec = TopicSpec { id: TopicId(0), name, kind, queues: 1, created_at, is_dropped: false };
@@ -110,15 +110,62 @@ impl World {
         }
     }
 
-    pub(super) fn check_append(&mut self, index: usize, changes: &[Change]) {
-        let max = self.oracle.pairs[index].attempts_max;
-        for change in changes {
-            if let Change::Publish { why: Why::DeadLetter { attempts, reason, .. }, .. } = change {
-                let is_forced = *reason != storage::record::DeadLetterReason::Attempts;
-                must!(is_forced || *attempts >= max, "U4: a dead letter after {attempts} of {max} attempts");
-                self.tally.dead_letters += 1;
-            }
+    fn check_append(&mut self, index: usize, changes: &[Change]) {
+        let settles = &self.running.as_ref().expect("the process lives").subs[index].settles;
+        let claims = |slot| {
+            let of_slot = settles.values().filter(|asked| asked.slot() == slot);
+            of_slot.map(|asked| claim_of(&asked.settle)).collect::<Vec<_>>()
+        };
+        self.tally.dead_letters += self.oracle.check_append(index, changes, &claims);
+    }
+
+    /// What the log said to an append of a subscription.
+    pub(super) fn append_answered(&mut self, index: usize, ticket: u64, result: Result<Done, AppendError>) {
+        let now = self.now();
+        let append = self.run().subs[index].appends.remove(&ticket).expect("answers are to what is under way");
+        match &result {
+            Ok(_) => self.oracle.appended(index, &append.changes, append.is_old),
+            Err(AppendError::Failed(_)) => self.oracle.maybe_appended(index, &append.changes),
+            Err(_) => {}
         }
+        self.run().subs[index].core.handle(Event::Answer(ticket, result), now);
+    }
+
+    pub(super) fn dead_letter_topic(&mut self, index: usize, topic: Result<TopicId, AppendError>) {
+        let now = self.now();
+        if let Ok(topic) = topic {
+            let group = self.oracle.pairs[index].group;
+            self.oracle.pairs.iter_mut().filter(|pair| pair.group == group).for_each(|pair| pair.letters = Some(topic));
+        }
+        self.run().subs[index].core.dead_letter_topic(topic, now);
+    }
+
+    /// New messages may be there.
+    pub(super) fn ring(&mut self) {
+        let now = self.now();
+        self.run().subs.iter_mut().for_each(|sub| sub.core.handle(Event::Ring, now));
+    }
+
+    /// Tells a subscription what an operator did to its pair. The event is the only thing that has to be changed here when
+    /// subscriptions learn of it otherwise.
+    pub(super) fn tell_operated(&mut self, index: usize) {
+        let now = self.now();
+        self.run().subs[index].core.handle(Event::SourceChanged, now);
+    }
+
+    pub(super) fn next_batch_of(&self, index: usize) -> u64 {
+        self.running.as_ref().expect("the process lives").subs[index].core.next_batch()
+    }
+
+    /// A queue was sought: what is under way was asked for before. Gives the number of the next batch.
+    pub(super) fn note_sought(&mut self, index: usize, queue: QueueIndex) -> u64 {
+        let sub = &mut self.run().subs[index];
+        sub.settles
+            .values_mut()
+            .filter(|asked| asked.settle.receipt.queue == queue)
+            .for_each(|asked| asked.is_old = true);
+        sub.appends.values_mut().for_each(|append| append.is_old = true);
+        sub.core.next_batch()
     }
 
     pub(super) fn delivered(&mut self, index: usize, poll: u64, batch: u64, messages: &[subscription::Handout]) {
@@ -165,34 +212,54 @@ impl World {
         let copies = pair.copies.entry(batch).or_insert(1);
         *copies = copies.saturating_sub(1);
         if *copies == 0 {
-            pair.holds.values_mut().filter(|hold| hold.batch == batch).for_each(|hold| hold.may_end = true);
+            let settles = &self.running.as_ref().expect("the process lives").subs[index].settles;
+            for (slot, hold) in pair.holds.iter_mut().filter(|(_, hold)| hold.batch == batch) {
+                let is_certain = !hold.may_end && settles.values().all(|asked| asked.slot() != *slot);
+                pair.attempts.uncounted(*slot, is_certain);
+                hold.may_end = true;
+            }
         }
         self.run().subs[index].core.handle(Event::Unwritten(batch), now);
     }
 
-    pub(super) fn settled(&mut self, index: usize, id: u64, is_ok: bool) {
-        let (settle, slot) = self.run().subs[index].settles.remove(&id).expect("settles are answered once");
+    fn settled(&mut self, index: usize, id: u64, is_ok: bool) {
+        let asked = self.run().subs[index].settles.remove(&id).expect("settles are answered once");
+        let (slot, settle) = (asked.slot(), &asked.settle);
         say!(self, "pair {index}: {:?} of {slot:?} in batch {}: ok {is_ok}", settle.verdict, settle.receipt.batch);
         let is_unknown = self.run().writer.log().failure().is_some();
+        let is_alone = self.run().subs[index].settles.values().all(|other| other.slot() != slot);
+        let wall_set_at = self.oracle.wall_set_at;
         let pair = &mut self.oracle.pairs[index];
         if !is_ok {
+            // Whoever has the handle has had the message.
+            pair.attempts.claimed(slot, settle.receipt.attempt);
             if let Some(hold) = pair.holds.get_mut(&slot).filter(|_| is_unknown) {
                 hold.may_end = true;
             }
             return;
         }
-        let is_own = pair.holds.get(&slot).is_some_and(|hold| hold.batch == settle.receipt.batch);
+        if asked.is_old || pair.is_void(slot.0, settle.receipt.batch) {
+            // Whatever it did, it was about a delivery from before a seek.
+            pair.acked_maybe.insert(slot);
+            return;
+        }
+        let hold = pair.holds.get(&slot).filter(|hold| hold.batch == settle.receipt.batch);
+        let (is_own, is_certain) = (hold.is_some(), hold.is_some_and(|hold| !hold.may_end));
         match settle.verdict {
             Verdict::Ack => {
                 pair.acked.insert(slot);
                 pair.holds.remove(&slot);
             }
             Verdict::Forward => {
+                if is_certain && is_alone && !pair.acked.contains(&slot) {
+                    pair.forwarded.insert(slot);
+                }
                 pair.acked.insert(slot);
-                pair.forwarded.insert(slot);
                 pair.holds.remove(&slot);
             }
-            Verdict::Return { .. } => {
+            Verdict::Return { after, .. } => {
+                let after_ms = u64::try_from(after.as_millis()).expect("small");
+                pair.put_off(slot, asked.at, after_ms, wall_set_at, is_certain);
                 if is_own {
                     pair.holds.remove(&slot);
                 }
@@ -226,12 +293,14 @@ impl World {
         let id = self.next_poll;
         let slot = (receipt.queue, receipt.offset);
         let settle = Settle { client, receipt, verdict };
+        let pair = &mut self.oracle.pairs[index];
         if !matches!(verdict, Verdict::Return { .. }) {
             // What was refused once may have been asked for twice.
-            self.oracle.pairs[index].acked_maybe.insert(slot);
+            pair.acked_maybe.insert(slot);
         }
+        pair.attempts.claimed(slot, receipt.attempt);
         let sub = &mut self.run().subs[index];
-        sub.settles.insert(id, (settle.clone(), slot));
+        sub.settles.insert(id, Asked { settle: settle.clone(), at: now, is_old: false });
         sub.core.handle(Event::Settle(id, settle), now);
     }
 
@@ -273,5 +342,13 @@ impl World {
         say!(self, "pair {index}: filter {:?}", spec.expression);
         self.oracle.pairs[index].filters.push(tags);
         self.run().subs[index].core.handle(Event::FilterChanged(filter, spec), now);
+    }
+}
+
+/// How many attempts a settle says were used.
+fn claim_of(settle: &Settle) -> u32 {
+    match settle.verdict {
+        Verdict::Return { is_suspended: true, .. } => settle.receipt.attempt - 1,
+        Verdict::Return { .. } | Verdict::Ack | Verdict::Forward => settle.receipt.attempt,
     }
 }
