@@ -83,7 +83,7 @@ impl Views {
                 let entry = Entry::new(*origin, *visible_since, head.group_hash, head.tag_hash, head.priority);
                 self.push(head.topic, *queue, *offset, entry);
                 match why {
-                    Why::Due { due } => self.end_timer(*due, origin.position),
+                    Why::Due { due } => self.end_moved(*due, origin.position),
                     Why::Commit => self.end_transaction(origin.position, Outcome::Committed),
                     Why::DeadLetter { .. } | Why::Redrive { .. } => {}
                 }
@@ -109,12 +109,12 @@ impl Views {
     fn apply_fact(&mut self, fact: &Fact) {
         match fact {
             Fact::Retire { origin, pending } => match pending {
-                Pending::Timer { due } => self.end_timer(*due, *origin),
+                Pending::Timer { due } => self.end_moved(*due, *origin),
                 Pending::Transaction => self.end_transaction(*origin, Outcome::RolledBack),
             },
             Fact::Move { origin, head, from, due } => {
                 match from {
-                    Pending::Timer { due } => self.end_timer(*due, origin.position),
+                    Pending::Timer { due } => self.end_moved(*due, origin.position),
                     Pending::Transaction => self.end_transaction(origin.position, Outcome::Committed),
                 }
                 self.add_timer(*due, *origin, head);
@@ -214,8 +214,13 @@ impl Views {
         self.timer_events.push(TimerEvent::Add(Timer { due, pointer, head: *head }));
     }
 
-    fn end_timer(&mut self, due: Timestamp, origin: LogPosition) {
+    /// Ends a timer. A transaction that is still there was moved to be one by a record that damage took.
+    fn end_moved(&mut self, due: Timestamp, origin: LogPosition) {
         self.timer_events.push(TimerEvent::End { due, origin });
+        if self.transactions.lock().end_if_prepared(origin, Outcome::Committed) {
+            self.orphans += 1;
+            tracing::warn!(position = origin.0, "a transaction was committed by a record that was lost to damage");
+        }
     }
 
     fn end_transaction(&mut self, origin: LogPosition, outcome: Outcome) {
@@ -260,9 +265,15 @@ impl Timers {
                 TimerEvent::Add(timer) => self.add(*timer),
                 TimerEvent::DropTopic(topic) => self.drop_topic(*topic),
                 TimerEvent::End { due, origin } => {
-                    if !self.end(*due, *origin) {
-                        tracing::warn!(position = origin.0, "a timer ends that was lost to damage or dropped");
+                    if self.end(*due, *origin) {
+                        continue;
                     }
+                    let is_stray = self.end_stray(*origin);
+                    tracing::warn!(
+                        position = origin.0,
+                        is_stray,
+                        "a timer ends that was lost, or moved by what was lost"
+                    );
                 }
             }
         }

@@ -97,7 +97,7 @@ impl World {
         (id, Change::Body(NewBody { head, kind: body_kind, part: BodyPart::encode(&envelope, &body_of(id)) }))
     }
 
-    pub(super) fn end_transaction(&mut self) {
+    pub fn end_transaction(&mut self) {
         let is_prepared = |m: &Message| m.kind == Kind::Prepared && m.fate == Fate::Stored;
         let open: Vec<Id> = self.oracle.messages.iter().filter(|(_, m)| is_prepared(m)).map(|(id, _)| *id).collect();
         if open.is_empty() {
@@ -117,7 +117,7 @@ impl World {
         self.submit(Owner::End(id, outcome), Request::EndTransaction { origin, outcome });
     }
 
-    pub(super) fn ask_timer(&mut self) {
+    pub fn ask_timer(&mut self) {
         let timers: Vec<Id> = self
             .oracle
             .messages
