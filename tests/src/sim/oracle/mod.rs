@@ -139,6 +139,8 @@ pub struct Pair {
     starts: HashMap<QueueIndex, QueueOffset>,
     void_below: HashMap<QueueIndex, u64>,
     parked: HashMap<u64, Parked>,
+    /// Batches below this one may have left before an operator's record was applied, and not arrived yet.
+    pub on_its_way: u64,
     /// The group's dead-letter topic, once it is there.
     pub letters: Option<TopicId>,
     /// Every filter there was: none = all tags.
@@ -164,6 +166,7 @@ impl Pair {
             starts: HashMap::new(),
             void_below: HashMap::new(),
             parked: HashMap::new(),
+            on_its_way: 0,
             letters: None,
             filters: vec![None],
         }

@@ -126,6 +126,10 @@ impl Oracle {
         pair.holds.retain(|(of, _), _| *of != queue);
         pair.attempts.forget(queue);
         pair.forget_waits(queue);
+        for parked in pair.parked.values_mut() {
+            // Its dead letters may die again.
+            parked.last = parked.last.filter(|last| last.0 != queue);
+        }
         pair.starts.insert(queue, to);
         pair.void_below.insert(queue, next_batch);
     }
@@ -145,6 +149,13 @@ impl Oracle {
         let start = pair.starts.get(&queue).copied().unwrap_or_default();
         let purged = self.operations.purged.get(&(pair.topic, queue)).copied().unwrap_or_default();
         offset < start.max(purged)
+    }
+
+    /// Whether the message was on its way already when an operator's record was applied: nobody can call it back, and
+    /// what its client makes of it has no effect.
+    pub fn is_overtaken(&self, index: usize, slot: Slot, batch: u64) -> bool {
+        let pair = &self.pairs[index];
+        batch < pair.on_its_way && (self.is_passed(index, slot) || pair.is_void(slot.0, batch))
     }
 
     /// O1, O2, O3, for one message of a batch that is new.

@@ -9,7 +9,7 @@ use storage::disk::sim::SimDisk;
 use storage::metrics::Metrics;
 use storage::store::{self, Recovered};
 
-use super::super::oracle::{RUNNING_SUBSCRIPTIONS_OBEY, must};
+use super::super::oracle::must;
 use super::super::snapshot::Snapshot;
 use super::{Running, World, say};
 
@@ -98,9 +98,8 @@ impl World {
             for asked in sub.settles.values() {
                 let slot = asked.slot();
                 match asked.settle.verdict {
-                    // What came before a seek in the log is void, and what did not come before it goes down with the
-                    // process when a restart follows.
-                    Verdict::Ack | Verdict::Forward if asked.is_old && !RUNNING_SUBSCRIPTIONS_OBEY => {}
+                    // What came before a seek in the log is void, and what did not come before it has no effect.
+                    Verdict::Ack | Verdict::Forward if asked.is_old => {}
                     Verdict::Ack | Verdict::Forward => drop(pair.acked_maybe.insert(slot)),
                     Verdict::Return { .. } => pair.forget_wait(slot),
                 }

@@ -33,8 +33,8 @@ impl World {
                     Operation::Purge { .. } | Operation::Redrive { .. } | Operation::Schedule { .. } => 0,
                 };
                 self.oracle.operated(operation, next_batch);
-                if RUNNING_SUBSCRIPTIONS_OBEY {
-                    (0..PAIRS.len()).for_each(|index| self.tell_operated(index));
+                for index in 0..PAIRS.len() {
+                    self.oracle.pairs[index].on_its_way = self.next_batch_of(index);
                 }
             }
             Err(AppendError::Failed(_)) => {}

@@ -12,7 +12,7 @@ use broker::subscription::{self, Effect, Event, Now, Poll, Settings, Settle, Ver
 use storage::request::{AppendError, Change, Done, Request};
 use storage::view::catalog::{BackoffSpec, TopicKind, TopicSpec};
 
-use super::super::oracle::{Hold, Until, must};
+use super::super::oracle::{Hold, RUNNING_SUBSCRIPTIONS_OBEY, Until, must};
 use super::scene::{CLIENTS, PAIRS, TAGS};
 use super::{Append, Asked, Hand, Owner, Sub, World, say};
 
@@ -68,6 +68,7 @@ impl World {
                 }
             }
             if is_quiet {
+                self.oracle.pairs.iter_mut().for_each(|pair| pair.on_its_way = 0);
                 return;
             }
         }
@@ -140,17 +141,10 @@ impl World {
         self.run().subs[index].core.dead_letter_topic(topic, now);
     }
 
-    /// New messages may be there.
+    /// New messages may be there, or an operator may have changed progress: the topic rings for both.
     pub(super) fn ring(&mut self) {
         let now = self.now();
         self.run().subs.iter_mut().for_each(|sub| sub.core.handle(Event::Ring, now));
-    }
-
-    /// Tells a subscription what an operator did to its pair. The event is the only thing that has to be changed here when
-    /// subscriptions learn of it otherwise.
-    pub(super) fn tell_operated(&mut self, index: usize) {
-        let now = self.now();
-        self.run().subs[index].core.handle(Event::SourceChanged, now);
     }
 
     pub(super) fn next_batch_of(&self, index: usize) -> u64 {
@@ -180,12 +174,15 @@ impl World {
         say!(self, "pair {index}: batch {batch} for {client}: {slots:?}");
         self.oracle.deliver(&running.reader, index, &client, batch, messages, now.tick);
         let started = running.subs[index].leased_at.get(&batch).copied().unwrap_or(now);
+        let receipts = messages.iter().map(|message| (message.receipt.queue, message.receipt.offset));
+        let overtaken: Vec<_> = receipts.filter(|slot| self.oracle.is_overtaken(index, *slot, batch)).collect();
         let pair = &mut self.oracle.pairs[index];
         *pair.copies.entry(batch).or_default() += 1;
         for message in messages {
             let slot = (message.receipt.queue, message.receipt.offset);
-            // A repeated delivery does not prolong its lease.
-            if pair.holds.get(&slot).is_none_or(|hold| hold.batch != batch) {
+            // A repeated delivery does not prolong its lease, and one that an operator overtook has none.
+            let is_new = pair.holds.get(&slot).is_none_or(|hold| hold.batch != batch);
+            if is_new && !overtaken.contains(&slot) {
                 let Now { wall, tick } = started;
                 let until = match invisible {
                     Some(invisible) => {
@@ -239,8 +236,7 @@ impl World {
             return;
         }
         if asked.is_old || pair.is_void(slot.0, settle.receipt.batch) {
-            // Whatever it did, it was about a delivery from before a seek.
-            pair.acked_maybe.insert(slot);
+            // It was about a delivery from before a seek, and has no effect.
             return;
         }
         let hold = pair.holds.get(&slot).filter(|hold| hold.batch == settle.receipt.batch);
@@ -294,7 +290,9 @@ impl World {
         let slot = (receipt.queue, receipt.offset);
         let settle = Settle { client, receipt, verdict };
         let pair = &mut self.oracle.pairs[index];
-        if !matches!(verdict, Verdict::Return { .. }) {
+        // Until they learn of a seek, subscriptions take handles from before it for their own.
+        let may_count = !RUNNING_SUBSCRIPTIONS_OBEY || !pair.is_void(slot.0, receipt.batch);
+        if !matches!(verdict, Verdict::Return { .. }) && may_count {
             // What was refused once may have been asked for twice.
             pair.acked_maybe.insert(slot);
         }
