@@ -1,6 +1,6 @@
 //! When a message that was given back may be delivered again: not before the delay its client asked for is over.
 
-use base::{QueueIndex, Timestamp};
+use base::{QueueIndex, QueueOffset, Timestamp};
 use broker::subscription::{Now, Slot};
 
 use super::{Oracle, Pair, must};
@@ -54,6 +54,30 @@ impl Pair {
 }
 
 impl Oracle {
+    /// Whether a message that was given back after `attempt` came again, or has a reason not to.
+    pub fn is_back(&self, index: usize, slot: Slot, attempt: u32) -> bool {
+        let pair = &self.pairs[index];
+        let is_done = |slot: &Slot| {
+            let sets = [&pair.acked, &pair.acked_maybe, &pair.dead, &pair.dead_maybe];
+            self.is_passed(index, *slot) || sets.into_iter().any(|set| set.contains(slot))
+        };
+        if is_done(&slot) || pair.attempts.used(slot).max > attempt {
+            return true;
+        }
+        let Some(id) = self.message_at(pair.topic, slot) else { return true };
+        if pair.may_skip(self.messages[&id].tag) {
+            return true;
+        }
+        // It comes in its turn: messages without a message group are a chain of their queue (F11).
+        let key = self.messages[&id].group_hash;
+        let queue = self.queues[&(pair.topic, slot.0)].iter().enumerate();
+        let chain = queue.filter(|(_, id)| id.is_some_and(|id| self.messages[&id].group_hash == key));
+        let mut others = chain.map(|(offset, _)| (slot.0, QueueOffset(offset as u64))).filter(|other| *other != slot);
+        let is_behind = |other: &Slot| *other < slot && !is_done(other);
+        let is_out = |other: &Slot| pair.holds.get(other).is_some_and(|hold| !hold.may_end);
+        pair.is_ordered && others.any(|other| is_behind(&other) || is_out(&other))
+    }
+
     /// The wall clock was set.
     pub fn wall_set(&mut self, tick: u64) {
         self.wall_set_at = tick;

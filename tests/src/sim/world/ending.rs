@@ -5,8 +5,12 @@ use std::time::Duration;
 use base::{Clock, QueueIndex};
 use broker::subscription::Verdict;
 
+use super::super::oracle::must;
 use super::scene::{CLIENTS, PAIRS};
-use super::{World, say};
+use super::{Hand, World, say};
+
+const BACK_MS: u64 = 7_000;
+const LEASE_MS: u64 = 10_000;
 
 impl World {
     /// Heals everything and lets everybody finish: every message must come to its end.
@@ -20,6 +24,7 @@ impl World {
         for (client, _) in CLIENTS {
             self.says_good_bye(client);
         }
+        self.come_back_in_time();
         for round in 0..200 {
             let next = self.run().timer.timers().next_due();
             self.clock.advance_ms(61_000);
@@ -81,5 +86,52 @@ impl World {
             })
         });
         is_settled && running.timer.timers().is_empty() && running.inbox.is_empty()
+    }
+
+    /// While nothing goes wrong, a message that is given back is there for a poll at the very millisecond it may be.
+    fn come_back_in_time(&mut self) {
+        self.settle_down();
+        for index in 0..PAIRS.len() {
+            self.poll_as(index, 3, 4, Some(Duration::from_secs(LEASE_MS / 1_000)));
+            self.settle_down();
+        }
+        let now = self.now().tick;
+        let mut returned = Vec::new();
+        for (number, hand) in std::mem::take(&mut self.hands).into_iter().enumerate() {
+            let after = if number.is_multiple_of(2) { BACK_MS } else { LEASE_MS };
+            returned.push((now + after, hand.clone()));
+            if after == BACK_MS {
+                self.settle_with(hand, Verdict::Return { after: Duration::from_millis(BACK_MS), is_suspended: false });
+            }
+        }
+        self.settle_down();
+        for at in [now + BACK_MS, now + LEASE_MS] {
+            self.clock.advance_ms(at - self.now().tick);
+            self.settle_down();
+            for _ in 0..32 {
+                for index in 0..PAIRS.len() {
+                    self.poll_as(index, 2, 32, Some(Duration::from_secs(60)));
+                    self.settle_down();
+                }
+            }
+            for (due, hand) in returned.iter().filter(|(due, _)| *due <= at) {
+                let Hand { pair, receipt, .. } = hand;
+                let slot = (receipt.queue, receipt.offset);
+                let is_back = self.oracle.is_back(*pair, slot, receipt.attempt);
+                must!(is_back, "{slot:?} of pair {pair} may be delivered since {due}; it is {at}, and it did not come");
+            }
+        }
+        self.hands.clear();
+        for (client, _) in CLIENTS {
+            self.says_good_bye(client);
+        }
+    }
+
+    fn settle_down(&mut self) {
+        for _ in 0..3 {
+            self.pump();
+            self.commit(usize::MAX);
+        }
+        self.pump();
     }
 }

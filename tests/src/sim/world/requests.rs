@@ -168,7 +168,7 @@ impl World {
                 if let Request::Changes(changes) = &request {
                     changes.iter().for_each(|change| self.check_due(change, wall));
                 }
-                if self.chance.one_in(40) {
+                if !self.is_well && self.chance.one_in(40) {
                     let refused = AppendError::InboxFull { what: "the simulated inbox", max: 0 };
                     let tick = self.now().tick;
                     self.run().timer.answered(ticket, Err(refused), tick, &mut effects);

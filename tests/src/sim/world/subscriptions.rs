@@ -88,7 +88,7 @@ impl World {
                 say!(self, "pair {index}: append {ticket} {changes:?}");
                 self.check_append(index, &changes);
                 self.run().subs[index].appends.insert(ticket, Append { changes: changes.clone(), is_old: false });
-                if self.chance.one_in(40) {
+                if !self.is_well && self.chance.one_in(40) {
                     let refused = AppendError::InboxFull { what: "the simulated inbox", max: 0 };
                     self.append_answered(index, ticket, Err(refused));
                 } else {
