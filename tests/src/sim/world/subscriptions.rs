@@ -230,6 +230,9 @@ impl World {
         if !is_ok {
             // Whoever has the handle has had the message.
             pair.attempts.claimed(slot, settle.receipt.attempt);
+            if is_unknown {
+                pair.forget_wait(slot);
+            }
             if let Some(hold) = pair.holds.get_mut(&slot).filter(|_| is_unknown) {
                 hold.may_end = true;
             }
