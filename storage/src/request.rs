@@ -7,9 +7,7 @@ use smallvec::SmallVec;
 
 use crate::log::LogFailure;
 use crate::message::BodyPart;
-use crate::record::{
-    AckRange, FRAME_BYTES, FilterSpec, Head, LeaseEntry, Pending, Pointer, RetryEntry, ScheduleSpec, Why,
-};
+use crate::record::{FRAME_BYTES, Fact, Head, Pointer, Why};
 use crate::view::catalog::{GroupSpec, TopicSpec};
 use crate::view::transactions::Outcome;
 
@@ -54,55 +52,7 @@ pub enum Change {
         head: Head,
         why: Why,
     },
-    Retire {
-        origin: LogPosition,
-        pending: Pending,
-    },
-    Move {
-        origin: Pointer,
-        head: Head,
-        from: Pending,
-        due: Timestamp,
-    },
-    Settle {
-        group: GroupId,
-        topic: TopicId,
-        acks: Vec<AckRange>,
-        retries: Vec<RetryEntry>,
-    },
-    Lease {
-        group: GroupId,
-        topic: TopicId,
-        batch: u64,
-        client: Arc<str>,
-        until: Option<Timestamp>,
-        entries: Vec<LeaseEntry>,
-    },
-    Subscribe {
-        group: GroupId,
-        topic: TopicId,
-        start: Vec<(QueueIndex, QueueOffset)>,
-        filter: FilterSpec,
-    },
-    Seek {
-        group: GroupId,
-        topic: TopicId,
-        queue: QueueIndex,
-        to: QueueOffset,
-        generation: u32,
-    },
-    Park {
-        group: GroupId,
-        topic: TopicId,
-        message_group: u64,
-        is_on: bool,
-    },
-    Purge {
-        topic: TopicId,
-        queue: QueueIndex,
-        below: QueueOffset,
-    },
-    Schedule(ScheduleSpec),
+    Fact(Fact),
 }
 
 #[derive(Debug, Clone)]
@@ -141,12 +91,15 @@ impl Change {
     fn bytes(&self) -> usize {
         let fields = match self {
             Self::Body(body) => 64 + body.part.as_bytes().len(),
-            Self::Publish { .. } | Self::Retire { .. } | Self::Move { .. } => 64,
-            Self::Settle { acks, retries, .. } => 16 + acks.len() * 12 + retries.len() * 24,
-            Self::Lease { client, entries, .. } => 48 + client.len() + entries.len() * 12,
-            Self::Subscribe { start, filter, .. } => 32 + start.len() * 12 + filter.expression.len(),
-            Self::Seek { .. } | Self::Park { .. } | Self::Purge { .. } => 48,
-            Self::Schedule(spec) => 32 + spec.name.len() + spec.content.len(),
+            Self::Publish { .. } => 64,
+            Self::Fact(fact) => match fact {
+                Fact::Retire { .. } | Fact::Move { .. } => 64,
+                Fact::Settle { acks, retries, .. } => 16 + acks.len() * 12 + retries.len() * 24,
+                Fact::Lease { client, entries, .. } => 48 + client.len() + entries.len() * 12,
+                Fact::Subscribe { start, filter, .. } => 32 + start.len() * 12 + filter.expression.len(),
+                Fact::Seek { .. } | Fact::Park { .. } | Fact::Purge { .. } => 48,
+                Fact::Schedule(spec) => 32 + spec.name.len() + spec.content.len(),
+            },
         };
         FRAME_BYTES + fields
     }

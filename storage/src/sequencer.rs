@@ -13,7 +13,7 @@ use base::{GroupId, GroupName, LogPosition, QueueIndex, QueueOffset, Timestamp, 
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
-use crate::record::{Head, Pending, Pointer, Record, Why};
+use crate::record::{Fact, Head, Pending, Pointer, Record, Why};
 use crate::request::AppendError;
 use crate::view::catalog::{Catalog, GroupSpec, TopicKind, TopicSpec};
 use crate::view::transactions::{Outcome, Transactions};
@@ -176,10 +176,15 @@ impl Sequencer {
         }
         let prepared = transactions.prepared(origin).ok_or(AppendError::TransactionUnknown)?;
         let record = match (outcome, prepared.due) {
-            (Outcome::RolledBack, _) => Record::Retire { origin, pending: Pending::Transaction },
+            (Outcome::RolledBack, _) => Record::Fact(Fact::Retire { origin, pending: Pending::Transaction }),
             (Outcome::Committed, Some(due)) if due > now => {
                 self.check_topic(prepared.head.topic)?;
-                Record::Move { origin: prepared.pointer, head: prepared.head, from: Pending::Transaction, due }
+                Record::Fact(Fact::Move {
+                    origin: prepared.pointer,
+                    head: prepared.head,
+                    from: Pending::Transaction,
+                    due,
+                })
             }
             (Outcome::Committed, _) => self.publish(prepared.pointer, prepared.head, Why::Commit, now)?,
         };

@@ -10,7 +10,7 @@ use base::{LogPosition, Timestamp};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use crate::record::{Pending, Pointer, Why};
+use crate::record::{Fact, Pending, Pointer, Why};
 use crate::request::{AppendError, Change, Done, ReplyTo, Request};
 use crate::view::apply::TimerEvent;
 use crate::view::timers::{Claim, Timer, Timers};
@@ -91,13 +91,15 @@ impl TimerCore {
             Claim::Deciding => self.waiting.entry(ask.origin).or_default().push(ask),
             Claim::Taken(timer) => {
                 let change = match ask.what {
-                    What::Recall => Change::Retire { origin: ask.origin, pending: Pending::Timer { due: timer.due } },
-                    What::Reschedule(due) => Change::Move {
+                    What::Recall => {
+                        Change::Fact(Fact::Retire { origin: ask.origin, pending: Pending::Timer { due: timer.due } })
+                    }
+                    What::Reschedule(due) => Change::Fact(Fact::Move {
                         origin: timer.pointer,
                         head: timer.head,
                         from: Pending::Timer { due: timer.due },
                         due,
-                    },
+                    }),
                     What::Nothing => unreachable!("answered above"),
                 };
                 self.submit(UnderWay::Asked(ask, timer.pointer), Request::one(change), effects);

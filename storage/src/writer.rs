@@ -13,7 +13,7 @@ use crate::disk::Space;
 use crate::log::group::Group;
 use crate::log::{CommitRule, Log, LogFailure};
 use crate::metrics::Metrics;
-use crate::record::{Pointer, Record, Why};
+use crate::record::{Fact, Pointer, Record, Why};
 use crate::request::{Answer, AppendError, BodyKind, Change, Done, Placed, ReplySink, Request, Submission};
 use crate::sequencer::Sequencer;
 use crate::view::Views;
@@ -320,37 +320,10 @@ impl Writer {
                 }
                 self.sequencer.publish(origin, head, why, now)?
             }
-            Change::Retire { origin, pending } => Record::Retire { origin, pending },
-            Change::Move { origin, head, from, due } => {
-                self.sequencer.check_topic(head.topic)?;
-                Record::Move { origin, head, from, due }
+            Change::Fact(fact) => {
+                self.check_fact(&fact)?;
+                Record::Fact(fact)
             }
-            Change::Settle { group, topic, acks, retries } => {
-                self.check_pair(group, topic)?;
-                Record::Settle { group, topic, acks, retries }
-            }
-            Change::Lease { group, topic, batch, client, until, entries } => {
-                self.check_not_starving()?;
-                self.check_pair(group, topic)?;
-                Record::Lease { group, topic, batch, client, until, entries }
-            }
-            Change::Subscribe { group, topic, start, filter } => {
-                self.check_pair(group, topic)?;
-                Record::Subscribe { group, topic, start, filter }
-            }
-            Change::Seek { group, topic, queue, to, generation } => {
-                self.check_pair(group, topic)?;
-                Record::Seek { group, topic, queue, to, generation }
-            }
-            Change::Park { group, topic, message_group, is_on } => {
-                self.check_pair(group, topic)?;
-                Record::Park { group, topic, message_group, is_on }
-            }
-            Change::Purge { topic, queue, below } => {
-                self.sequencer.check_topic(topic)?;
-                Record::Purge { topic, queue, below }
-            }
-            Change::Schedule(spec) => Record::Schedule(spec),
         };
         let is_placed = record.has_body() || matches!(record, Record::Publish { .. });
         let body = part.as_ref().map_or(&[][..], |part| part.as_bytes());
@@ -361,6 +334,23 @@ impl Writer {
             placed.push(Placed { pointer: Pointer { position: LogPosition(at), length }, queue, offset });
         }
         Ok(())
+    }
+
+    /// Whether what a fact is about is still there.
+    fn check_fact(&self, fact: &Fact) -> Result<(), AppendError> {
+        match fact {
+            Fact::Move { head, .. } => self.sequencer.check_topic(head.topic),
+            Fact::Lease { group, topic, .. } => {
+                self.check_not_starving()?;
+                self.check_pair(*group, *topic)
+            }
+            Fact::Settle { group, topic, .. }
+            | Fact::Subscribe { group, topic, .. }
+            | Fact::Seek { group, topic, .. }
+            | Fact::Park { group, topic, .. } => self.check_pair(*group, *topic),
+            Fact::Purge { topic, .. } => self.sequencer.check_topic(*topic),
+            Fact::Retire { .. } | Fact::Schedule(_) => Ok(()),
+        }
     }
 
     /// On the last spare segment of a full disk only what lets consumers finish goes on.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base::{QueueOffset, Timestamp, TopicId};
 use hashbrown::{HashMap, HashSet};
-use storage::record::{AckRange, DeadLetterReason, FilterSpec, Head, LeaseEntry, RetryEntry, Why};
+use storage::record::{AckRange, DeadLetterReason, Fact, FilterSpec, Head, LeaseEntry, RetryEntry, Why};
 use storage::request::Change;
 use storage::view::queue::Entry;
 
@@ -71,24 +71,24 @@ impl Gather {
         let Pair { group, topic } = pair;
         let mut changes = Vec::new();
         if let Some(filter) = &self.filter {
-            changes.push(Change::Subscribe { group, topic, start: Vec::new(), filter: filter.clone() });
+            changes.push(Change::Fact(Fact::Subscribe { group, topic, start: Vec::new(), filter: filter.clone() }));
         }
         for dying in &self.dying {
             changes.push(self.dead_letter(pair, dying, dead_letter_topic.expect("dead letters wait for their topic")));
         }
         let acks = self.ranges();
         if !acks.is_empty() || !self.retries.is_empty() {
-            changes.push(Change::Settle { group, topic, acks, retries: self.retries.clone() });
+            changes.push(Change::Fact(Fact::Settle { group, topic, acks, retries: self.retries.clone() }));
         }
         for lease in &self.leases {
-            changes.push(Change::Lease {
+            changes.push(Change::Fact(Fact::Lease {
                 group,
                 topic,
                 batch: lease.batch,
                 client: lease.client.clone(),
                 until: lease.until,
                 entries: lease.entries.clone(),
-            });
+            }));
         }
         changes
     }

@@ -7,6 +7,7 @@ use base::GroupName;
 use base::limits::SUBSCRIPTION_IDLE_MS;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use storage::record::Fact;
 use storage::request::{Answer, AppendError, Change, Done, Lane, ReplySink, ReplyTo, Request};
 use storage::view::catalog::{OrderSpec, Topic, TopicKind};
 use storage::watch::Watcher;
@@ -319,7 +320,8 @@ async fn begin(shared: &Arc<Shared>, inbox: &Arc<Inbox>) -> Result<Driver, Refus
         None => {
             let filter = storage::record::FilterSpec { is_sql: false, expression: "*".into() };
             let start = start_of(&topic, group.created_at);
-            let subscribe = Change::Subscribe { group: pair.group, topic: pair.topic, start, filter: filter.clone() };
+            let subscribe =
+                Change::Fact(Fact::Subscribe { group: pair.group, topic: pair.topic, start, filter: filter.clone() });
             shared.submit(Lane::Request, Request::one(subscribe)).await.map_err(|e| crate::store_refusal(&e))?;
             tracing::info!(group = %group.name, topic = %topic.spec.name, "first contact of a group with a topic");
             filter

@@ -19,7 +19,7 @@ use super::queue::Entry;
 use super::timers::{Timer, Timers};
 use super::transactions::{Outcome, Prepared, Transactions};
 use crate::hash::HashKey;
-use crate::record::{Head, Pending, Pointer, Record, Why};
+use crate::record::{Fact, Head, Pending, Pointer, Record, Why};
 
 /// What a committed record means for the timers. Handed to the timer thread, which owns them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,36 +83,12 @@ impl Views {
                 let entry = Entry::new(*origin, *visible_since, head.group_hash, head.tag_hash, head.priority);
                 self.push(head.topic, *queue, *offset, entry);
                 match why {
-                    Why::Due { due } => self.end_timer(*due, origin.position),
+                    Why::Due { due } => self.end_moved(*due, origin.position),
                     Why::Commit => self.end_transaction(origin.position, Outcome::Committed),
                     Why::DeadLetter { .. } | Why::Redrive { .. } => {}
                 }
             }
-            Record::Retire { origin, pending } => match pending {
-                Pending::Timer { due } => self.end_timer(*due, *origin),
-                Pending::Transaction => self.end_transaction(*origin, Outcome::RolledBack),
-            },
-            Record::Move { origin, head, from, due } => {
-                match from {
-                    Pending::Timer { due } => self.end_timer(*due, origin.position),
-                    Pending::Transaction => self.end_transaction(origin.position, Outcome::Committed),
-                }
-                self.add_timer(*due, *origin, head);
-            }
-            Record::Settle { group, topic, acks, retries } => self.with(*group, *topic, |p| p.settle(acks, retries)),
-            Record::Lease { group, topic, batch, client, until, entries } => {
-                self.with(*group, *topic, |p| p.lease(*batch, client, *until, entries));
-            }
-            Record::Subscribe { group, topic, start, filter } => {
-                self.with(*group, *topic, |p| p.subscribe(start, filter));
-            }
-            Record::Seek { group, topic, queue, to, generation } => {
-                self.with(*group, *topic, |p| p.seek(*queue, *to, *generation));
-            }
-            Record::Park { group, topic, message_group, is_on } => {
-                self.with(*group, *topic, |p| p.park(*message_group, *is_on));
-            }
-            Record::Purge { topic, queue, below } => self.purge(*topic, *queue, *below),
+            Record::Fact(fact) => self.apply_fact(fact),
             Record::Topic(spec) => {
                 self.change_catalog(|catalog| catalog.apply_topic(spec));
                 if spec.is_dropped {
@@ -125,9 +101,40 @@ impl Views {
                     self.progress.lock().retain(|(group, _), _| *group != spec.id);
                 }
             }
-            Record::Schedule(spec) => self.change_catalog(|catalog| catalog.apply_schedule(spec)),
             Record::Members { hash_key, .. } => self.hash_key = Some(*hash_key),
             Record::Epoch { .. } | Record::Mark => {}
+        }
+    }
+
+    fn apply_fact(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Retire { origin, pending } => match pending {
+                Pending::Timer { due } => self.end_moved(*due, *origin),
+                Pending::Transaction => self.end_transaction(*origin, Outcome::RolledBack),
+            },
+            Fact::Move { origin, head, from, due } => {
+                match from {
+                    Pending::Timer { due } => self.end_moved(*due, origin.position),
+                    Pending::Transaction => self.end_transaction(origin.position, Outcome::Committed),
+                }
+                self.add_timer(*due, *origin, head);
+            }
+            Fact::Settle { group, topic, acks, retries } => self.with(*group, *topic, |p| p.settle(acks, retries)),
+            Fact::Lease { group, topic, batch, client, until, entries } => {
+                self.with(*group, *topic, |p| p.lease(*batch, client, *until, entries));
+            }
+            Fact::Subscribe { group, topic, start, filter } => {
+                self.with(*group, *topic, |p| p.subscribe(start, filter));
+            }
+            Fact::Seek { group, topic, queue, to, generation } => {
+                let to = self.within(*topic, *queue, *to);
+                self.with(*group, *topic, |p| p.seek(*queue, to, *generation));
+            }
+            Fact::Park { group, topic, message_group, is_on } => {
+                self.with(*group, *topic, |p| p.park(*message_group, *is_on));
+            }
+            Fact::Purge { topic, queue, below } => self.purge(*topic, *queue, *below),
+            Fact::Schedule(spec) => self.change_catalog(|catalog| catalog.apply_schedule(spec)),
         }
     }
 
@@ -182,6 +189,14 @@ impl Views {
         }
     }
 
+    /// The offset, or the nearest one that the queue has or gives out next: what was purged would be waited for in vain,
+    /// and what is not there yet would be acknowledged before it is sent.
+    fn within(&self, topic: TopicId, queue: base::QueueIndex, offset: base::QueueOffset) -> base::QueueOffset {
+        let catalog = self.catalog.load();
+        let bounds = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)).map(|queue| queue.bounds());
+        bounds.map_or(offset, |bounds| offset.clamp(bounds.first, bounds.next))
+    }
+
     fn purge(&mut self, topic: TopicId, queue: base::QueueIndex, below: base::QueueOffset) {
         let catalog = self.catalog.load();
         let Some(found) = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)) else { return };
@@ -199,8 +214,13 @@ impl Views {
         self.timer_events.push(TimerEvent::Add(Timer { due, pointer, head: *head }));
     }
 
-    fn end_timer(&mut self, due: Timestamp, origin: LogPosition) {
+    /// Ends a timer. A transaction that is still there was moved to be one by a record that damage took.
+    fn end_moved(&mut self, due: Timestamp, origin: LogPosition) {
         self.timer_events.push(TimerEvent::End { due, origin });
+        if self.transactions.lock().end_if_prepared(origin, Outcome::Committed) {
+            self.orphans += 1;
+            tracing::warn!(position = origin.0, "a transaction was committed by a record that was lost to damage");
+        }
     }
 
     fn end_transaction(&mut self, origin: LogPosition, outcome: Outcome) {
@@ -245,11 +265,21 @@ impl Timers {
                 TimerEvent::Add(timer) => self.add(*timer),
                 TimerEvent::DropTopic(topic) => self.drop_topic(*topic),
                 TimerEvent::End { due, origin } => {
-                    if !self.end(*due, *origin) {
-                        tracing::warn!(position = origin.0, "a timer ends that was lost to damage or dropped");
+                    if self.end(*due, *origin) {
+                        continue;
                     }
+                    let is_stray = self.end_stray(*origin);
+                    tracing::warn!(
+                        position = origin.0,
+                        is_stray,
+                        "a timer ends that was lost, or moved by what was lost"
+                    );
                 }
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -5,7 +5,8 @@
 //!
 //! T1. Each live origin is in exactly one place: a slot, the far map, or `deciding`.
 //! T2. `take_due(now)` gives nothing later than `now`, in order of (due, position).
-//! T3. An origin ends once.
+//! T3. An origin ends once: what a record ends, it ends wherever it waits. The due time in the record says where that is,
+//!     unless damage took the record that moved it there.
 
 use std::collections::BTreeMap;
 
@@ -52,6 +53,9 @@ pub struct Timers {
     far: BTreeMap<(Timestamp, LogPosition), Timer>,
     deciding: HashMap<LogPosition, Timer>,
     pending_by_topic: HashMap<TopicId, u64>,
+    /// When each origin is due. Made when one ends that does not wait where its record says, which only damage explains:
+    /// a healthy store does without.
+    dues: Option<HashMap<LogPosition, Timestamp>>,
 }
 
 impl Default for Timers {
@@ -64,6 +68,7 @@ impl Default for Timers {
             far: BTreeMap::new(),
             deciding: HashMap::new(),
             pending_by_topic: HashMap::new(),
+            dues: None,
         }
     }
 }
@@ -93,6 +98,9 @@ impl Timers {
 
     pub fn add(&mut self, timer: Timer) {
         *self.pending_by_topic.entry(timer.head.topic).or_default() += 1;
+        if let Some(dues) = &mut self.dues {
+            dues.insert(timer.pointer.position, timer.due);
+        }
         self.place(timer);
     }
 
@@ -155,7 +163,19 @@ impl Timers {
     pub fn end(&mut self, due: Timestamp, origin: LogPosition) -> bool {
         let Some(timer) = self.deciding.remove(&origin).or_else(|| self.unplace(due, origin)) else { return false };
         self.uncount(timer.head.topic);
+        if let Some(dues) = &mut self.dues {
+            dues.remove(&origin);
+        }
         true
+    }
+
+    /// As [`Timers::end`], for an origin that waits for another due time than its record says.
+    pub fn end_stray(&mut self, origin: LogPosition) -> bool {
+        if self.dues.is_none() {
+            self.dues = Some(self.iter().map(|timer| (timer.pointer.position, timer.due)).collect());
+        }
+        let due = self.dues.as_ref().and_then(|dues| dues.get(&origin)).copied();
+        due.is_some_and(|due| self.end(due, origin))
     }
 
     /// Everything of a dropped topic is gone.
@@ -170,6 +190,7 @@ impl Timers {
         self.far.retain(|_, timer| timer.head.topic != topic);
         self.deciding.retain(|_, timer| timer.head.topic != topic);
         self.pending_by_topic.remove(&topic);
+        self.dues = None;
     }
 
     /// When to look again.

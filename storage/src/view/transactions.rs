@@ -80,6 +80,11 @@ impl Transactions {
         was_there
     }
 
+    /// Ends it if it is open. True when it was.
+    pub(crate) fn end_if_prepared(&mut self, origin: LogPosition, outcome: Outcome) -> bool {
+        self.prepared.contains_key(&origin) && self.end(origin, outcome)
+    }
+
     pub(crate) fn drop_topic(&mut self, topic: base::TopicId) {
         self.prepared.retain(|_, prepared| prepared.head.topic != topic);
     }

@@ -1,7 +1,10 @@
 //! Bits that flip below the proved part of the log: found, named and contained, never served as something else.
 
-use base::{Chance, LogPosition};
+use std::collections::HashSet;
+
+use base::{Chance, LogPosition, QueueOffset};
 use storage::log::batch::{HEADER_BYTES, Header};
+use storage::store::Recovered;
 
 use super::Tally;
 use super::oracle::{Fate, Kind, must};
@@ -21,11 +24,13 @@ pub fn run(seed: u64, is_loud: bool) -> Tally {
     world.begin();
     let steps = 40 + world.chance.below(60);
     for _ in 0..steps {
-        match world.chance.below(8) {
+        match world.chance.below(10) {
             0..=1 => world.poll(),
             2..=3 => world.settle(),
             4 => world.advance(),
             5 => world.cold(),
+            6 => world.ask_timer(),
+            7 => world.end_transaction(),
             _ => world.send(),
         }
         world.timer_due();
@@ -85,6 +90,7 @@ fn check(world: &mut World, damaged: &[LogPosition]) {
             must!(is_same || orphans > 0, "message {id} was at {queue:?} {offset} and is not");
         }
     }
+    check_ended_once(world, &recovered);
     // New messages get places that nobody has acknowledged.
     let Some(mut writer) = Some(recovered.writer) else { return };
     let snapshot = Snapshot::of(writer.views(), &recovered.timer);
@@ -117,6 +123,28 @@ fn check(world: &mut World, damaged: &[LogPosition]) {
     let second = Snapshot::of(again.writer.views(), &again.timer);
     if let Some(difference) = snapshot.difference(&second) {
         panic!("two recoveries of a damaged disk differ: {difference}");
+    }
+}
+
+/// What is visible waits for nothing any more, and nothing waits in two places: whatever damage took, it is not published
+/// a second time.
+fn check_ended_once(world: &World, recovered: &Recovered) {
+    let catalog = recovered.reader.catalog();
+    let mut visible = HashSet::new();
+    for pair in &world.oracle.pairs {
+        let Some(topic) = catalog.topic_by_id(pair.topic) else { continue };
+        for queue in &topic.queues {
+            let bounds = queue.bounds();
+            let entries = (bounds.first.0..bounds.next.0).filter_map(|offset| queue.entry(QueueOffset(offset)));
+            visible.extend(entries.filter(|entry| !entry.is_lost()).map(|entry| entry.pointer().position));
+        }
+    }
+    let transactions = recovered.reader.transactions().lock();
+    let prepared = transactions.iter().map(|prepared| prepared.pointer.position);
+    let mut waiting = HashSet::new();
+    for origin in recovered.timer.timers().iter().map(|timer| timer.pointer.position).chain(prepared) {
+        must!(waiting.insert(origin), "what lies at {origin} waits in two places");
+        must!(!visible.contains(&origin), "what lies at {origin} is visible, and waits to become so again");
     }
 }
 

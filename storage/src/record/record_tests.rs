@@ -1,3 +1,5 @@
+//! Every kind of record, there and back.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -35,6 +37,36 @@ fn samples() -> Vec<Record> {
             is_dropped: false,
         })
     };
+    let facts = [
+        Fact::Retire { origin: origin.position, pending: Pending::Transaction },
+        Fact::Retire { origin: origin.position, pending: Pending::Timer { due } },
+        Fact::Move { origin, head: head(), from: Pending::Transaction, due },
+        Fact::Settle {
+            group,
+            topic,
+            acks: vec![AckRange { queue, first: offset, count: 65_536 }],
+            retries: vec![RetryEntry { queue, offset, attempts: 2, next_visible: due }],
+        },
+        Fact::Lease {
+            group,
+            topic,
+            batch: u64::MAX,
+            client: "client".into(),
+            until: None,
+            entries: vec![LeaseEntry { queue, offset, attempt: 1 }],
+        },
+        Fact::Lease { group, topic, batch: 1, client: "client".into(), until: Some(due), entries: vec![] },
+        Fact::Subscribe {
+            group,
+            topic,
+            start: vec![(queue, offset)],
+            filter: FilterSpec { is_sql: true, expression: "a > 1".into() },
+        },
+        Fact::Seek { group, topic, queue, to: offset, generation: 2 },
+        Fact::Park { group, topic, message_group: u64::MAX, is_on: true },
+        Fact::Purge { topic, queue, below: offset },
+        Fact::Schedule(ScheduleSpec { name: "nightly".into(), is_dropped: false, content: [1, 2, 3].into() }),
+    ];
     let mut all = vec![
         Record::Message { head: head(), queue, offset },
         Record::Delayed { head: head(), due },
@@ -46,33 +78,6 @@ fn samples() -> Vec<Record> {
         publish(Why::DeadLetter { group, attempts: 1, reason: DeadLetterReason::Forwarded }),
         publish(Why::DeadLetter { group, attempts: 1, reason: DeadLetterReason::Operator }),
         publish(Why::Redrive { group }),
-        Record::Retire { origin: origin.position, pending: Pending::Transaction },
-        Record::Retire { origin: origin.position, pending: Pending::Timer { due } },
-        Record::Move { origin, head: head(), from: Pending::Transaction, due },
-        Record::Settle {
-            group,
-            topic,
-            acks: vec![AckRange { queue, first: offset, count: 65_536 }],
-            retries: vec![RetryEntry { queue, offset, attempts: 2, next_visible: due }],
-        },
-        Record::Lease {
-            group,
-            topic,
-            batch: u64::MAX,
-            client: "client".into(),
-            until: None,
-            entries: vec![LeaseEntry { queue, offset, attempt: 1 }],
-        },
-        Record::Lease { group, topic, batch: 1, client: "client".into(), until: Some(due), entries: vec![] },
-        Record::Subscribe {
-            group,
-            topic,
-            start: vec![(queue, offset)],
-            filter: FilterSpec { is_sql: true, expression: "a > 1".into() },
-        },
-        Record::Seek { group, topic, queue, to: offset, generation: 2 },
-        Record::Park { group, topic, message_group: u64::MAX, is_on: true },
-        Record::Purge { topic, queue, below: offset },
         Record::Topic(TopicSpec {
             id: topic,
             name: name("%DLQ%g"),
@@ -81,12 +86,12 @@ fn samples() -> Vec<Record> {
             created_at: due,
             is_dropped: true,
         }),
-        Record::Schedule(ScheduleSpec { name: "nightly".into(), is_dropped: false, content: [1, 2, 3].into() }),
         Record::Members { hash_key: HashKey([7; 16]), voters: vec![1, 2, 3] },
         Record::Epoch { node: 9 },
         Record::Mark,
     ];
     all.extend(backoffs.map(group_spec));
+    all.extend(facts.map(Record::Fact));
     all
 }
 
