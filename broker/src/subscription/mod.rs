@@ -1,11 +1,16 @@
 //! Deliveries of one group from one topic.
 //!
-//! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. [`task`] drives
-//! it: one task for each (group, topic), started by the first poll. [`lanes`] keeps the order of message groups.
+//! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. Its rules are in
+//! [`polls`], [`reading`], [`leases`] and [`settling`]. [`task`] drives it: one task for each (group, topic), started by
+//! the first poll. [`lanes`] keeps the order of message groups.
 
 pub mod core;
 mod gather;
 mod lanes;
+mod leases;
+mod polls;
+mod reading;
+mod settling;
 pub mod task;
 
 #[cfg(test)]
