@@ -62,6 +62,7 @@ pub(super) struct Batch {
     pub(super) expires: u64,
     /// Prolonged while the client lives, until then at most.
     pub(super) renewed_until: Option<u64>,
+    pub(super) renewals: u32,
     /// Its lease is committed, or it needs none.
     pub(super) is_out: bool,
     /// The call ended before the reply could be written.
@@ -80,7 +81,10 @@ pub(super) enum Order {
 /// Numbers that operators see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
+    /// Handed out and not settled, without those that are held.
     pub in_flight: u64,
+    /// Handed out in order and renewed so often that others need not wait for them.
+    pub held: u64,
     pub retry_wait: u64,
     pub open_lanes: u64,
     pub parked_polls: u64,
@@ -101,6 +105,8 @@ pub struct Core {
     pub(super) expiry: BTreeSet<(u64, u64)>,
     pub(super) by_attempt: HashMap<(Arc<str>, Arc<str>), u64>,
     pub(super) leased: usize,
+    /// Those of `leased` that do not count against `in_flight_max`.
+    pub(super) held: usize,
     pub(super) polls: BTreeMap<PollId, Poll>,
     pub(super) poll_ends: BTreeSet<(u64, PollId)>,
     pub(super) gather: Gather,
@@ -144,6 +150,7 @@ impl Core {
             expiry: BTreeSet::new(),
             by_attempt: HashMap::new(),
             leased: 0,
+            held: 0,
             polls: BTreeMap::new(),
             poll_ends: BTreeSet::new(),
             gather: Gather::default(),
@@ -229,13 +236,19 @@ impl Core {
         self.next_batch
     }
 
+    /// What counts against `in_flight_max`.
+    pub(super) fn in_flight(&self) -> usize {
+        self.leased - self.held
+    }
+
     pub fn counts(&self) -> Counts {
         let open_lanes = match &self.order {
             Order::Standard(_) => 0,
             Order::Lanes(lanes) => lanes.open() as u64,
         };
         Counts {
-            in_flight: self.leased as u64,
+            in_flight: self.in_flight() as u64,
+            held: self.held as u64,
             retry_wait: self.waiting.len() as u64,
             open_lanes,
             parked_polls: self.polls.len() as u64,

@@ -49,6 +49,7 @@ impl Alive for Everybody {
 
 /// A subscription, its clock, and what came out of it. Appends wait until they are answered.
 struct Story {
+    settings: Settings,
     core: Core,
     messages: Messages,
     now: Now,
@@ -71,8 +72,9 @@ impl Story {
         };
         let now = Now { wall: Timestamp(1_000_000), tick: 5_000 };
         let progress = Arc::new(Mutex::new(Progress::default()));
-        let core = Core::new(PAIR, settings, Filter::All, Box::new(messages.clone()), progress, 1, now);
+        let core = Core::new(PAIR, settings.clone(), Filter::All, Box::new(messages.clone()), progress, 1, now);
         Self {
+            settings,
             core,
             messages,
             now,
@@ -422,4 +424,40 @@ fn what_a_client_held_when_it_left_comes_to_others_at_once() {
     story.poll(2, "b", 1);
     assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![2]));
     assert_eq!(story.messages.bounds(Q).next, QueueOffset(1));
+}
+
+#[test]
+fn what_was_renewed_twice_is_held_and_no_longer_counts_as_in_flight() {
+    let mut story = Story::new(true, 3);
+    story.tell(Event::SettingsChanged(Settings { in_flight_max: 2, ..story.settings.clone() }));
+    story.send(&[7, 8, 9]);
+    story.poll_with(1, Poll { messages_max: 9, invisible: None, ..poll_of("a", u64::MAX) });
+    story.commit();
+    assert_eq!(story.offsets(1), [0, 1], "no more than two at a time");
+    story.poll_with(2, poll_of("b", u64::MAX));
+    story.pass(60_000);
+    story.commit();
+    assert!(story.offsets(2).is_empty(), "renewed once");
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (2, 0));
+    story.pass(60_000);
+    story.commit();
+    assert_eq!(story.offsets(2), [2], "renewed twice");
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (1, 2));
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.settle(11, 1, 1, Verdict::Return { after: Duration::ZERO, is_suspended: false });
+    story.commit();
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (1, 0), "what came back is not held");
+}
+
+#[test]
+fn a_standard_group_counts_what_is_renewed_for_as_long_as_it_is_out() {
+    let mut story = Story::new(false, 3);
+    story.tell(Event::SettingsChanged(Settings { in_flight_max: 1, ..story.settings.clone() }));
+    story.send(&[0, 0]);
+    story.poll_with(1, Poll { invisible: None, ..poll_of("a", u64::MAX) });
+    for _ in 0..5 {
+        story.pass(60_000);
+    }
+    assert!(story.poll_with(2, poll_of("b", u64::MAX)).is_empty());
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (1, 0));
 }

@@ -38,6 +38,7 @@ impl Core {
                 slots,
                 expires,
                 renewed_until,
+                renewals: 0,
                 is_out: true,
                 is_unwanted: false,
                 copies: 1,
@@ -58,6 +59,10 @@ impl Core {
             if is_renewed || !batch.is_out {
                 batch.expires = now.tick + if is_renewed { RENEWED_LEASE_MS } else { 1_000 };
                 self.expiry.insert((batch.expires, number));
+                batch.renewals += u32::from(is_renewed);
+                if is_renewed && self.settings.is_ordered && batch.renewals == RENEWALS_HELD {
+                    self.held += batch.slots.len();
+                }
                 continue;
             }
             self.return_batch(number, Return::Failed);
@@ -132,6 +137,9 @@ impl Core {
         }
         if let Some(batch) = self.batches.get_mut(&number) {
             batch.slots.retain(|other| *other != slot);
+            if self.settings.is_ordered && batch.renewals >= RENEWALS_HELD {
+                self.held -= 1;
+            }
         }
         self.forget_batch_if_done(number);
     }
@@ -151,6 +159,9 @@ impl Core {
         }
     }
 }
+
+/// A batch that was renewed this often is held: its client is at work on something long, and others go on.
+const RENEWALS_HELD: u32 = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Return {

@@ -53,7 +53,7 @@ impl Core {
     /// Gives ready messages to parked polls, oldest first.
     pub(super) fn serve(&mut self, now: Now) {
         while let Some((&id, poll)) = self.polls.first_key_value() {
-            if self.leased >= self.settings.in_flight_max {
+            if self.in_flight() >= self.settings.in_flight_max {
                 return;
             }
             let poll = poll.clone();
@@ -107,11 +107,16 @@ impl Core {
         Some(Handout { entry: item.entry, receipt })
     }
 
+    /// How many more may be out.
+    fn room(&self) -> usize {
+        self.settings.in_flight_max.saturating_sub(self.in_flight())
+    }
+
     fn choose_standard(&mut self, poll: &Poll, now: Now) -> Vec<Slot> {
         let mut chosen = Vec::new();
         let mut bytes = 0;
-        let room = self.settings.in_flight_max.saturating_sub(self.leased);
-        while chosen.len() < poll.messages_max.min(room) {
+        let messages_max = poll.messages_max.min(self.room());
+        while chosen.len() < messages_max {
             let Order::Standard(ready) = &mut self.order else { break };
             let Some(slot) = ready.pop_front() else { if self.read_on(now) { continue } else { break } };
             let is_ready = |item: &&Item| item.state == State::Ready && !item.is_settling;
@@ -131,7 +136,7 @@ impl Core {
     }
 
     fn choose_ordered(&mut self, poll: &Poll, now: Now) -> Vec<Slot> {
-        let messages_max = poll.messages_max.min(poll.language.ordered_batch_max());
+        let messages_max = poll.messages_max.min(poll.language.ordered_batch_max()).min(self.room());
         let of_one_max = poll.language.messages_of_one_group_max();
         let mut chosen = Vec::new();
         let mut bytes = 0;
@@ -204,6 +209,7 @@ impl Core {
             slots,
             expires: now.tick + lease_ms,
             renewed_until,
+            renewals: 0,
             is_out: !is_ordered,
             is_unwanted: false,
             copies: 1,
