@@ -96,6 +96,25 @@ impl Story {
         self.tell(Event::Ring);
     }
 
+    /// One message with a tag, in message group 7.
+    fn send_tagged(&mut self, tag: u32) {
+        let position = self.messages.0.lock().len() as u64 * 100;
+        let pointer = Pointer { position: LogPosition(position), length: 100 };
+        self.messages.0.lock().push(Entry::new(pointer, self.now.wall, 7, tag, 0));
+        self.tell(Event::Ring);
+    }
+
+    /// From now on only messages with this tag are wanted.
+    fn want(&mut self, tag: u32) {
+        let spec = storage::record::FilterSpec { is_sql: false, expression: "tag".into() };
+        self.tell(Event::FilterChanged(Filter::Tags([(tag, "tag".into())].into()), spec));
+    }
+
+    fn refuse(&mut self) {
+        let (ticket, _) = self.appends.remove(0);
+        self.tell(Event::Answer(ticket, Err(AppendError::InboxFull { what: "the inbox", max: 1 })));
+    }
+
     fn tell(&mut self, event: Event) {
         self.core.handle(event, self.now);
         self.finish();
@@ -460,4 +479,82 @@ fn a_standard_group_counts_what_is_renewed_for_as_long_as_it_is_out() {
     }
     assert!(story.poll_with(2, poll_of("b", u64::MAX)).is_empty());
     assert_eq!((story.core.counts().in_flight, story.core.counts().held), (1, 0));
+}
+
+#[test]
+fn a_new_filter_applies_to_what_waits_for_its_next_attempt() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send_tagged(1);
+        story.send_tagged(2);
+        story.poll(1, "a", 1);
+        story.commit();
+        story.settle(10, 1, 0, Verdict::Return { after: Duration::from_secs(3600), is_suspended: false });
+        story.commit();
+        assert_eq!(story.core.counts().retry_wait, 1);
+        story.want(2);
+        story.commit();
+        assert_eq!(story.core.counts().retry_wait, 0, "ordered: {is_ordered}");
+        story.poll(2, "a", 9);
+        story.commit();
+        assert_eq!(story.offsets(2), [1], "what it held up goes on, ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn what_was_out_while_the_filter_changed_is_skipped_when_it_comes_back() {
+    for (is_ordered, after) in [(false, 0), (false, 60), (true, 0), (true, 60)] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send_tagged(1);
+        story.poll(1, "a", 1);
+        story.commit();
+        story.want(2);
+        story.commit();
+        story.settle(10, 1, 0, Verdict::Return { after: Duration::from_secs(after), is_suspended: false });
+        story.commit();
+        assert_eq!(story.core.counts(), Default::default(), "ordered: {is_ordered}, after {after} s");
+        story.pass(60_000);
+        story.commit();
+        story.poll(2, "b", 9);
+        story.commit();
+        assert!(story.offsets(2).is_empty(), "ordered: {is_ordered}, after {after} s");
+    }
+}
+
+#[test]
+fn a_reply_that_was_not_written_does_not_bring_back_what_the_filter_left_out() {
+    let mut story = Story::new(false, 3);
+    story.send_tagged(1);
+    story.poll(1, "a", 1);
+    story.want(2);
+    story.commit();
+    let (batch, _) = story.delivered[&1];
+    story.tell(Event::Unwritten(batch));
+    story.commit();
+    assert!(story.poll(2, "b", 9).is_empty());
+}
+
+#[test]
+fn a_new_filter_applies_although_the_log_refused_it_at_first() {
+    for waits in [false, true] {
+        let mut story = Story::new(true, 3);
+        story.send_tagged(1);
+        story.poll(1, "a", 1);
+        story.commit();
+        let after = Duration::from_secs(if waits { 3600 } else { 0 });
+        story.settle(10, 1, 0, Verdict::Return { after, is_suspended: false });
+        story.commit();
+        story.want(2);
+        story.refuse();
+        assert!(story.poll_with(2, poll_of("b", u64::MAX)).is_empty());
+        story.pass(1_000);
+        let (_, changes) = &story.appends[0];
+        assert!(
+            matches!(changes[0], Change::Subscribe { .. }) && matches!(changes[1], Change::Settle { .. }),
+            "{changes:?}"
+        );
+        story.commit();
+        assert!(story.offsets(2).is_empty());
+        assert_eq!(story.core.counts().retry_wait, 0, "waits: {waits}");
+    }
 }

@@ -115,11 +115,11 @@ impl Core {
 
     /// What comes back unseen goes out first.
     pub(super) fn make_ready_first(&mut self, slot: Slot) {
-        let item = self.items.get_mut(&slot).expect("a returned message is there");
-        item.state = State::Ready;
-        match &mut self.order {
-            Order::Standard(ready) => ready.push_front(slot),
-            Order::Lanes(_) => self.make_ready(slot),
+        self.make_ready(slot);
+        if let Order::Standard(ready) = &mut self.order
+            && ready.back() == Some(&slot)
+        {
+            ready.rotate_right(1);
         }
     }
 

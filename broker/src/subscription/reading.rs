@@ -144,17 +144,21 @@ impl Core {
         self.gather.skip(slot, 1);
     }
 
-    /// A new filter: what was read and not handed out is looked at again.
+    /// A new filter: what was read and is not handed out is looked at again, whether it may go now or is in back-off.
     pub(super) fn refilter(&mut self) {
         let mut unwanted: Vec<Slot> = self
             .items
             .iter()
-            .filter(|(_, item)| item.state == State::Ready && !item.is_settling)
+            .filter(|(_, item)| item.state != State::Leased && !item.is_settling)
             .filter(|(_, item)| !self.filter.may_match(item.entry.tag_hash))
             .map(|(slot, _)| *slot)
             .collect();
         unwanted.sort_unstable();
         self.discard(&unwanted);
+    }
+
+    pub(super) fn is_wanted(&self, slot: Slot) -> bool {
+        self.filter.may_match(self.items[&slot].entry.tag_hash)
     }
 
     pub(super) fn discard(&mut self, slots: &[Slot]) {
@@ -166,12 +170,17 @@ impl Core {
         }
     }
 
-    /// A message may be handed out from now on, or has no attempts left.
+    /// A message may be handed out from now on, or is not wanted any more, or has no attempts left.
     pub(super) fn make_ready(&mut self, slot: Slot) {
         let attempts_max = self.settings.attempts_max.max(1);
         let item = self.items.get_mut(&slot).expect("a message that becomes ready is there");
         item.state = State::Ready;
         item.is_loaded = false;
+        if !self.filter.may_match(item.entry.tag_hash) {
+            // It was out while the filter changed, or the log refused to have it skipped.
+            self.discard(&[slot]);
+            return;
+        }
         if item.attempts >= attempts_max {
             item.is_settling = true;
             let (entry, attempts) = (item.entry, item.attempts);

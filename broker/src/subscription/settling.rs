@@ -185,7 +185,7 @@ impl Core {
         if let Order::Lanes(lanes) = &mut self.order {
             lanes.put_back(key, slot);
         }
-        if at > now.tick {
+        if at > now.tick && self.is_wanted(slot) {
             self.items.get_mut(&slot).expect("just seen").state = State::Waiting(at);
             self.waiting.insert((at, slot));
             if self.settings.is_ordered {
@@ -275,8 +275,10 @@ impl Core {
         {
             lanes.put_back(key, slot);
         }
-        if self.items[&slot].state == State::Ready {
-            self.make_ready(slot);
+        match self.items[&slot].state {
+            State::Ready => self.make_ready(slot),
+            State::Waiting(_) if !self.is_wanted(slot) => self.discard(&[slot]),
+            State::Waiting(_) | State::Leased => {}
         }
     }
 
