@@ -38,7 +38,7 @@ pub struct Views {
     /// Written by the writer, which decides; read for check-backs and lists.
     pub transactions: Arc<Mutex<Transactions>>,
     pub hash_key: Option<HashKey>,
-    /// Topics with new messages since the last ring.
+    /// Topics with new messages, or with groups that an operator has moved, since the last ring.
     touched: HashSet<TopicId>,
     timer_events: Vec<TimerEvent>,
     /// Records that did not fit, because damage took what they refer to.
@@ -107,10 +107,14 @@ impl Views {
                 self.with(*group, *topic, |p| p.subscribe(start, filter));
             }
             Record::Seek { group, topic, queue, to, generation } => {
-                self.with(*group, *topic, |p| p.seek(*queue, *to, *generation));
+                // What is not there yet would be acknowledged before it is sent.
+                let Some(next) = self.next_offset(*topic, *queue) else { return };
+                self.with(*group, *topic, |p| p.seek(*queue, next.min(*to), *generation));
+                self.touched.insert(*topic);
             }
             Record::Park { group, topic, message_group, is_on } => {
                 self.with(*group, *topic, |p| p.park(*message_group, *is_on));
+                self.touched.insert(*topic);
             }
             Record::Purge { topic, queue, below } => self.purge(*topic, *queue, *below),
             Record::Topic(spec) => {
@@ -155,7 +159,7 @@ impl Views {
         std::mem::take(&mut self.timer_events)
     }
 
-    /// Tells everybody who waits for messages of the topics that got some.
+    /// Tells everybody who waits for messages of the topics that got some, or whose progress an operator changed.
     pub fn ring(&mut self) {
         if self.touched.is_empty() {
             return;
@@ -193,6 +197,13 @@ impl Views {
                 progress.lock().purge(queue, below);
             }
         }
+        drop(catalog);
+        self.touched.insert(topic);
+    }
+
+    fn next_offset(&self, topic: TopicId, queue: base::QueueIndex) -> Option<base::QueueOffset> {
+        let catalog = self.catalog.load();
+        Some(catalog.topic_by_id(topic)?.queue(queue)?.bounds().next)
     }
 
     fn add_timer(&mut self, due: Timestamp, pointer: Pointer, head: &Head) {
