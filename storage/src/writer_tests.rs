@@ -135,3 +135,15 @@ fn a_seek_goes_no_further_than_what_is_there() {
     store.commit(vec![Request::one(ahead)]);
     assert_eq!(store.floor(), QueueOffset(0), "what is sent next would count as acknowledged");
 }
+
+#[test]
+fn a_seek_goes_no_further_back_than_what_is_there() {
+    let mut store = Store::new();
+    let head = Head { topic: TOPIC, tag_hash: 0, group_hash: 0, priority: 0 };
+    let origin = Pointer { position: LogPosition(0), length: 1 };
+    let why = Why::Redrive { group: GROUP };
+    let publish = Change::Publish { origin, head, why };
+    let purge = Change::Purge { topic: TOPIC, queue: Q, below: QueueOffset(2) };
+    store.commit(vec![Request::Changes([publish.clone(), publish, purge, seek()].into_iter().collect())]);
+    assert_eq!(store.floor(), QueueOffset(2), "nobody could ever acknowledge what was purged");
+}

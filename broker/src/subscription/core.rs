@@ -1,7 +1,7 @@
 //! The pure state machine of one subscription: `now` in, effects out.
 //!
 //! Here are its state, its events and what it says of itself; its rules are with what they are about: `polls`, `reading`,
-//! `leases`, `settling`.
+//! `leases`, `settling`, `operated`.
 //!
 //! U1. A message is with at most one client at a time, and an ordered lane has at most one open batch (F1).
 //! U2. An ordered batch leaves only when its lease is committed.
@@ -97,6 +97,10 @@ pub struct Core {
     pub(super) source: Box<dyn Source>,
     pub(super) progress: Shared,
     pub(super) cursors: Vec<QueueOffset>,
+    /// Of each queue, as they were when the cursors were set.
+    pub(super) generations: Vec<u32>,
+    /// Operators' records about the pair that are noticed.
+    pub(super) operations: u64,
     pub(super) next_queue: usize,
     pub(super) items: HashMap<Slot, Item>,
     pub(super) order: Order,
@@ -135,6 +139,8 @@ impl Core {
         now: Now,
     ) -> Self {
         let order = if settings.is_ordered { Order::Lanes(Lanes::default()) } else { Order::Standard(VecDeque::new()) };
+        // Before anything else is read: what an operator does from here on is noticed.
+        let operations = progress.lock().operations();
         let mut core = Self {
             pair,
             settings,
@@ -142,6 +148,8 @@ impl Core {
             source,
             progress,
             cursors: Vec::new(),
+            generations: Vec::new(),
+            operations,
             next_queue: 0,
             items: HashMap::new(),
             order,
@@ -179,7 +187,10 @@ impl Core {
             Event::Written(_) => {}
             Event::Unwritten(batch) => self.unwritten(batch),
             Event::Answer(ticket, result) => self.answered(ticket, result, now),
-            Event::Ring | Event::SourceChanged => self.add_cursors(),
+            Event::Ring | Event::SourceChanged => {
+                self.add_cursors();
+                self.notice(now);
+            }
             Event::ClientGone(client) => self.client_gone(&client),
             Event::SettingsChanged(settings) => self.change_settings(settings),
             Event::FilterChanged(filter, spec) => {

@@ -4,7 +4,7 @@
 //! U2. An ordered batch leaves only when its lease is committed.
 
 use base::limits::*;
-use storage::record::LeaseEntry;
+use storage::record::{DeadLetterReason, LeaseEntry};
 
 use super::core::{Batch, Core, Item, Order, State, ms};
 use super::gather::Leasing;
@@ -103,6 +103,7 @@ impl Core {
             offset: slot.1,
             attempt: item.attempts,
             batch,
+            generation: self.generations[usize::from(slot.0.0)],
         };
         Some(Handout { entry: item.entry, receipt })
     }
@@ -124,6 +125,10 @@ impl Core {
                 // Settled with an old handle in the meantime, or listed again after a settle that was refused.
                 continue;
             };
+            if self.is_parked(item.entry.group_hash) {
+                self.die(slot, DeadLetterReason::Operator);
+                continue;
+            }
             bytes += item.entry.pointer().length as usize;
             if bytes > RECEIVE_BYTES_MAX && !chosen.is_empty() {
                 let Order::Standard(ready) = &mut self.order else { break };
@@ -145,6 +150,9 @@ impl Core {
             let Order::Lanes(lanes) = &mut self.order else { break };
             let Some(key) = lanes.next() else { if self.read_on(now) { continue } else { break } };
             self.refill(key, now);
+            if self.divert(key) {
+                continue;
+            }
             let before = chosen.len();
             while chosen.len() < messages_max && chosen.len() - before < of_one_max {
                 let Some(slot) = self.next_of_lane(key, chosen.len() > before) else { break };

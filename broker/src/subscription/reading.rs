@@ -14,8 +14,9 @@ impl Core {
     pub(super) fn add_cursors(&mut self) {
         for queue in self.cursors.len()..self.source.queues() {
             let queue = QueueIndex(u16::try_from(queue).expect("topics have at most 1,024 queues"));
-            let floor = self.progress.lock().floor(queue);
-            self.cursors.push(floor);
+            let progress = self.progress.lock();
+            self.cursors.push(progress.floor(queue));
+            self.generations.push(progress.generation(queue));
         }
     }
 
@@ -182,9 +183,7 @@ impl Core {
             return;
         }
         if item.attempts >= attempts_max {
-            item.is_settling = true;
-            let (entry, attempts) = (item.entry, item.attempts);
-            self.gather.dying.push(Dying { slot, entry, attempts, reason: DeadLetterReason::Attempts });
+            self.die(slot, DeadLetterReason::Attempts);
             return;
         }
         let key = lane_of(slot, &item.entry);
@@ -192,6 +191,14 @@ impl Core {
             Order::Standard(ready) => ready.push_back(slot),
             Order::Lanes(_) => self.list_if_ready(key),
         }
+    }
+
+    /// The message becomes a dead letter.
+    pub(super) fn die(&mut self, slot: Slot, reason: DeadLetterReason) {
+        let item = self.items.get_mut(&slot).expect("a dying message is there");
+        item.is_settling = true;
+        let (entry, attempts) = (item.entry, item.attempts);
+        self.gather.dying.push(Dying { slot, entry, attempts, reason });
     }
 
     pub(super) fn list_if_ready(&mut self, key: LaneKey) {

@@ -14,8 +14,12 @@ impl Core {
     pub(super) fn settle(&mut self, id: SettleId, settle: Settle, now: Now) {
         let receipt = settle.receipt;
         let slot = (receipt.queue, receipt.offset);
-        if self.progress.lock().is_acknowledged(slot) {
-            // Settled before: repeating it is fine (D11, D12).
+        let is_over = {
+            let progress = self.progress.lock();
+            // Settled before: repeating it is fine (D11, D12). Sought since: it settles nothing, and nobody minds.
+            progress.is_acknowledged(slot) || progress.generation(receipt.queue) != receipt.generation
+        };
+        if is_over {
             self.effects.push(Effect::Settled { settle: id, result: Ok(()) });
             return;
         }
@@ -99,6 +103,7 @@ impl Core {
                         self.waiting.insert((at, dying.slot));
                     }
                 }
+                self.settle_deferred(now);
             }
         }
     }
@@ -123,7 +128,8 @@ impl Core {
         self.append(gathered);
     }
 
-    fn append(&mut self, gather: Gather) {
+    fn append(&mut self, mut gather: Gather) {
+        gather.operations = self.operations;
         self.next_ticket += 1;
         let changes = gather.changes(self.pair, self.dead_letter_topic);
         self.effects.push(Effect::Append { ticket: self.next_ticket, changes });
@@ -135,8 +141,14 @@ impl Core {
         assert_eq!(expected, ticket, "one append is under way at a time");
         match result {
             Ok(_) => self.committed(gather, now),
+            Err(AppendError::Overtaken { .. }) => self.overtaken(gather, now),
             Err(refused) => self.refused(gather, &refused, now),
         }
+        self.settle_deferred(now);
+    }
+
+    /// What they waited for is decided, or about to be decided anew.
+    pub(super) fn settle_deferred(&mut self, now: Now) {
         for (id, settle) in std::mem::take(&mut self.deferred) {
             self.settle(id, settle, now);
         }
@@ -158,7 +170,7 @@ impl Core {
         }
     }
 
-    fn done(&mut self, slot: Slot) {
+    pub(super) fn done(&mut self, slot: Slot) {
         let Some(item) = self.items.get(&slot) else { return };
         let key = lane_of(slot, &item.entry);
         if let State::Waiting(at) = item.state {
@@ -185,7 +197,7 @@ impl Core {
         if let Order::Lanes(lanes) = &mut self.order {
             lanes.put_back(key, slot);
         }
-        if at > now.tick && self.is_wanted(slot) {
+        if at > now.tick && self.may_wait(slot) {
             self.items.get_mut(&slot).expect("just seen").state = State::Waiting(at);
             self.waiting.insert((at, slot));
             if self.settings.is_ordered {
@@ -257,7 +269,7 @@ impl Core {
         }
     }
 
-    fn unsettle(&mut self, slot: Slot) {
+    pub(super) fn unsettle(&mut self, slot: Slot) {
         let Some(item) = self.items.get_mut(&slot) else { return };
         item.is_settling = false;
         let key = lane_of(slot, &item.entry);
@@ -286,19 +298,24 @@ impl Core {
     fn cancel_lease(&mut self, number: u64) {
         let Some(batch) = self.batches.get(&number) else { return };
         for slot in batch.slots.clone() {
-            let Some(item) = self.items.get_mut(&slot) else { continue };
-            item.attempts -= 1;
-            let key = lane_of(slot, &item.entry);
-            self.unlease(slot);
-            if let Order::Lanes(lanes) = &mut self.order {
-                lanes.put_back(key, slot);
-            }
-            self.make_ready_first(slot);
+            self.take_back(slot);
         }
+    }
+
+    /// A message whose lease is not in the log.
+    pub(super) fn take_back(&mut self, slot: Slot) {
+        let Some(item) = self.items.get_mut(&slot) else { return };
+        item.attempts -= 1;
+        let key = lane_of(slot, &item.entry);
+        self.unlease(slot);
+        if let Order::Lanes(lanes) = &mut self.order {
+            lanes.put_back(key, slot);
+        }
+        self.make_ready_first(slot);
     }
 }
 
 /// How long a refused append waits.
-const APPEND_RETRY_MS: u64 = 250;
+pub(super) const APPEND_RETRY_MS: u64 = 250;
 /// How long a dead letter waits for a topic that could not be made.
 const DEAD_LETTER_RETRY_MS: u64 = 5_000;

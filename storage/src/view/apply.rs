@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::catalog::Catalog;
 use super::progress::{Progress, Shared};
-use super::queue::Entry;
+use super::queue::{Bounds, Entry};
 use super::timers::{Timer, Timers};
 use super::transactions::{Outcome, Prepared, Transactions};
 use crate::hash::HashKey;
@@ -107,9 +107,10 @@ impl Views {
                 self.with(*group, *topic, |p| p.subscribe(start, filter));
             }
             Record::Seek { group, topic, queue, to, generation } => {
-                // What is not there yet would be acknowledged before it is sent.
-                let Some(next) = self.next_offset(*topic, *queue) else { return };
-                self.with(*group, *topic, |p| p.seek(*queue, next.min(*to), *generation));
+                // What is not there yet would be acknowledged before it is sent; what is there no more never would be.
+                let Some(Bounds { first, next }) = self.bounds(*topic, *queue) else { return };
+                let to = (*to).clamp(first, next);
+                self.with(*group, *topic, |p| p.seek(*queue, to, *generation));
                 self.touched.insert(*topic);
             }
             Record::Park { group, topic, message_group, is_on } => {
@@ -201,9 +202,9 @@ impl Views {
         self.touched.insert(topic);
     }
 
-    fn next_offset(&self, topic: TopicId, queue: base::QueueIndex) -> Option<base::QueueOffset> {
+    fn bounds(&self, topic: TopicId, queue: base::QueueIndex) -> Option<Bounds> {
         let catalog = self.catalog.load();
-        Some(catalog.topic_by_id(topic)?.queue(queue)?.bounds().next)
+        Some(catalog.topic_by_id(topic)?.queue(queue)?.bounds())
     }
 
     fn add_timer(&mut self, due: Timestamp, pointer: Pointer, head: &Head) {
