@@ -34,7 +34,7 @@ pub(super) struct Item {
     pub(super) state: State,
     /// Something about it is being appended.
     pub(super) is_settling: bool,
-    /// Known from a handle only: in no lane, and read again if nothing comes of the settle.
+    /// Known from a handle only, and not read yet: in no lane, and read again if nothing comes of the settle.
     pub(super) is_loaded: bool,
 }
 

@@ -377,3 +377,64 @@ fn a_new_filter_applies_although_the_log_refused_it_at_first() {
         assert_eq!(story.core.counts().retry_wait, 0, "waits: {waits}");
     }
 }
+
+#[test]
+fn an_old_handle_settles_its_message_after_a_restart_until_it_is_handed_out_again() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send(&[7, 8]);
+        story.poll(1, "a", 9);
+        story.commit();
+        story.restart();
+        story.settle(10, 1, 0, Verdict::Ack);
+        story.commit();
+        assert_eq!(story.settled[&10], Ok(()), "ordered: {is_ordered}");
+        // The lease of an ordered batch is in the log; a standard group's messages come again at once.
+        story.pass(if is_ordered { 30_000 } else { 0 });
+        story.commit();
+        story.poll(2, "b", 9);
+        story.commit();
+        assert_eq!(story.offsets(2), [1], "ordered: {is_ordered}");
+        story.settle(11, 1, 1, Verdict::Ack);
+        assert!(matches!(story.settled[&11], Err(Refusal::InvalidHandle { .. })), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn an_ordered_batch_stays_out_over_a_restart_until_its_client_settles_it() {
+    let mut story = Story::new(true, 3);
+    story.send(&[7, 7]);
+    story.poll_with(1, Poll { messages_max: 1, invisible: None, ..poll_of("a", u64::MAX) });
+    story.commit();
+    story.restart();
+    story.poll_with(2, poll_of("b", u64::MAX));
+    story.commit();
+    assert!(story.offsets(2).is_empty(), "F1");
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!((story.offsets(2), story.attempts(2)), (vec![1], vec![1]));
+}
+
+#[test]
+fn a_message_that_an_old_handle_is_settling_is_not_overtaken_by_those_behind_it() {
+    let mut story = Story::new(true, 9);
+    story.send(&[7, 7, 7]);
+    story.poll(1, "a", 2);
+    story.commit();
+    let back = Verdict::Return { after: Duration::ZERO, is_suspended: false };
+    story.settle(10, 1, 0, back);
+    story.settle(11, 1, 1, back);
+    story.commit();
+    story.restart();
+    story.settle(12, 1, 1, Verdict::Ack);
+    story.poll(2, "b", 9);
+    story.refuse();
+    assert!(story.settled[&12].is_err());
+    story.pass(1_000);
+    story.commit();
+    assert_eq!(story.offsets(2), [0], "F3: without gaps");
+    story.poll(3, "b", 9);
+    story.settle(13, 2, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.offsets(3), [1, 2]);
+}

@@ -82,10 +82,9 @@ impl Lanes {
         self.lanes.get(&key).filter(|lane| lane.open == 0).into_iter().flat_map(|lane| lane.waiting.iter().copied())
     }
 
-    /// Nothing of the queue was ever read.
-    pub fn forget_queue(&mut self, queue: QueueIndex) {
+    /// The queue is read anew: nothing of it is left out any more.
+    pub fn forget_left_out(&mut self, queue: QueueIndex) {
         for lane in self.lanes.values_mut() {
-            lane.waiting.retain(|slot| slot.0 != queue);
             lane.overflow = lane.overflow.filter(|slot| slot.0 != queue);
         }
         self.lanes.retain(|_, lane| !lane.is_idle());

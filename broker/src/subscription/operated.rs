@@ -68,7 +68,7 @@ impl Core {
     fn start_anew(&mut self, queue: QueueIndex) {
         match &mut self.order {
             Order::Standard(ready) => ready.retain(|slot| slot.0 != queue),
-            Order::Lanes(lanes) => lanes.forget_queue(queue),
+            Order::Lanes(lanes) => lanes.forget_left_out(queue),
         }
         let mut slots: Vec<Slot> = self.items.keys().filter(|slot| slot.0 == queue).copied().collect();
         slots.sort_unstable();

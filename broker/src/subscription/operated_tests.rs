@@ -183,6 +183,46 @@ fn a_batch_that_a_seek_overtakes_goes_to_nobody() {
     }
 }
 
+#[test]
+fn what_a_closed_key_left_out_comes_in_its_order_after_a_seek() {
+    let mut story = Story::with_queues(2, true, 2);
+    let impatient = poll_of("b", story.now.tick);
+    story.send_to(1, &[7]);
+    story.poll_with(1, Poll { invisible: None, ..impatient.clone() });
+    story.commit();
+    story.send_to(0, &[7; 200]);
+    assert!(story.poll_with(2, impatient.clone()).is_empty());
+    story.operate(&seek(0, 0));
+    assert!(story.poll_with(3, impatient.clone()).is_empty());
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.commit();
+    let mut got = Vec::new();
+    for poll in 4..54 {
+        story.poll_with(poll, impatient.clone());
+        story.commit();
+        for (index, offset) in story.offsets(poll).into_iter().enumerate() {
+            got.push(offset);
+            story.settle(poll * 100 + index as u64, poll, index, Verdict::Ack);
+        }
+        story.commit();
+    }
+    assert_eq!(got, (0..200).collect::<Vec<_>>());
+}
+
+#[test]
+fn settles_that_wait_for_one_another_are_all_answered_when_a_seek_voids_them() {
+    let mut story = Story::new(false, 2);
+    story.send(&[7, 7]);
+    story.poll(1, "a", 9);
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.refuse();
+    story.settle(11, 1, 1, Verdict::Ack);
+    story.settle(12, 1, 1, NACK);
+    assert!(story.appends.is_empty(), "after a refusal appends wait");
+    story.operate(&seek(0, 0));
+    assert_eq!((story.settled.get(&11), story.settled.get(&12)), (Some(&Ok(())), Some(&Ok(()))));
+}
+
 // --- parks ---
 
 #[test]
@@ -245,6 +285,31 @@ fn what_is_out_when_its_key_is_parked_stays_with_its_client_and_the_rest_waits_f
     story.settle(11, 1, 1, NACK);
     story.commit();
     assert_eq!(story.dead, [1, 2], "what failed has no next attempt, and comes before what followed it");
+}
+
+#[test]
+fn what_is_just_being_acknowledged_is_not_overtaken_by_what_follows_it() {
+    for (is_refused, dead) in [(false, vec![0, 2]), (true, vec![0, 1, 2])] {
+        let mut story = Story::new(true, 3);
+        story.send(&[7, 7, 7]);
+        story.poll(1, "a", 2);
+        story.commit();
+        let back = Verdict::Return { after: Duration::ZERO, is_suspended: false };
+        story.settle(10, 1, 0, back);
+        story.settle(11, 1, 1, back);
+        story.commit();
+        let handle = story.receipt(1, 1);
+        story.restart();
+        story.operate(&park(7, true));
+        story.settle_with(12, handle, Verdict::Ack);
+        story.poll_with(2, poll_of("a", u64::MAX));
+        if is_refused {
+            story.refuse();
+            story.pass(1_000);
+        }
+        story.commit();
+        assert_eq!((story.dead.clone(), story.settled[&12].is_err()), (dead, is_refused));
+    }
 }
 
 #[test]

@@ -47,8 +47,13 @@ impl Core {
     }
 
     fn read(&mut self, slot: Slot, entry: Entry, now: Now) {
-        if self.items.contains_key(&slot) {
-            self.list_if_ready(lane_of(slot, &entry));
+        let key = lane_of(slot, &entry);
+        if let Some(item) = self.items.get(&slot) {
+            if item.is_loaded && self.follow(key, slot) {
+                // What is behind it waits for what becomes of its settle.
+                self.items.get_mut(&slot).expect("just seen").is_loaded = false;
+            }
+            self.list_if_ready(key);
             return;
         }
         let (is_done, retry) = {
@@ -62,13 +67,8 @@ impl Core {
             self.skip(slot, now);
             return;
         }
-        let key = lane_of(slot, &entry);
-        if self.settings.is_ordered {
-            let followers = if self.items.len() > WINDOW_POINTERS_MAX / 2 { 1 } else { LANE_FOLLOWERS_MAX };
-            let Order::Lanes(lanes) = &mut self.order else { return };
-            if !lanes.push(key, slot, followers) {
-                return;
-            }
+        if !self.follow(key, slot) {
+            return;
         }
         let attempts = retry.map_or(0, |retry| retry.attempts);
         let visible = retry.map_or(Timestamp::ZERO, |retry| retry.next_visible);
@@ -77,6 +77,15 @@ impl Core {
         match state {
             State::Waiting(at) => drop(self.waiting.insert((at, slot))),
             _ => self.make_ready(slot),
+        }
+    }
+
+    /// Gives a message that was read its place in its lane. False when there is no room: it is left out.
+    fn follow(&mut self, key: LaneKey, slot: Slot) -> bool {
+        let followers = if self.items.len() > WINDOW_POINTERS_MAX / 2 { 1 } else { LANE_FOLLOWERS_MAX };
+        match &mut self.order {
+            Order::Standard(_) => true,
+            Order::Lanes(lanes) => lanes.push(key, slot, followers),
         }
     }
 
