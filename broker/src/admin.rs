@@ -113,7 +113,10 @@ pub struct GroupTopicDescription {
     pub lag_messages: u64,
     /// Age of the oldest of them.
     pub oldest_unacked_ms: u64,
+    /// Handed out and not settled, without those that are held.
     pub in_flight: u64,
+    /// Handed out in order and renewed twice or more: their clients are at work on them for long.
+    pub held: u64,
     pub retry_wait: u64,
     /// Message groups with a batch handed out.
     pub open_message_groups: u64,

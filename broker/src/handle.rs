@@ -23,6 +23,8 @@ pub struct Receipt {
     pub offset: QueueOffset,
     pub attempt: u32,
     pub batch: u64,
+    /// How often the queue was sought for the group when it was handed out: a seek ends older handles.
+    pub generation: u32,
 }
 
 /// Names a delayed message for as long as it waits.
@@ -52,6 +54,7 @@ impl Receipt {
             out.varint(self.offset.0);
             out.varint(self.attempt.into());
             out.varint(self.batch);
+            out.varint(self.generation.into());
         })
     }
 
@@ -65,6 +68,7 @@ impl Receipt {
                 offset: QueueOffset(from.varint()?),
                 attempt: from.number()?,
                 batch: from.varint()?,
+                generation: from.number()?,
             })
         })
     }
@@ -153,6 +157,7 @@ mod tests {
             offset: QueueOffset(1 << 40),
             attempt: 3,
             batch: u64::MAX,
+            generation: 5,
         };
         let text = receipt.encode(&KEY);
         assert_eq!(Receipt::decode(&text, &KEY), Some(receipt));

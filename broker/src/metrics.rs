@@ -141,6 +141,11 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("carillon_timers_pending", "Delayed messages neither published nor recalled", &["topic"]),
     ("carillon_topic_end_offset", "Messages ever published to a topic", &["topic"]),
     ("carillon_group_online_consumers", "Clients of a group that are there", &["consumer_group"]),
+    (
+        "carillon_group_backlog_messages",
+        "Parts of what is not acknowledged; held: renewed twice or more, ready: what is in no other part",
+        &["consumer_group", "topic", "state"],
+    ),
     ("carillon_open_message_groups", "Message groups with a batch handed out", PAIR),
     ("carillon_dead_letters", "Dead letters of a group", &["consumer_group"]),
     ("carillon_long_polls_parked", "Polls that wait for messages", &[]),
@@ -263,8 +268,19 @@ impl Gauges {
                 let topic = topic.spec.name.as_str();
                 let labels = [name, topic, "false", "false"];
                 self.set("rocketmq_consumer_lag_messages", &labels, backlog.lag);
-                self.set("rocketmq_consumer_ready_messages", &labels, backlog.lag.saturating_sub(counts.in_flight));
-                self.set("rocketmq_consumer_inflight_messages", &labels, counts.in_flight);
+                let out = counts.in_flight + counts.held;
+                self.set("rocketmq_consumer_ready_messages", &labels, backlog.lag.saturating_sub(out));
+                self.set("rocketmq_consumer_inflight_messages", &labels, out);
+                let ready = backlog.lag.saturating_sub(out + counts.retry_wait);
+                let states = [
+                    ("ready", ready),
+                    ("inflight", counts.in_flight),
+                    ("held", counts.held),
+                    ("retry_wait", counts.retry_wait),
+                ];
+                for (state, count) in states {
+                    self.set("carillon_group_backlog_messages", &[name, topic, state], count);
+                }
                 self.set("rocketmq_consumer_lag_latency_milliseconds", &labels, backlog.oldest_ms);
                 self.set("carillon_open_message_groups", &[name, topic], counts.open_lanes);
                 self.set_seconds("carillon_group_oldest_unacked_age_seconds", &[name, topic], backlog.oldest_ms);

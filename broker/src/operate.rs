@@ -125,6 +125,7 @@ impl Shared {
             lag_messages: backlog.lag,
             oldest_unacked_ms: backlog.oldest_ms,
             in_flight: counts.in_flight,
+            held: counts.held,
             retry_wait: counts.retry_wait,
             open_message_groups: counts.open_lanes,
             queues: queues.collect(),

@@ -133,6 +133,7 @@ pub fn store_refusal(error: &AppendError) -> Refusal {
         AppendError::TooLarge { size, max } => Refusal::FieldTooLarge { field: "request", size: *size, max: *max },
         AppendError::TopicGone(_) | AppendError::GroupGone(_) => Refusal::Gone,
         AppendError::DiskFull { free, reserve } => Refusal::DiskFull { free: *free, reserve: *reserve },
+        AppendError::Overtaken { .. } => Refusal::Overloaded { limit: "changes of progress at a time" },
         AppendError::CatalogFull { what, .. } => Refusal::Overloaded { limit: what },
         AppendError::TransactionUnknown | AppendError::TransactionEndedAs(_) => {
             Refusal::InvalidTransaction { id: String::new(), problem: "is unknown or ended otherwise" }

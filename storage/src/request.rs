@@ -53,6 +53,12 @@ pub enum Change {
         why: Why,
     },
     Fact(Fact),
+    /// No record: the batch is refused when operators have changed progress more often than its sender knows.
+    Expect {
+        group: GroupId,
+        topic: TopicId,
+        operations: u64,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -100,6 +106,7 @@ impl Change {
                 Fact::Seek { .. } | Fact::Park { .. } | Fact::Purge { .. } => 48,
                 Fact::Schedule(spec) => 32 + spec.name.len() + spec.content.len(),
             },
+            Self::Expect { .. } => 0,
         };
         FRAME_BYTES + fields
     }
@@ -149,6 +156,8 @@ pub enum AppendError {
     DiskFull { free: u64, reserve: u64 },
     #[error("the catalog holds {max} {what}, which is its limit")]
     CatalogFull { what: &'static str, max: usize },
+    #[error("an operator changed the progress of {group} with {topic} in the meantime")]
+    Overtaken { group: GroupId, topic: TopicId },
     #[error("the transaction is unknown")]
     TransactionUnknown,
     #[error("the transaction ended otherwise: {0:?}")]
@@ -167,6 +176,8 @@ impl AppendError {
         match self {
             Self::InboxFull { .. } | Self::DiskFull { .. } => true,
             Self::TooLarge { .. } | Self::TopicGone(_) | Self::GroupGone(_) | Self::CatalogFull { .. } => false,
+            // What the batch says was decided on what holds no more.
+            Self::Overtaken { .. } => false,
             Self::TransactionUnknown | Self::TransactionEndedAs(_) | Self::TimerUnknown => false,
             // Only after a restart, and then the outcome of this request has to be looked up, not repeated.
             Self::Failed(_) | Self::Closed => false,

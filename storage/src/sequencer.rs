@@ -4,6 +4,7 @@
 //!
 //! Q3. Offsets of a queue come from one counter, in append order: queues are dense.
 //! Q4. Nothing is decided about a prepared message while a decision about it is under way.
+//! Q5. Nothing that was decided before an operator's record about a pair follows it, when its sender says what it expects.
 
 use std::sync::Arc;
 
@@ -38,6 +39,8 @@ pub struct Sequencer {
     new_groups: HashMap<GroupName, GroupSpec>,
     dropped_topics: HashSet<TopicId>,
     dropped_groups: HashSet<GroupId>,
+    /// Operators' records of this group; those without a consumer group are about all of the topic's.
+    operations: HashMap<(TopicId, Option<GroupId>), u64>,
 }
 
 impl Sequencer {
@@ -51,6 +54,7 @@ impl Sequencer {
             new_groups: HashMap::new(),
             dropped_topics: HashSet::new(),
             dropped_groups: HashSet::new(),
+            operations: HashMap::new(),
         }
     }
 
@@ -63,6 +67,7 @@ impl Sequencer {
         self.new_topics.clear();
         self.new_groups.clear();
         self.dropped_groups.clear();
+        self.operations.clear();
     }
 
     /// The group is not in the log: whatever was given out for it was given to nobody.
@@ -96,6 +101,24 @@ impl Sequencer {
             assert_eq!(*next, offset.next(), "Q3: offsets are taken back in reverse order");
             *next = offset;
         }
+    }
+
+    /// An operator changes progress: of one consumer group, or of every one that reads the topic.
+    pub fn operate(&mut self, topic: TopicId, group: Option<GroupId>) {
+        *self.operations.entry((topic, group)).or_default() += 1;
+    }
+
+    /// Takes back one [`Sequencer::operate`].
+    pub fn unoperate(&mut self, topic: TopicId, group: Option<GroupId>) {
+        if let Some(count) = self.operations.get_mut(&(topic, group)) {
+            *count -= 1;
+        }
+    }
+
+    /// How often operators will have changed a pair's progress when this group is applied, beyond what is applied.
+    pub fn operations_ahead(&self, group: GroupId, topic: TopicId) -> u64 {
+        let of = |group| self.operations.get(&(topic, group)).copied().unwrap_or(0);
+        of(Some(group)) + of(None)
     }
 
     /// Fails when the topic is not there (any more).

@@ -13,7 +13,7 @@ use crate::disk::Space;
 use crate::log::group::Group;
 use crate::log::{CommitRule, Log, LogFailure};
 use crate::metrics::Metrics;
-use crate::record::{Fact, Pointer, Record, Why};
+use crate::record::{Fact, Head, Pointer, Record, Why};
 use crate::request::{Answer, AppendError, BodyKind, Change, Done, Placed, ReplySink, Request, Submission};
 use crate::sequencer::Sequencer;
 use crate::view::Views;
@@ -283,6 +283,9 @@ impl Writer {
             if let Some((topic, queue, offset)) = visible_place(&record) {
                 self.sequencer.unplace(topic, queue, offset);
             }
+            if let Some((topic, group)) = operated(&record) {
+                self.sequencer.unoperate(topic, group);
+            }
         }
     }
 
@@ -295,24 +298,10 @@ impl Writer {
     ) -> Result<(), AppendError> {
         let mut part = None;
         let record = match change {
+            Change::Expect { group, topic, operations } => return self.expect(group, topic, operations),
             Change::Body(body) => {
-                self.reserve.check()?;
-                let head = body.head;
                 part = Some(body.part);
-                match body.kind {
-                    BodyKind::Visible => {
-                        let (queue, offset) = self.sequencer.place(&head)?;
-                        Record::Message { head, queue, offset }
-                    }
-                    BodyKind::Delayed { due } => {
-                        self.sequencer.check_topic(head.topic)?;
-                        Record::Delayed { head, due }
-                    }
-                    BodyKind::Prepared { due, check_after_ms, client } => {
-                        self.sequencer.check_topic(head.topic)?;
-                        Record::Prepared { head, due, check_after_ms, client }
-                    }
-                }
+                self.body(body.head, body.kind)?
             }
             Change::Publish { origin, head, why } => {
                 if matches!(why, Why::Due { .. }) {
@@ -325,6 +314,9 @@ impl Writer {
                 Record::Fact(fact)
             }
         };
+        if let Some((topic, group)) = operated(&record) {
+            self.sequencer.operate(topic, group);
+        }
         let is_placed = record.has_body() || matches!(record, Record::Publish { .. });
         let body = part.as_ref().map_or(&[][..], |part| part.as_bytes());
         let (at, length) = self.add(group, record, body);
@@ -351,6 +343,34 @@ impl Writer {
             Fact::Purge { topic, .. } => self.sequencer.check_topic(*topic),
             Fact::Retire { .. } | Fact::Schedule(_) => Ok(()),
         }
+    }
+
+    fn body(&mut self, head: Head, kind: BodyKind) -> Result<Record, AppendError> {
+        self.reserve.check()?;
+        Ok(match kind {
+            BodyKind::Visible => {
+                let (queue, offset) = self.sequencer.place(&head)?;
+                Record::Message { head, queue, offset }
+            }
+            BodyKind::Delayed { due } => {
+                self.sequencer.check_topic(head.topic)?;
+                Record::Delayed { head, due }
+            }
+            BodyKind::Prepared { due, check_after_ms, client } => {
+                self.sequencer.check_topic(head.topic)?;
+                Record::Prepared { head, due, check_after_ms, client }
+            }
+        })
+    }
+
+    /// Q5: one append of a subscription is under way at a time, but an operator's record may come between.
+    fn expect(&self, group: base::GroupId, topic: TopicId, operations: u64) -> Result<(), AppendError> {
+        self.check_pair(group, topic)?;
+        let applied = self.views.progress_of(group, topic).lock().operations();
+        if applied + self.sequencer.operations_ahead(group, topic) == operations {
+            return Ok(());
+        }
+        Err(AppendError::Overtaken { group, topic })
     }
 
     /// On the last spare segment of a full disk only what lets consumers finish goes on.
@@ -389,6 +409,15 @@ fn visible_place(record: &Record) -> Option<(TopicId, QueueIndex, QueueOffset)> 
     }
 }
 
+/// Whose progress an operator's record changes: one consumer group's, or that of all that read the topic.
+fn operated(record: &Record) -> Option<(TopicId, Option<base::GroupId>)> {
+    match record {
+        Record::Fact(Fact::Seek { group, topic, .. } | Fact::Park { group, topic, .. }) => Some((*topic, Some(*group))),
+        Record::Fact(Fact::Purge { topic, .. }) => Some((*topic, None)),
+        _ => None,
+    }
+}
+
 /// Places inside a group become places in the log.
 fn relocate(mut done: Done, start: LogPosition) -> Done {
     if let Done::Changed(placed) = &mut done {
@@ -402,3 +431,7 @@ fn relocate(mut done: Done, start: LogPosition) -> Done {
 fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

@@ -5,7 +5,7 @@ use tests::sources;
 /// A file with more production code than this holds more than one thing.
 const FILE_LINES_MAX: usize = 500;
 /// Longer files that were there when the rule came, with the lines they had. They may shrink, and leave this list.
-const LONG_FILES: [(&str, usize); 1] = [("broker/src/subscription/core.rs", 1_200)];
+const LONG_FILES: [(&str, usize); 0] = [];
 
 #[test]
 fn files_are_short() {

@@ -1,164 +1,12 @@
 //! Stories of one subscription, told to its core.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::time::Duration;
 
-use base::{GroupId, LogPosition, TopicId};
-use parking_lot::Mutex;
-use storage::record::Pointer;
-use storage::view::progress::Progress;
+use storage::record::Fact;
+use storage::request::{AppendError, Change, Done};
 
-use super::core::Core;
+use super::story_tests::*;
 use super::*;
-use crate::filter::Filter;
-
-const PAIR: Pair = Pair { group: GroupId(1), topic: TopicId(2) };
-const Q: QueueIndex = QueueIndex(0);
-
-/// One queue with messages of the given message groups.
-#[derive(Clone, Default)]
-struct Messages(Arc<Mutex<Vec<Entry>>>);
-
-impl Source for Messages {
-    fn queues(&self) -> usize {
-        1
-    }
-
-    fn bounds(&self, _: QueueIndex) -> Bounds {
-        Bounds { first: QueueOffset(0), next: QueueOffset(self.0.lock().len() as u64) }
-    }
-
-    fn read(&self, from: QueueOffset, _: QueueIndex, max: usize, out: &mut Vec<Entry>) -> QueueOffset {
-        let all = self.0.lock();
-        out.extend(all.iter().skip(from.0 as usize).take(max));
-        from
-    }
-
-    fn entry(&self, (_, offset): Slot) -> Option<Entry> {
-        self.0.lock().get(offset.0 as usize).copied()
-    }
-}
-
-struct Everybody;
-
-impl Alive for Everybody {
-    fn is_alive(&self, client: &str) -> bool {
-        client != "dead"
-    }
-}
-
-/// A subscription, its clock, and what came out of it. Appends wait until they are answered.
-struct Story {
-    core: Core,
-    messages: Messages,
-    now: Now,
-    appends: Vec<(Ticket, Vec<Change>)>,
-    delivered: BTreeMap<PollId, (u64, Vec<Handout>)>,
-    empty: Vec<PollId>,
-    settled: BTreeMap<SettleId, Result<(), Refusal>>,
-    wants_dead_letter_topic: bool,
-}
-
-impl Story {
-    fn new(is_ordered: bool, attempts_max: u32) -> Self {
-        let messages = Messages::default();
-        let settings = Settings {
-            is_ordered,
-            attempts_max,
-            backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
-            invisible: Duration::from_secs(60),
-            in_flight_max: 1000,
-        };
-        let now = Now { wall: Timestamp(1_000_000), tick: 5_000 };
-        let progress = Arc::new(Mutex::new(Progress::default()));
-        let core = Core::new(PAIR, settings, Filter::All, Box::new(messages.clone()), progress, 1, now);
-        Self {
-            core,
-            messages,
-            now,
-            appends: Vec::new(),
-            delivered: BTreeMap::new(),
-            empty: Vec::new(),
-            settled: BTreeMap::new(),
-            wants_dead_letter_topic: false,
-        }
-    }
-
-    /// Messages of these message groups, in this order; 0 = none.
-    fn send(&mut self, groups: &[u64]) {
-        for group in groups {
-            let position = self.messages.0.lock().len() as u64 * 100;
-            let pointer = Pointer { position: LogPosition(position), length: 100 };
-            self.messages.0.lock().push(Entry::new(pointer, self.now.wall, *group, 0, 0));
-        }
-        self.tell(Event::Ring);
-    }
-
-    fn tell(&mut self, event: Event) {
-        self.core.handle(event, self.now);
-        self.finish();
-    }
-
-    fn finish(&mut self) {
-        for effect in self.core.finish(self.now, &Everybody) {
-            match effect {
-                Effect::Deliver { poll, batch, messages } => drop(self.delivered.insert(poll, (batch, messages))),
-                Effect::Empty { poll } => self.empty.push(poll),
-                Effect::Refuse { poll, refusal } => panic!("poll {poll} was refused: {refusal}"),
-                Effect::Settled { settle, result } => drop(self.settled.insert(settle, result)),
-                Effect::Append { ticket, changes } => self.appends.push((ticket, changes)),
-                Effect::NeedDeadLetterTopic => self.wants_dead_letter_topic = true,
-            }
-        }
-    }
-
-    fn pass(&mut self, ms: u64) {
-        self.now = Now { wall: self.now.wall.plus_ms(ms), tick: self.now.tick + ms };
-        self.finish();
-    }
-
-    fn poll(&mut self, id: PollId, client: &str, messages_max: usize) -> Vec<u64> {
-        self.poll_with(id, Poll { messages_max, ..poll_of(client, self.now.tick + 5_000) })
-    }
-
-    fn poll_with(&mut self, id: PollId, poll: Poll) -> Vec<u64> {
-        self.tell(Event::Poll(id, poll));
-        self.offsets(id)
-    }
-
-    fn offsets(&self, poll: PollId) -> Vec<u64> {
-        let (_, messages) = self.delivered.get(&poll).cloned().unwrap_or_default();
-        messages.iter().map(|message| message.receipt.offset.0).collect()
-    }
-
-    fn attempts(&self, poll: PollId) -> Vec<u32> {
-        self.delivered[&poll].1.iter().map(|message| message.receipt.attempt).collect()
-    }
-
-    fn settle(&mut self, id: SettleId, poll: PollId, index: usize, verdict: Verdict) {
-        let receipt = self.delivered[&poll].1[index].receipt;
-        self.tell(Event::Settle(id, Settle { client: "a".into(), receipt, verdict }));
-    }
-
-    /// The writer answers everything that was appended.
-    fn commit(&mut self) {
-        while !self.appends.is_empty() {
-            let (ticket, _) = self.appends.remove(0);
-            self.tell(Event::Answer(ticket, Ok(Done::Changed(Default::default()))));
-        }
-    }
-}
-
-fn poll_of(client: &str, until: u64) -> Poll {
-    Poll {
-        client: client.into(),
-        language: Language::Java,
-        messages_max: 32,
-        invisible: Some(Duration::from_secs(30)),
-        attempt_id: None,
-        until,
-    }
-}
 
 const NACK: Verdict = Verdict::Return { after: Duration::from_secs(5), is_suspended: false };
 
@@ -266,11 +114,7 @@ fn a_message_without_attempts_left_becomes_a_dead_letter_and_opens_its_group() {
     story.commit();
     story.settle(10, 1, 0, Verdict::Return { after: Duration::ZERO, is_suspended: false });
     story.commit();
-    assert!(story.wants_dead_letter_topic);
-    story.core.dead_letter_topic(Ok(TopicId(9)), story.now);
-    story.finish();
-    let publishes = |changes: &[Change]| changes.iter().filter(|c| matches!(c, Change::Publish { .. })).count();
-    assert_eq!(story.appends.iter().map(|(_, changes)| publishes(changes)).sum::<usize>(), 1, "U4");
+    assert_eq!(story.dead, [0], "U4");
     story.poll(2, "b", 9);
     story.commit();
     assert_eq!(story.offsets(2), [1], "F7");
@@ -421,5 +265,178 @@ fn what_a_client_held_when_it_left_comes_to_others_at_once() {
     story.commit();
     story.poll(2, "b", 1);
     assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![2]));
-    assert_eq!(story.messages.bounds(Q).next, QueueOffset(1));
+}
+
+#[test]
+fn what_was_renewed_twice_is_held_and_no_longer_counts_as_in_flight() {
+    let mut story = Story::new(true, 3);
+    story.tell(Event::SettingsChanged(Settings { in_flight_max: 2, ..story.settings.clone() }));
+    story.send(&[7, 8, 9]);
+    story.poll_with(1, Poll { messages_max: 9, invisible: None, ..poll_of("a", u64::MAX) });
+    story.commit();
+    assert_eq!(story.offsets(1), [0, 1], "no more than two at a time");
+    story.poll_with(2, poll_of("b", u64::MAX));
+    story.pass(60_000);
+    story.commit();
+    assert!(story.offsets(2).is_empty(), "renewed once");
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (2, 0));
+    story.pass(60_000);
+    story.commit();
+    assert_eq!(story.offsets(2), [2], "renewed twice");
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (1, 2));
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.settle(11, 1, 1, Verdict::Return { after: Duration::ZERO, is_suspended: false });
+    story.commit();
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (1, 0), "what came back is not held");
+}
+
+#[test]
+fn a_standard_group_counts_what_is_renewed_for_as_long_as_it_is_out() {
+    let mut story = Story::new(false, 3);
+    story.tell(Event::SettingsChanged(Settings { in_flight_max: 1, ..story.settings.clone() }));
+    story.send(&[0, 0]);
+    story.poll_with(1, Poll { invisible: None, ..poll_of("a", u64::MAX) });
+    for _ in 0..5 {
+        story.pass(60_000);
+    }
+    assert!(story.poll_with(2, poll_of("b", u64::MAX)).is_empty());
+    assert_eq!((story.core.counts().in_flight, story.core.counts().held), (1, 0));
+}
+
+#[test]
+fn a_new_filter_applies_to_what_waits_for_its_next_attempt() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send_tagged(1);
+        story.send_tagged(2);
+        story.poll(1, "a", 1);
+        story.commit();
+        story.settle(10, 1, 0, Verdict::Return { after: Duration::from_secs(3600), is_suspended: false });
+        story.commit();
+        assert_eq!(story.core.counts().retry_wait, 1);
+        story.want(2);
+        story.commit();
+        assert_eq!(story.core.counts().retry_wait, 0, "ordered: {is_ordered}");
+        story.poll(2, "a", 9);
+        story.commit();
+        assert_eq!(story.offsets(2), [1], "what it held up goes on, ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn what_was_out_while_the_filter_changed_is_skipped_when_it_comes_back() {
+    for (is_ordered, after) in [(false, 0), (false, 60), (true, 0), (true, 60)] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send_tagged(1);
+        story.poll(1, "a", 1);
+        story.commit();
+        story.want(2);
+        story.commit();
+        story.settle(10, 1, 0, Verdict::Return { after: Duration::from_secs(after), is_suspended: false });
+        story.commit();
+        assert_eq!(story.core.counts(), Default::default(), "ordered: {is_ordered}, after {after} s");
+        story.pass(60_000);
+        story.commit();
+        story.poll(2, "b", 9);
+        story.commit();
+        assert!(story.offsets(2).is_empty(), "ordered: {is_ordered}, after {after} s");
+    }
+}
+
+#[test]
+fn a_reply_that_was_not_written_does_not_bring_back_what_the_filter_left_out() {
+    let mut story = Story::new(false, 3);
+    story.send_tagged(1);
+    story.poll(1, "a", 1);
+    story.want(2);
+    story.commit();
+    let (batch, _) = story.delivered[&1];
+    story.tell(Event::Unwritten(batch));
+    story.commit();
+    assert!(story.poll(2, "b", 9).is_empty());
+}
+
+#[test]
+fn a_new_filter_applies_although_the_log_refused_it_at_first() {
+    for waits in [false, true] {
+        let mut story = Story::new(true, 3);
+        story.send_tagged(1);
+        story.poll(1, "a", 1);
+        story.commit();
+        let after = Duration::from_secs(if waits { 3600 } else { 0 });
+        story.settle(10, 1, 0, Verdict::Return { after, is_suspended: false });
+        story.commit();
+        story.want(2);
+        story.refuse();
+        assert!(story.poll_with(2, poll_of("b", u64::MAX)).is_empty());
+        story.pass(1_000);
+        let (_, changes) = &story.appends[0];
+        let is_both =
+            matches!(changes[..], [_, Change::Fact(Fact::Subscribe { .. }), Change::Fact(Fact::Settle { .. })]);
+        assert!(is_both, "{changes:?}");
+        story.commit();
+        assert!(story.offsets(2).is_empty());
+        assert_eq!(story.core.counts().retry_wait, 0, "waits: {waits}");
+    }
+}
+
+#[test]
+fn an_old_handle_settles_its_message_after_a_restart_until_it_is_handed_out_again() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 3);
+        story.send(&[7, 8]);
+        story.poll(1, "a", 9);
+        story.commit();
+        story.restart();
+        story.settle(10, 1, 0, Verdict::Ack);
+        story.commit();
+        assert_eq!(story.settled[&10], Ok(()), "ordered: {is_ordered}");
+        // The lease of an ordered batch is in the log; a standard group's messages come again at once.
+        story.pass(if is_ordered { 30_000 } else { 0 });
+        story.commit();
+        story.poll(2, "b", 9);
+        story.commit();
+        assert_eq!(story.offsets(2), [1], "ordered: {is_ordered}");
+        story.settle(11, 1, 1, Verdict::Ack);
+        assert!(matches!(story.settled[&11], Err(Refusal::InvalidHandle { .. })), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn an_ordered_batch_stays_out_over_a_restart_until_its_client_settles_it() {
+    let mut story = Story::new(true, 3);
+    story.send(&[7, 7]);
+    story.poll_with(1, Poll { messages_max: 1, invisible: None, ..poll_of("a", u64::MAX) });
+    story.commit();
+    story.restart();
+    story.poll_with(2, poll_of("b", u64::MAX));
+    story.commit();
+    assert!(story.offsets(2).is_empty(), "F1");
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!((story.offsets(2), story.attempts(2)), (vec![1], vec![1]));
+}
+
+#[test]
+fn a_message_that_an_old_handle_is_settling_is_not_overtaken_by_those_behind_it() {
+    let mut story = Story::new(true, 9);
+    story.send(&[7, 7, 7]);
+    story.poll(1, "a", 2);
+    story.commit();
+    let back = Verdict::Return { after: Duration::ZERO, is_suspended: false };
+    story.settle(10, 1, 0, back);
+    story.settle(11, 1, 1, back);
+    story.commit();
+    story.restart();
+    story.settle(12, 1, 1, Verdict::Ack);
+    story.poll(2, "b", 9);
+    story.refuse();
+    assert!(story.settled[&12].is_err());
+    story.pass(1_000);
+    story.commit();
+    assert_eq!(story.offsets(2), [0], "F3: without gaps");
+    story.poll(3, "b", 9);
+    story.settle(13, 2, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.offsets(3), [1, 2]);
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::{QueueOffset, Timestamp, TopicId};
+use base::{QueueIndex, QueueOffset, Timestamp, TopicId};
 use hashbrown::{HashMap, HashSet};
 use storage::record::{AckRange, DeadLetterReason, Fact, FilterSpec, Head, LeaseEntry, RetryEntry, Why};
 use storage::request::Change;
@@ -43,6 +43,8 @@ pub struct Gather {
     pub dying: Vec<Dying>,
     pub leases: Vec<Leasing>,
     pub filter: Option<FilterSpec>,
+    /// How many operators' records were known when it was appended.
+    pub operations: u64,
     /// Who is told when it is committed.
     pub waiters: Vec<SettleId>,
 }
@@ -66,10 +68,49 @@ impl Gather {
         }
     }
 
+    /// Drops what is about deliveries that are void: of these queues, and of single messages. Gives the polls whose
+    /// whole batch is gone with it.
+    pub fn void(&mut self, queues: &[QueueIndex], is_void: impl Fn(Slot) -> bool) -> Vec<PollId> {
+        self.acks.retain(|slot| !is_void(*slot));
+        self.skipped.retain(|range| !queues.contains(&range.queue));
+        self.skipped_entries =
+            self.skipped.iter().map(|range| usize::try_from(range.count).unwrap_or(usize::MAX)).sum();
+        self.retries.retain(|retry| !is_void((retry.queue, retry.offset)));
+        self.returned.retain(|slot| !is_void(*slot));
+        self.visible_at.retain(|slot, _| !is_void(*slot));
+        self.dying.retain(|dying| !is_void(dying.slot));
+        self.unlease(is_void)
+    }
+
+    /// Takes messages out of the batches that wait for their leases. Gives the polls whose whole batch is gone.
+    pub fn unlease(&mut self, is_gone: impl Fn(Slot) -> bool) -> Vec<PollId> {
+        for leasing in &mut self.leases {
+            leasing.entries.retain(|entry| !is_gone((entry.queue, entry.offset)));
+        }
+        let gone = self.leases.extract_if(.., |leasing| leasing.entries.is_empty());
+        gone.map(|leasing| leasing.poll).collect()
+    }
+
+    /// Puts back what was on its way to the log before all this.
+    pub fn resume(&mut self, earlier: Self) {
+        let later = std::mem::replace(self, earlier);
+        self.acks.extend(later.acks);
+        for range in later.skipped {
+            self.skip((range.queue, range.first), range.count);
+        }
+        self.retries.extend(later.retries);
+        self.returned.extend(later.returned);
+        self.visible_at.extend(later.visible_at);
+        self.dying.extend(later.dying);
+        self.leases.extend(later.leases);
+        self.filter = later.filter.or(self.filter.take());
+        self.waiters.extend(later.waiters);
+    }
+
     /// The records of one batch.
     pub fn changes(&self, pair: Pair, dead_letter_topic: Option<TopicId>) -> Vec<Change> {
         let Pair { group, topic } = pair;
-        let mut changes = Vec::new();
+        let mut changes = vec![Change::Expect { group, topic, operations: self.operations }];
         if let Some(filter) = &self.filter {
             changes.push(Change::Fact(Fact::Subscribe { group, topic, start: Vec::new(), filter: filter.clone() }));
         }

@@ -29,6 +29,12 @@ struct Lane {
     is_listed: bool,
 }
 
+impl Lane {
+    fn is_idle(&self) -> bool {
+        self.open == 0 && self.waiting.is_empty() && self.overflow.is_none() && !self.is_listed
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Lanes {
     lanes: HashMap<LaneKey, Lane>,
@@ -69,6 +75,19 @@ impl Lanes {
     /// The first message of a lane that may hand something out; none when it has an open batch or nothing.
     pub fn front(&self, key: LaneKey) -> Option<Slot> {
         self.lanes.get(&key).filter(|lane| lane.open == 0).and_then(|lane| lane.waiting.front().copied())
+    }
+
+    /// What a lane without an open batch holds, in order.
+    pub fn waiting(&self, key: LaneKey) -> impl Iterator<Item = Slot> + '_ {
+        self.lanes.get(&key).filter(|lane| lane.open == 0).into_iter().flat_map(|lane| lane.waiting.iter().copied())
+    }
+
+    /// The queue is read anew: nothing of it is left out any more.
+    pub fn forget_left_out(&mut self, queue: QueueIndex) {
+        for lane in self.lanes.values_mut() {
+            lane.overflow = lane.overflow.filter(|slot| slot.0 != queue);
+        }
+        self.lanes.retain(|_, lane| !lane.is_idle());
     }
 
     /// The lane may hand out now: it takes its turn.
@@ -146,9 +165,7 @@ impl Lanes {
 
     /// An idle lane costs nothing.
     pub fn forget_if_idle(&mut self, key: LaneKey) {
-        let is_idle =
-            |lane: &Lane| lane.open == 0 && lane.waiting.is_empty() && lane.overflow.is_none() && !lane.is_listed;
-        if self.lanes.get(&key).is_some_and(is_idle) {
+        if self.lanes.get(&key).is_some_and(Lane::is_idle) {
             self.lanes.remove(&key);
         }
     }

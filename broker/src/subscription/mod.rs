@@ -1,15 +1,25 @@
 //! Deliveries of one group from one topic.
 //!
-//! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. [`task`] drives
-//! it: one task for each (group, topic), started by the first poll. [`lanes`] keeps the order of message groups.
+//! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. Its rules are in
+//! [`polls`], [`reading`], [`leases`], [`settling`] and [`operated`]. [`task`] drives it: one task for each (group, topic), started by
+//! the first poll. [`lanes`] keeps the order of message groups.
 
 pub mod core;
 mod gather;
 mod lanes;
+mod leases;
+mod operated;
+mod polls;
+mod reading;
+mod settling;
 pub mod task;
 
 #[cfg(test)]
 mod core_tests;
+#[cfg(test)]
+mod operated_tests;
+#[cfg(test)]
+mod story_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,7 +150,7 @@ pub enum Event {
     Unwritten(u64),
     /// What the writer answered.
     Answer(Ticket, Result<Done, AppendError>),
-    /// The topic has new messages.
+    /// The topic has new messages, or an operator has changed the progress of its groups.
     Ring,
     /// What this client holds comes to others at once.
     ClientGone(Arc<str>),

@@ -104,6 +104,8 @@ struct GroupTopic {
     lag_messages: u64,
     oldest_unacked_ms: u64,
     in_flight: u64,
+    #[serde(default)]
+    held: u64,
     retry_wait: u64,
     open_message_groups: u64,
 }
@@ -228,7 +230,7 @@ async fn delete(api: &mut Api, options: &Delete, output: &Output) -> Result<(), 
     say(output, &found.body, &group.name, format!("deleted group {}", group.name))
 }
 
-const TOPIC_HEADER: [&str; 7] = ["TOPIC", "FILTER", "LAG", "OLDEST", "IN FLIGHT", "RETRY", "OPEN KEYS"];
+const TOPIC_HEADER: [&str; 8] = ["TOPIC", "FILTER", "LAG", "OLDEST", "IN FLIGHT", "HELD", "RETRY", "OPEN KEYS"];
 const MEMBER_HEADER: [&str; 5] = ["CLIENT", "LANGUAGE", "VERSION", "ADDRESS", "SEEN"];
 
 fn topic_row(topic: &GroupTopic) -> Vec<String> {
@@ -238,6 +240,7 @@ fn topic_row(topic: &GroupTopic) -> Vec<String> {
         topic.lag_messages.to_string(),
         about(topic.oldest_unacked_ms),
         topic.in_flight.to_string(),
+        topic.held.to_string(),
         topic.retry_wait.to_string(),
         topic.open_message_groups.to_string(),
     ]

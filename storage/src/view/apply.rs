@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 
 use super::catalog::Catalog;
 use super::progress::{Progress, Shared};
-use super::queue::Entry;
+use super::queue::{Bounds, Entry};
 use super::timers::{Timer, Timers};
 use super::transactions::{Outcome, Prepared, Transactions};
 use crate::hash::HashKey;
@@ -38,7 +38,7 @@ pub struct Views {
     /// Written by the writer, which decides; read for check-backs and lists.
     pub transactions: Arc<Mutex<Transactions>>,
     pub hash_key: Option<HashKey>,
-    /// Topics with new messages since the last ring.
+    /// Topics with new messages, or with groups that an operator has moved, since the last ring.
     touched: HashSet<TopicId>,
     timer_events: Vec<TimerEvent>,
     /// Records that did not fit, because damage took what they refer to.
@@ -127,11 +127,15 @@ impl Views {
                 self.with(*group, *topic, |p| p.subscribe(start, filter));
             }
             Fact::Seek { group, topic, queue, to, generation } => {
-                let to = self.within(*topic, *queue, *to);
+                // What is not there yet would be acknowledged before it is sent; what is there no more never would be.
+                let Some(Bounds { first, next }) = self.bounds(*topic, *queue) else { return };
+                let to = (*to).clamp(first, next);
                 self.with(*group, *topic, |p| p.seek(*queue, to, *generation));
+                self.touched.insert(*topic);
             }
             Fact::Park { group, topic, message_group, is_on } => {
                 self.with(*group, *topic, |p| p.park(*message_group, *is_on));
+                self.touched.insert(*topic);
             }
             Fact::Purge { topic, queue, below } => self.purge(*topic, *queue, *below),
             Fact::Schedule(spec) => self.change_catalog(|catalog| catalog.apply_schedule(spec)),
@@ -162,7 +166,7 @@ impl Views {
         std::mem::take(&mut self.timer_events)
     }
 
-    /// Tells everybody who waits for messages of the topics that got some.
+    /// Tells everybody who waits for messages of the topics that got some, or whose progress an operator changed.
     pub fn ring(&mut self) {
         if self.touched.is_empty() {
             return;
@@ -189,14 +193,6 @@ impl Views {
         }
     }
 
-    /// The offset, or the nearest one that the queue has or gives out next: what was purged would be waited for in vain,
-    /// and what is not there yet would be acknowledged before it is sent.
-    fn within(&self, topic: TopicId, queue: base::QueueIndex, offset: base::QueueOffset) -> base::QueueOffset {
-        let catalog = self.catalog.load();
-        let bounds = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)).map(|queue| queue.bounds());
-        bounds.map_or(offset, |bounds| offset.clamp(bounds.first, bounds.next))
-    }
-
     fn purge(&mut self, topic: TopicId, queue: base::QueueIndex, below: base::QueueOffset) {
         let catalog = self.catalog.load();
         let Some(found) = catalog.topic_by_id(topic).and_then(|topic| topic.queue(queue)) else { return };
@@ -208,6 +204,13 @@ impl Views {
                 progress.lock().purge(queue, below);
             }
         }
+        drop(catalog);
+        self.touched.insert(topic);
+    }
+
+    fn bounds(&self, topic: TopicId, queue: base::QueueIndex) -> Option<Bounds> {
+        let catalog = self.catalog.load();
+        Some(catalog.topic_by_id(topic)?.queue(queue)?.bounds())
     }
 
     fn add_timer(&mut self, due: Timestamp, pointer: Pointer, head: &Head) {

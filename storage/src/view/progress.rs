@@ -5,6 +5,7 @@
 //!
 //! P1. An acknowledged offset has no attempts and no lease.
 //! P2. An offset is in at most one lease.
+//! P3. Every seek begins a generation that its queue never had.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub struct Progress {
     leased: HashMap<Slot, u64>,
     parked: HashSet<u64>,
     generations: BTreeMap<QueueIndex, u32>,
+    /// Seeks, parks and purges so far.
+    operations: u64,
 }
 
 impl Progress {
@@ -95,6 +98,11 @@ impl Progress {
         self.generations.get(&queue).copied().unwrap_or(0)
     }
 
+    /// How often an operator stepped in. A subscription that knows another number has something to read again.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
     pub(crate) fn subscribe(&mut self, start: &[(QueueIndex, QueueOffset)], filter: &FilterSpec) {
         // Where a group starts is fixed by its first contact; later records change the filter only.
         if self.filter.is_none() {
@@ -139,7 +147,10 @@ impl Progress {
     }
 
     pub(crate) fn seek(&mut self, queue: QueueIndex, to: QueueOffset, generation: u32) {
+        self.operations += 1;
         self.queues.entry(queue).or_default().seek(to);
+        // Two operators may have chosen the same number.
+        let generation = generation.max(self.generation(queue).saturating_add(1));
         self.generations.insert(queue, generation);
         self.retries.retain(|(of, _), _| *of != queue);
         let leased: Vec<Slot> = self.leased.keys().filter(|(of, _)| *of == queue).copied().collect();
@@ -147,6 +158,7 @@ impl Progress {
     }
 
     pub(crate) fn park(&mut self, message_group: u64, is_on: bool) {
+        self.operations += 1;
         if is_on {
             self.parked.insert(message_group);
         } else {
@@ -156,6 +168,11 @@ impl Progress {
 
     /// Purged messages count as acknowledged: nobody can get them any more.
     pub(crate) fn purge(&mut self, queue: QueueIndex, below: QueueOffset) {
+        if *self == Self::default() {
+            // It was only looked at: the log knows nothing of this pair.
+            return;
+        }
+        self.operations += 1;
         let floor = self.floor(queue);
         if below > floor {
             self.settle(&[AckRange { queue, first: floor, count: below.0 - floor.0 }], &[]);
@@ -224,6 +241,25 @@ mod tests {
         progress.lease(1, &"a".into(), None, &[entry]);
         progress.lease(2, &"b".into(), None, &[LeaseEntry { attempt: 2, ..entry }]);
         assert_eq!(progress.leases().map(|(batch, _)| batch).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_seek_ends_leases_and_attempts_and_begins_a_generation_of_its_own() {
+        let mut progress = Progress::default();
+        progress.lease(1, &"a".into(), None, &[LeaseEntry { queue: Q, offset: QueueOffset(5), attempt: 1 }]);
+        let retry = RetryEntry { queue: Q, offset: QueueOffset(6), attempts: 1, next_visible: Timestamp(5) };
+        progress.settle(&[ack(0, 5)], &[retry]);
+        progress.seek(Q, QueueOffset(2), 1);
+        assert_eq!((progress.floor(Q), progress.leases().count(), progress.retries().count()), (QueueOffset(2), 0, 0));
+        progress.seek(Q, QueueOffset(3), 1);
+        assert_eq!((progress.generation(Q), progress.operations()), (2, 2), "P3");
+    }
+
+    #[test]
+    fn a_purge_means_nothing_to_a_pair_that_was_only_looked_at() {
+        let mut progress = Progress::default();
+        progress.purge(Q, QueueOffset(7));
+        assert_eq!(progress, Progress::default());
     }
 
     #[test]

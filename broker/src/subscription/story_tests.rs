@@ -1,0 +1,280 @@
+//! What the stories of a subscription are told with: its core, real views, and a clock that moves when it is told to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{GroupId, GroupName, LogPosition, TopicId, TopicName};
+use storage::record::{Fact, FilterSpec, Head, Pointer, Record};
+use storage::view::Views;
+use storage::view::catalog::{GroupSpec, OrderSpec, TopicKind, TopicSpec};
+
+use super::core::Core;
+use super::*;
+use crate::filter::Filter;
+
+pub const PAIR: Pair = Pair { group: GroupId(1), topic: TopicId(2) };
+pub const Q: QueueIndex = QueueIndex(0);
+
+struct Everybody;
+
+impl Alive for Everybody {
+    fn is_alive(&self, client: &str) -> bool {
+        client != "dead"
+    }
+}
+
+/// A subscription, its clock, and what came out of it. Appends wait until they are answered.
+pub struct Story {
+    pub settings: Settings,
+    pub core: Core,
+    pub views: Views,
+    pub now: Now,
+    pub appends: Vec<(Ticket, Vec<Change>)>,
+    pub delivered: BTreeMap<PollId, (u64, Vec<Handout>)>,
+    pub empty: Vec<PollId>,
+    pub refused: BTreeMap<PollId, Refusal>,
+    pub settled: BTreeMap<SettleId, Result<(), Refusal>>,
+    pub wants_dead_letter_topic: bool,
+    /// Messages, by the order in which they were sent, that were published as dead letters.
+    pub dead: Vec<u64>,
+    sent: u64,
+}
+
+impl Story {
+    pub fn new(is_ordered: bool, attempts_max: u32) -> Self {
+        Self::with_queues(1, is_ordered, attempts_max)
+    }
+
+    pub fn with_queues(queues: u16, is_ordered: bool, attempts_max: u32) -> Self {
+        let now = Now { wall: Timestamp(1_000_000), tick: 5_000 };
+        let views = views(queues, now.wall);
+        let settings = Settings {
+            is_ordered,
+            attempts_max,
+            backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+            invisible: Duration::from_secs(60),
+            in_flight_max: 1000,
+        };
+        let core = core_of(&views, &settings, 1, now);
+        Self {
+            settings,
+            core,
+            views,
+            now,
+            appends: Vec::new(),
+            delivered: BTreeMap::new(),
+            empty: Vec::new(),
+            refused: BTreeMap::new(),
+            settled: BTreeMap::new(),
+            wants_dead_letter_topic: false,
+            dead: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    /// The process ends and starts again: whatever was not committed is gone.
+    pub fn restart(&mut self) {
+        self.appends.clear();
+        self.core = core_of(&self.views, &self.settings, self.core.next_batch() + (1 << 40), self.now);
+        self.finish();
+    }
+
+    /// Messages of these message groups, in this order; 0 = none.
+    pub fn send(&mut self, groups: &[u64]) {
+        for group in groups {
+            self.append_message(Q, *group, 0);
+        }
+        self.tell(Event::Ring);
+    }
+
+    pub fn send_to(&mut self, queue: u16, groups: &[u64]) {
+        for group in groups {
+            self.append_message(QueueIndex(queue), *group, 0);
+        }
+        self.tell(Event::Ring);
+    }
+
+    /// One message with a tag, in message group 7.
+    pub fn send_tagged(&mut self, tag: u32) {
+        self.append_message(Q, 7, tag);
+        self.tell(Event::Ring);
+    }
+
+    fn append_message(&mut self, queue: QueueIndex, group_hash: u64, tag_hash: u32) {
+        let pointer = Pointer { position: LogPosition(self.sent * 100), length: 100 };
+        self.sent += 1;
+        let offset = self.views.catalog.load().topic_by_id(PAIR.topic).unwrap().bounds(queue).next;
+        let head = Head { topic: PAIR.topic, tag_hash, group_hash, priority: 0 };
+        self.views.apply(&Record::Message { head, queue, offset }, pointer, self.now.wall);
+    }
+
+    /// From now on only messages with this tag are wanted.
+    pub fn want(&mut self, tag: u32) {
+        let spec = FilterSpec { is_sql: false, expression: "tag".into() };
+        self.tell(Event::FilterChanged(Filter::Tags([(tag, "tag".into())].into()), spec));
+    }
+
+    /// An operator's record is committed, and the topic rings.
+    pub fn operate(&mut self, record: &Record) {
+        self.overtake(record);
+        self.tell(Event::Ring);
+    }
+
+    /// An operator's record is committed; the ring has not come yet.
+    pub fn overtake(&mut self, record: &Record) {
+        self.views.apply(record, Pointer { position: LogPosition(0), length: 0 }, self.now.wall);
+    }
+
+    pub fn tell(&mut self, event: Event) {
+        self.core.handle(event, self.now);
+        self.finish();
+    }
+
+    pub fn finish(&mut self) {
+        for effect in self.core.finish(self.now, &Everybody) {
+            match effect {
+                Effect::Deliver { poll, batch, messages } => drop(self.delivered.insert(poll, (batch, messages))),
+                Effect::Empty { poll } => self.empty.push(poll),
+                Effect::Refuse { poll, refusal } => drop(self.refused.insert(poll, refusal)),
+                Effect::Settled { settle, result } => drop(self.settled.insert(settle, result)),
+                Effect::Append { ticket, changes } => self.appends.push((ticket, changes)),
+                Effect::NeedDeadLetterTopic => self.wants_dead_letter_topic = true,
+            }
+        }
+    }
+
+    pub fn pass(&mut self, ms: u64) {
+        self.now = Now { wall: self.now.wall.plus_ms(ms), tick: self.now.tick + ms };
+        self.finish();
+    }
+
+    pub fn poll(&mut self, id: PollId, client: &str, messages_max: usize) -> Vec<u64> {
+        self.poll_with(id, Poll { messages_max, ..poll_of(client, self.now.tick + 5_000) })
+    }
+
+    pub fn poll_with(&mut self, id: PollId, poll: Poll) -> Vec<u64> {
+        self.tell(Event::Poll(id, poll));
+        self.offsets(id)
+    }
+
+    pub fn offsets(&self, poll: PollId) -> Vec<u64> {
+        self.slots(poll).into_iter().map(|(_, offset)| offset).collect()
+    }
+
+    /// Queues and offsets.
+    pub fn slots(&self, poll: PollId) -> Vec<(u16, u64)> {
+        let (_, messages) = self.delivered.get(&poll).cloned().unwrap_or_default();
+        messages.iter().map(|message| (message.receipt.queue.0, message.receipt.offset.0)).collect()
+    }
+
+    pub fn attempts(&self, poll: PollId) -> Vec<u32> {
+        self.delivered[&poll].1.iter().map(|message| message.receipt.attempt).collect()
+    }
+
+    pub fn receipt(&self, poll: PollId, index: usize) -> handle::Receipt {
+        self.delivered[&poll].1[index].receipt
+    }
+
+    pub fn settle(&mut self, id: SettleId, poll: PollId, index: usize, verdict: Verdict) {
+        self.settle_with(id, self.receipt(poll, index), verdict);
+    }
+
+    pub fn settle_with(&mut self, id: SettleId, receipt: handle::Receipt, verdict: Verdict) {
+        self.tell(Event::Settle(id, Settle { client: "a".into(), receipt, verdict }));
+    }
+
+    /// The writer answers everything that was appended, and makes the dead-letter topic when it is asked for.
+    pub fn commit(&mut self) {
+        while !self.appends.is_empty() || self.wants_dead_letter_topic {
+            if std::mem::take(&mut self.wants_dead_letter_topic) {
+                self.core.dead_letter_topic(Ok(TopicId(9)), self.now);
+                self.finish();
+                continue;
+            }
+            let (ticket, changes) = self.appends.remove(0);
+            let result = self.write(&changes);
+            self.tell(Event::Answer(ticket, result));
+        }
+    }
+
+    /// The writer has no room for the oldest append.
+    pub fn refuse(&mut self) {
+        let (ticket, _) = self.appends.remove(0);
+        self.tell(Event::Answer(ticket, Err(AppendError::InboxFull { what: "the inbox", max: 1 })));
+    }
+
+    /// The writer commits the oldest append; its answer is on its way.
+    pub fn write_first(&mut self) -> (Ticket, Result<Done, AppendError>) {
+        let (ticket, changes) = self.appends.remove(0);
+        (ticket, self.write(&changes))
+    }
+
+    fn write(&mut self, changes: &[Change]) -> Result<Done, AppendError> {
+        for change in changes {
+            let record = match change.clone() {
+                Change::Expect { group, topic, operations } => {
+                    if self.views.progress_of(group, topic).lock().operations() != operations {
+                        return Err(AppendError::Overtaken { group, topic });
+                    }
+                    continue;
+                }
+                Change::Publish { origin, .. } => {
+                    self.dead.push(origin.position.0 / 100);
+                    continue;
+                }
+                Change::Fact(fact @ (Fact::Settle { .. } | Fact::Lease { .. } | Fact::Subscribe { .. })) => {
+                    Record::Fact(fact)
+                }
+                other => panic!("a subscription appends no {other:?}"),
+            };
+            self.overtake(&record);
+        }
+        Ok(Done::Changed(Default::default()))
+    }
+}
+
+fn views(queues: u16, created_at: Timestamp) -> Views {
+    let mut views = Views::default();
+    let nowhere = Pointer { position: LogPosition(0), length: 0 };
+    let topic = TopicSpec {
+        id: PAIR.topic,
+        name: TopicName::parse("orders").unwrap(),
+        kind: TopicKind::Fifo,
+        queues,
+        created_at,
+        is_dropped: false,
+    };
+    let group = GroupSpec {
+        id: PAIR.group,
+        name: GroupName::parse("billing").unwrap(),
+        order: OrderSpec::Auto,
+        attempts_max: 3,
+        backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+        invisible: Duration::from_secs(60),
+        created_at,
+        is_dropped: false,
+    };
+    views.apply(&Record::Topic(topic), nowhere, created_at);
+    views.apply(&Record::Group(group), nowhere, created_at);
+    let filter = FilterSpec { is_sql: false, expression: "*".into() };
+    let Pair { group, topic } = PAIR;
+    views.apply(&Record::Fact(Fact::Subscribe { group, topic, start: Vec::new(), filter }), nowhere, created_at);
+    views
+}
+
+fn core_of(views: &Views, settings: &Settings, first_batch: u64, now: Now) -> Core {
+    let topic = Arc::clone(views.catalog.load().topic_by_id(PAIR.topic).unwrap());
+    let progress = views.progress_of(PAIR.group, PAIR.topic);
+    Core::new(PAIR, settings.clone(), Filter::All, Box::new(topic), progress, first_batch, now)
+}
+
+pub fn poll_of(client: &str, until: u64) -> Poll {
+    Poll {
+        client: client.into(),
+        language: Language::Java,
+        messages_max: 32,
+        invisible: Some(Duration::from_secs(30)),
+        attempt_id: None,
+        until,
+    }
+}
