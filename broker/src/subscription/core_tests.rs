@@ -203,18 +203,6 @@ fn a_lease_is_renewed_while_its_client_lives_and_ends_when_it_does_not() {
 }
 
 #[test]
-fn go_gets_one_message_of_a_group_at_a_time_and_cpp_one_in_all() {
-    for (language, expected) in [(Language::Java, vec![0, 1, 2]), (Language::Go, vec![0, 2]), (Language::Cpp, vec![0])]
-    {
-        let mut story = Story::new(true, 3);
-        story.send(&[7, 7, 8]);
-        story.poll_with(1, Poll { language, ..poll_of("a", 99_000) });
-        story.commit();
-        assert_eq!(story.offsets(1), expected, "F4, F5: {language:?}");
-    }
-}
-
-#[test]
 fn one_hot_key_that_fails_does_not_stop_the_others_however_long_its_backlog() {
     let mut story = Story::new(true, 100);
     story.send(&[7; 5_000]);
@@ -439,4 +427,249 @@ fn a_message_that_an_old_handle_is_settling_is_not_overtaken_by_those_behind_it(
     story.settle(13, 2, 0, Verdict::Ack);
     story.commit();
     assert_eq!(story.offsets(3), [1, 2]);
+}
+
+#[test]
+fn a_refused_append_puts_everything_back() {
+    let mut story = Story::new(true, 9);
+    story.send(&[1, 2, 3, 4]);
+    story.poll(1, "a", 3);
+    story.commit();
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.refuse();
+    story.settle(11, 1, 1, NACK);
+    story.settle(12, 1, 2, Verdict::Forward);
+    story.poll(2, "b", 9);
+    story.pass(1_000);
+    story.wants_dead_letter_topic = false;
+    story.core.dead_letter_topic(Ok(base::TopicId(9)), story.now);
+    story.finish();
+    assert_eq!(story.appends.len(), 1, "the nack, the forward and the lease go together");
+    story.refuse();
+    assert!((10..13).all(|settle| story.settled[&settle].is_err()), "{:?}", story.settled);
+    assert!(story.refused.contains_key(&2) && story.offsets(2).is_empty());
+    let counts = story.core.counts();
+    assert_eq!(
+        (counts.in_flight, counts.open_lanes, counts.retry_wait),
+        (3, 3, 0),
+        "the client has its messages still"
+    );
+    story.pass(1_000);
+    (0..3).for_each(|index| story.settle(20 + index as u64, 1, index, Verdict::Ack));
+    story.poll(3, "b", 9);
+    story.commit();
+    assert!((20..23).all(|settle| story.settled[&settle].is_ok()), "its handles are good");
+    assert_eq!((story.offsets(3), story.attempts(3), story.dead.clone()), (vec![3], vec![1], vec![]));
+}
+
+#[test]
+fn a_settle_that_is_on_its_way_when_the_lease_ends_decides() {
+    for is_ordered in [false, true] {
+        for (verdict, comes_again) in [(Verdict::Ack, false), (NACK, true)] {
+            let mut story = Story::new(is_ordered, 9);
+            story.send(&[7]);
+            story.poll(1, "a", 1);
+            story.commit();
+            story.pass(29_999);
+            story.settle(10, 1, 0, verdict);
+            story.pass(1);
+            let impatient = poll_of("b", story.now.tick);
+            assert!(story.poll_with(2, impatient.clone()).is_empty(), "U1: ordered: {is_ordered}, {verdict:?}");
+            story.commit();
+            assert_eq!(story.settled[&10], Ok(()));
+            story.poll_with(4, impatient);
+            story.commit();
+            assert!(story.offsets(4).is_empty(), "it asked for more time, ordered: {is_ordered}, {verdict:?}");
+            story.pass(5_000);
+            story.poll(3, "b", 1);
+            story.commit();
+            assert_eq!(!story.offsets(3).is_empty(), comes_again, "ordered: {is_ordered}, {verdict:?}");
+            assert!(!comes_again || story.attempts(3) == [2], "the lease's end does not count as well");
+        }
+    }
+}
+
+#[test]
+fn a_lease_that_ended_while_its_settle_was_refused_ends_after_all() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 9);
+        story.send(&[7]);
+        story.poll(1, "a", 1);
+        story.commit();
+        story.settle(10, 1, 0, Verdict::Ack);
+        story.pass(30_000);
+        story.refuse();
+        assert!(story.settled[&10].is_err());
+        story.pass(1_000);
+        story.commit();
+        story.poll(2, "b", 1);
+        story.commit();
+        assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![2]), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn a_message_is_a_dead_letter_exactly_once_although_the_log_refused_it_at_first() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 1);
+        story.send(&[7, 7]);
+        story.poll(1, "a", 1);
+        story.commit();
+        story.core.dead_letter_topic(Ok(base::TopicId(9)), story.now);
+        story.pass(30_000);
+        // That the attempt was used is in the log first.
+        let (ticket, result) = story.write_first();
+        story.tell(Event::Answer(ticket, result));
+        for _ in 0..3 {
+            assert_eq!(story.appends.len(), 1);
+            story.refuse();
+            story.pass(1_000);
+        }
+        assert!(story.dead.is_empty());
+        story.poll(2, "b", 1);
+        story.commit();
+        story.pass(120_000);
+        story.commit();
+        assert_eq!(story.dead, [0, 1], "ordered: {is_ordered}");
+        assert_eq!((story.offsets(2), story.core.counts().in_flight), (vec![1], 0), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn a_dead_letter_waits_for_its_topic_and_those_who_settle_it_are_answered() {
+    let mut story = Story::new(false, 9);
+    story.send(&[7]);
+    story.poll(1, "a", 1);
+    story.settle(10, 1, 0, Verdict::Forward);
+    assert!(story.wants_dead_letter_topic);
+    story.settle(11, 1, 0, Verdict::Ack);
+    assert!(story.settled.is_empty());
+    story.wants_dead_letter_topic = false;
+    story.core.dead_letter_topic(Err(AppendError::CatalogFull { what: "topics", max: 1 }), story.now);
+    story.finish();
+    assert!(story.settled[&10].is_err(), "nothing came of it");
+    story.pass(1_000);
+    story.commit();
+    assert_eq!(story.settled[&11], Ok(()), "so the ack that waited for it is on its own");
+    assert!(story.dead.is_empty());
+}
+
+#[test]
+fn messages_without_a_message_group_are_one_chain_in_each_queue() {
+    let mut story = Story::with_queues(2, true, 9);
+    story.send_to(0, &[0, 0]);
+    story.send_to(1, &[0, 0]);
+    story.poll_with(1, Poll { language: Language::Go, ..poll_of("a", u64::MAX) });
+    story.commit();
+    assert_eq!(story.slots(1), [(0, 0), (1, 0)], "F11");
+    story.poll_with(2, poll_of("b", u64::MAX));
+    story.settle(10, 1, 1, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.slots(2), [(1, 1)], "the other queue's chain is closed still");
+}
+
+#[test]
+fn a_batch_holds_what_its_language_can_take() {
+    let cases = [
+        (Language::Java, vec![0, 1, 2]),
+        (Language::Rust, vec![0, 1, 2]),
+        (Language::Python, vec![0, 1, 2]),
+        (Language::NodeJs, vec![0, 1, 2]),
+        (Language::Go, vec![0, 2]),
+        (Language::DotNet, vec![0, 2]),
+        (Language::Cpp, vec![0]),
+    ];
+    for (language, expected) in cases {
+        let mut story = Story::new(true, 3);
+        story.send(&[7, 7, 8]);
+        story.poll_with(1, Poll { language, ..poll_of("a", u64::MAX) });
+        story.commit();
+        assert_eq!(story.offsets(1), expected, "F4, F5: {language:?}");
+        // What only one of may be in a batch of an ordered group may be many in one of a standard group.
+        let mut story = Story::new(false, 3);
+        story.send(&[7, 7, 8]);
+        assert_eq!(story.poll_with(1, Poll { language, ..poll_of("a", u64::MAX) }), [0, 1, 2], "{language:?}");
+    }
+}
+
+#[test]
+fn an_attempt_that_is_repeated_before_its_lease_is_committed_gets_nothing_of_it() {
+    let mut story = Story::new(true, 9);
+    story.send(&[7]);
+    let attempt = Poll { attempt_id: Some("x".into()), ..poll_of("a", u64::MAX) };
+    story.poll_with(1, attempt.clone());
+    assert!(story.poll_with(2, attempt).is_empty(), "U2");
+    story.commit();
+    assert_eq!((story.offsets(1), story.offsets(2)), (vec![0], vec![]));
+}
+
+#[test]
+fn an_attempt_that_is_repeated_while_its_lease_is_written_is_a_new_attempt() {
+    let mut story = Story::new(true, 9);
+    story.send(&[7]);
+    let attempt = Poll { attempt_id: Some("x".into()), ..poll_of("a", u64::MAX) };
+    story.poll_with(1, attempt.clone());
+    story.tell(Event::CancelPoll(1));
+    story.poll_with(2, attempt);
+    story.commit();
+    assert!(story.offsets(1).is_empty(), "nobody waits for it any more");
+    assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![1]), "F10");
+}
+
+#[test]
+fn a_repeated_attempt_that_is_not_written_leaves_the_batch_with_the_client_of_the_first_reply() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 9);
+        story.send(&[7]);
+        let attempt = Poll { attempt_id: Some("x".into()), ..poll_of("a", u64::MAX) };
+        story.poll_with(1, attempt.clone());
+        story.commit();
+        story.poll_with(2, attempt);
+        let (batch, _) = story.delivered[&2];
+        assert_eq!(batch, story.delivered[&1].0);
+        story.tell(Event::Unwritten(batch));
+        story.commit();
+        assert!(story.poll(3, "b", 1).is_empty(), "U1, ordered: {is_ordered}");
+        story.tell(Event::Unwritten(batch));
+        story.commit();
+        assert_eq!((story.offsets(3), story.attempts(3)), (vec![0], vec![1]), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn an_attempt_whose_messages_are_all_settled_gets_new_ones() {
+    let mut story = Story::new(false, 9);
+    story.send(&[0, 0]);
+    let attempt = Poll { messages_max: 1, attempt_id: Some("x".into()), ..poll_of("a", u64::MAX) };
+    story.poll_with(1, attempt.clone());
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.poll_with(2, attempt), [1]);
+}
+
+#[test]
+fn closed_keys_fill_at_most_half_of_the_window() {
+    const KEYS: u64 = 4_096;
+    let mut story = Story::new(true, 100);
+    let impatient = poll_of("a", story.now.tick);
+    // One of each is out; then more of each than all the window holds, at 64 for each.
+    story.send(&(1..=KEYS).collect::<Vec<_>>());
+    story.tell(Event::SettingsChanged(Settings { in_flight_max: usize::MAX, ..story.settings.clone() }));
+    for poll in 0..KEYS / 32 {
+        story.poll_with(poll, Poll { invisible: None, ..impatient.clone() });
+        story.commit();
+    }
+    for _ in 0..65 {
+        story.send(&(1..=KEYS).collect::<Vec<_>>());
+    }
+    story.send(&[KEYS + 1, KEYS + 2]);
+    let kept_before = story.core.items.len();
+    story.poll_with(1_000_000, impatient);
+    story.commit();
+    assert_eq!(story.offsets(1_000_000), [KEYS * 66, KEYS * 66 + 1], "none of the closed ones stops the others");
+    let kept = story.core.items.len();
+    assert!(
+        kept_before == KEYS as usize && kept <= base::limits::WINDOW_POINTERS_MAX / 2 + KEYS as usize + 3,
+        "{kept}"
+    );
 }
