@@ -25,7 +25,7 @@ use deaths::Deaths;
 use operators::{Operations, Parked};
 use waits::Wait;
 
-pub use operators::{Operation, RUNNING_SUBSCRIPTIONS_OBEY};
+pub use operators::Operation;
 
 pub type Id = u64;
 

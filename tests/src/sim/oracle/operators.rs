@@ -16,10 +16,6 @@ use storage::store::Reader;
 
 use super::{Id, Oracle, must};
 
-/// Whether subscriptions that are running learn of seeks, purges and parked keys. While they do not, a seek or a purge
-/// is followed by a restart, and nothing is parked.
-pub const RUNNING_SUBSCRIPTIONS_OBEY: bool = false;
-
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     Seek {

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use storage::record::{AckRange, Fact, Head, ScheduleSpec, Why};
 use storage::request::{AppendError, Change, Done, Request};
 
-use super::super::oracle::{Operation, RUNNING_SUBSCRIPTIONS_OBEY};
+use super::super::oracle::Operation;
 use super::scene::{LANES, PAIRS, RETRIES, TOPICS};
 use super::{Owner, World, say};
 
@@ -16,8 +16,8 @@ impl World {
         match self.chance.below(8) {
             0..=1 => self.seek(),
             2 => self.purge(),
-            3 if RUNNING_SUBSCRIPTIONS_OBEY => self.park(),
-            3..=5 => self.redrive(),
+            3 => self.park(),
+            4..=5 => self.redrive(),
             _ => self.schedule(),
         }
     }
@@ -51,7 +51,6 @@ impl World {
         let generation = self.next_generation;
         let operation = Operation::Seek { pair, queue, to, generation };
         self.ask(operation, Request::one(Change::Fact(Fact::Seek { group, topic, queue, to, generation })));
-        self.let_it_be_known();
     }
 
     fn purge(&mut self) {
@@ -61,7 +60,6 @@ impl World {
         let below = QueueOffset(self.chance.below(self.oracle.length(topic, queue) / 2 + 1));
         let operation = Operation::Purge { topic, queue, below };
         self.ask(operation, Request::one(Change::Fact(Fact::Purge { topic, queue, below })));
-        self.let_it_be_known();
     }
 
     fn park(&mut self) {
@@ -114,17 +112,5 @@ impl World {
         say!(self, "an operator asks: {operation:?}");
         self.oracle.asked(operation.clone());
         self.submit(Owner::Operator(operation), request);
-    }
-
-    /// Running subscriptions do not learn of it yet, so they are started anew.
-    fn let_it_be_known(&mut self) {
-        if RUNNING_SUBSCRIPTIONS_OBEY {
-            return;
-        }
-        self.commit(usize::MAX);
-        if !self.disk.is_crashed() && self.run().writer.log().failure().is_none() {
-            let is_power_lost = self.chance.one_in(2);
-            self.restart(is_power_lost);
-        }
     }
 }

@@ -12,7 +12,7 @@ use broker::subscription::{self, Effect, Event, Now, Poll, Settings, Settle, Ver
 use storage::request::{AppendError, Change, Done, Request};
 use storage::view::catalog::{BackoffSpec, TopicKind, TopicSpec};
 
-use super::super::oracle::{Hold, RUNNING_SUBSCRIPTIONS_OBEY, Until, must};
+use super::super::oracle::{Hold, Until, must};
 use super::scene::{CLIENTS, PAIRS, TAGS};
 use super::{Append, Asked, Hand, Owner, Sub, World, say};
 
@@ -293,8 +293,8 @@ impl World {
         let slot = (receipt.queue, receipt.offset);
         let settle = Settle { client, receipt, verdict };
         let pair = &mut self.oracle.pairs[index];
-        // Until they learn of a seek, subscriptions take handles from before it for their own.
-        let may_count = !RUNNING_SUBSCRIPTIONS_OBEY || !pair.is_void(slot.0, receipt.batch);
+        // Handles from before a seek count for nothing.
+        let may_count = !pair.is_void(slot.0, receipt.batch);
         if !matches!(verdict, Verdict::Return { .. }) && may_count {
             // What was refused once may have been asked for twice.
             pair.acked_maybe.insert(slot);
