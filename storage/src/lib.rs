@@ -16,6 +16,7 @@ pub mod record;
 pub mod request;
 mod sequencer;
 pub mod store;
+pub mod table;
 pub mod threads;
 pub mod timer;
 pub mod view;

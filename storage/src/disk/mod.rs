@@ -11,11 +11,14 @@ use std::sync::Arc;
 
 /// A directory of one store. Names have no separators.
 pub trait Disk: Send + Sync {
-    /// A new file of `length` allocated bytes that read as zero. Fails when the name exists.
+    /// A new file of `length` allocated bytes that read as zero. Fails when the name exists. Writes may go beyond them.
     /// Neither name nor length is durable before [`File::sync_all`] and [`Disk::sync_directory`].
     fn create(&self, name: &str, length: u64) -> io::Result<Arc<dyn File>>;
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// As [`Disk::open`], for a file that nobody writes any more.
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn File>>;
 
     /// All names, in no order.
     fn list(&self) -> io::Result<Vec<String>>;

@@ -64,7 +64,10 @@ impl Disk for RealDisk {
     fn create(&self, name: &str, length: u64) -> io::Result<Arc<dyn File>> {
         let path = self.path(name);
         let file = fs::OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(&path)?;
-        let allocated = rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length);
+        let allocated = match length {
+            0 => Ok(()),
+            _ => rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length),
+        };
         let result = match allocated {
             // Some file systems cannot allocate ahead; the length alone is enough there.
             Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(length),
@@ -82,6 +85,10 @@ impl Disk for RealDisk {
         let path = self.path(name);
         let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
         Ok(Arc::new(RealFile { direct: open_direct(&path), file }))
+    }
+
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        Ok(Arc::new(RealFile { direct: None, file: fs::File::open(self.path(name))? }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -288,6 +288,10 @@ impl Disk for SimDisk {
         Ok(Arc::new(SimFile { disk: self.clone(), file }))
     }
 
+    fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        self.open(name)
+    }
+
     fn list(&self) -> io::Result<Vec<String>> {
         let state = self.state.lock();
         if state.is_crashed { Err(crashed()) } else { Ok(state.names.keys().cloned().collect()) }
@@ -391,6 +395,10 @@ impl File for SimFile {
         let end = start + bytes.len();
         if state.is_crashed {
             return Err(crashed());
+        }
+        let grown = end.saturating_sub(state.files[self.file].bytes.len()) as u64;
+        if grown > 0 && state.used().saturating_add(grown) > state.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let content = &mut state.files[self.file];
         if content.bytes.len() < end {
