@@ -125,6 +125,7 @@ fn open_store(
         inbox_requests_max: config.limits.writer_inbox,
         read_threads: config.storage.read_threads,
         reserve,
+        upkeep: threads::Schedule::default(),
     };
     let store = Store::start(recovered, disk, clock.clone(), metrics, options).map_err(StartError::Threads)?;
     Ok((store, report))

@@ -69,6 +69,8 @@ pub struct TimerCore {
     /// Who waits for a decision of somebody else about the same message.
     waiting: HashMap<LogPosition, Vec<Ask>>,
     not_before: u64,
+    /// Everything about timers that lies below is in here.
+    covers: LogPosition,
 }
 
 impl TimerCore {
@@ -76,9 +78,28 @@ impl TimerCore {
         &self.timers
     }
 
-    /// What the writer committed.
-    pub fn apply(&mut self, events: &[TimerEvent]) {
+    /// What the writer committed below `through`.
+    pub fn apply(&mut self, events: &[TimerEvent], through: LogPosition) {
         self.timers.apply(events);
+        self.covers = self.covers.max(through);
+    }
+
+    /// Everything about timers that lies below is in here.
+    pub fn covers(&self) -> LogPosition {
+        self.covers
+    }
+
+    /// Everything that waits, for a checkpoint, by due time and origin.
+    pub fn pending(&self) -> Vec<Timer> {
+        let mut pending: Vec<Timer> = self.timers.iter().copied().collect();
+        pending.sort_unstable_by_key(|timer| (timer.due, timer.pointer.position));
+        pending
+    }
+
+    /// Takes over what a checkpoint kept.
+    pub(crate) fn restore(&mut self, pending: Vec<Timer>, covers: LogPosition) {
+        pending.into_iter().for_each(|timer| self.timers.add(timer));
+        self.covers = covers;
     }
 
     pub fn ask(&mut self, ask: Ask, effects: &mut Effects) {

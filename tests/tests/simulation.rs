@@ -64,5 +64,7 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.messages += tally.messages;
     sum.restarts += tally.restarts;
     sum.dead_letters += tally.dead_letters;
+    sum.sealed += tally.sealed;
+    sum.checkpoints += tally.checkpoints;
     sum.segments = sum.segments.max(tally.segments);
 }

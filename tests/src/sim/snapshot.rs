@@ -12,6 +12,8 @@ use storage::view::queue::{Bounds, Entry};
 use storage::view::timers::Timer;
 use storage::view::transactions::Transactions;
 
+use super::oracle::must;
+
 #[derive(Debug, Clone, PartialEq)]
 struct Queue {
     bounds: Bounds,
@@ -40,7 +42,9 @@ impl Snapshot {
                 let mut from = bounds.first;
                 while from < bounds.next {
                     queue.read(from, 4096, &mut entries);
-                    from = QueueOffset(bounds.first.0 + entries.len() as u64);
+                    let end = QueueOffset(bounds.first.0 + entries.len() as u64);
+                    must!(end > from, "entries of {:?} from {from} on cannot be read", queue.id());
+                    from = end;
                 }
                 Queue { bounds, entries }
             });

@@ -9,6 +9,7 @@ mod operators;
 mod requests;
 mod scene;
 mod subscriptions;
+mod upkeep;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -25,6 +26,7 @@ use storage::record::Pointer;
 use storage::request::{Answer, Change, ReplySink, Request};
 use storage::store::{self, Reader};
 use storage::timer::TimerCore;
+use storage::upkeep::Upkeep;
 use storage::view::transactions::Outcome;
 use storage::writer::Writer;
 
@@ -90,6 +92,8 @@ pub struct Running {
     pub writer: Writer,
     pub timer: TimerCore,
     pub reader: Reader,
+    /// Away while it works.
+    upkeep: Option<Upkeep>,
     subs: Vec<Sub>,
     inbox: VecDeque<(u64, Request)>,
     owners: HashMap<u64, Owner>,
@@ -213,7 +217,8 @@ impl World {
             38..=59 => self.settle(),
             60..=62 => self.end_transaction(),
             63..=65 => self.ask_timer(),
-            66..=74 => self.advance(),
+            66..=72 => self.advance(),
+            73..=74 => self.upkeep(),
             75..=80 => self.cold(),
             81 => self.filter(),
             82..=83 => self.cancel_poll(),
@@ -227,6 +232,7 @@ impl World {
                 self.restart(is_power_lost);
             }
             93..=95 => self.operate(),
+            96..=97 => self.upkeep(),
             _ => drop(self.run().writer.mark()),
         }
         if self.disk.is_crashed() {
