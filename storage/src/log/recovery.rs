@@ -19,8 +19,9 @@ use base::limits::LOG_BLOCK_BYTES;
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
-use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
+use super::batch::{ALIGNMENT, Header};
 use super::segment::{self, HeaderError, PREPARED_PREFIX, Segment};
+use super::window::{self, WINDOW_BYTES, Window};
 use super::{Log, LogOptions, allocate};
 use crate::disk::Disk;
 use crate::position::Positions;
@@ -213,19 +214,21 @@ impl Scan<'_> {
     fn run(&mut self, visit: &mut dyn FnMut(Found<'_>)) -> Result<(), OpenError> {
         let mut number = 0;
         while let Some(segment) = self.segments.get(number) {
+            let unread =
+                |source| OpenError::Io { operation: "reading", name: segment::name(segment.header.base), source };
             self.enter(segment);
             let mut window = Window::new(segment);
             let mut at = segment.first();
             let is_over = loop {
-                match window.batch(at)? {
+                match window.batch(at).map_err(unread)? {
                     Some(header) if header.index >= self.next => {
-                        let records = window.records(at, &header)?;
+                        let records = window.records(at, &header).map_err(unread)?;
                         self.accept(&header);
                         visit(Found { header, records });
                         at = self.state.end;
                     }
                     _ if self.is_end_of(number, at) => break false,
-                    _ => match self.resume(&mut window, number, at)? {
+                    _ => match self.resume(&mut window, number, at).map_err(unread)? {
                         Resume::Here(later) => at = later,
                         Resume::NextSegment => break false,
                         // Either there is nothing more, or what there is was never acknowledged.
@@ -282,7 +285,7 @@ impl Scan<'_> {
     }
 
     /// Where to go on after a bad batch at `bad`.
-    fn resume(&mut self, window: &mut Window<'_>, number: usize, bad: LogPosition) -> Result<Resume, OpenError> {
+    fn resume(&mut self, window: &mut Window<'_>, number: usize, bad: LogPosition) -> io::Result<Resume> {
         let mut from = bad.plus(ALIGNMENT as u64);
         window.zeros_from = from;
         let mut is_proved = self.segments.get(number + 1).is_some();
@@ -362,7 +365,7 @@ fn zero_rest(tail: &Segment, from: LogPosition, to: LogPosition) -> io::Result<u
     while at < to {
         let step = (WINDOW_BYTES as u64).min(tail.header.end().since(at));
         bytes.resize(usize::try_from(step).expect("a window is small"), 0);
-        read_surely(tail, at, &mut bytes)?;
+        window::read_surely(tail, at, &mut bytes)?;
         let count = bytes.iter().filter(|byte| **byte != 0).count() as u64;
         if count > 0 {
             tail.file.zero_at(tail.offset(at), step)?;
@@ -372,113 +375,6 @@ fn zero_rest(tail: &Segment, from: LogPosition, to: LogPosition) -> io::Result<u
     }
     Ok(torn)
 }
-
-/// Reads what the device holds, where that can be had. Gives whether it could.
-fn read_surely(segment: &Segment, at: LogPosition, bytes: &mut [u8]) -> io::Result<bool> {
-    match segment.file.read_device(bytes, segment.offset(at)) {
-        Some(result) => result.map(|()| true),
-        None => segment.file.read_at(bytes, segment.offset(at)).map(|()| false),
-    }
-}
-
-const WINDOW_BYTES: usize = 1 << 20;
-
-/// A part of a segment in memory, moved along by the scan.
-struct Window<'a> {
-    segment: &'a Segment,
-    start: LogPosition,
-    bytes: Vec<u8>,
-    is_device_read: bool,
-    /// As far as searches have come, there are only zeros from here on.
-    zeros_from: LogPosition,
-}
-
-impl<'a> Window<'a> {
-    fn new(segment: &'a Segment) -> Self {
-        let start = segment.first();
-        Self { segment, start, bytes: Vec::new(), is_device_read: true, zeros_from: start }
-    }
-
-    /// `length` bytes from `at` on; none when they would reach beyond the segment.
-    fn slice(&mut self, at: LogPosition, length: usize) -> Result<Option<&[u8]>, OpenError> {
-        if at.plus(length as u64) > self.segment.header.end() {
-            return Ok(None);
-        }
-        let is_inside = at >= self.start && at.plus(length as u64) <= self.start.plus(self.bytes.len() as u64);
-        if !is_inside {
-            let rest = usize::try_from(self.segment.header.end().since(at)).unwrap_or(usize::MAX);
-            self.bytes.resize(length.max(WINDOW_BYTES).min(rest), 0);
-            self.start = at;
-            let result = read_surely(self.segment, at, &mut self.bytes);
-            self.is_device_read &= result.map_err(|source| OpenError::Io {
-                operation: "reading",
-                name: segment::name(self.segment.header.base),
-                source,
-            })?;
-        }
-        let from = usize::try_from(at.since(self.start)).expect("inside the window");
-        Ok(Some(&self.bytes[from..from + length]))
-    }
-
-    /// The header of the batch at `at`, when the whole batch is there and sound.
-    fn batch(&mut self, at: LogPosition) -> Result<Option<Header>, OpenError> {
-        let seed = self.segment.seed;
-        let Some(bytes) = self.slice(at, HEADER_BYTES)? else { return Ok(None) };
-        let bytes: &[u8; HEADER_BYTES] = bytes.try_into().expect("as long as asked for");
-        let Some(header) = Header::decode(bytes, seed).filter(|header| header.position == at) else { return Ok(None) };
-        let Ok(total) = usize::try_from(header.total()) else { return Ok(None) };
-        let length = header.length as usize;
-        let Some(bytes) = self.slice(at, total)? else { return Ok(None) };
-        let records = &bytes[HEADER_BYTES..HEADER_BYTES + length];
-        Ok((crc32c::crc32c(records) == header.records_crc).then_some(header))
-    }
-
-    fn records(&mut self, at: LogPosition, header: &Header) -> Result<&[u8], OpenError> {
-        let length = header.length as usize;
-        let bytes = self.slice(at.plus(HEADER_BYTES as u64), length)?;
-        Ok(bytes.expect("the batch was checked to lie inside its segment"))
-    }
-
-    /// What is in memory from `at` on, at least a batch header; the next part of the segment when that is too little.
-    fn rest(&mut self, at: LogPosition) -> Result<Option<&[u8]>, OpenError> {
-        let ends = self.start.plus(self.bytes.len() as u64);
-        let length = match at >= self.start && at.plus(HEADER_BYTES as u64) <= ends {
-            true => ends.since(at),
-            false => self.segment.header.end().since(at).min(WINDOW_BYTES as u64),
-        };
-        self.slice(at, usize::try_from(length).expect("windows are small"))
-    }
-
-    /// The first sound batch at or after `from`.
-    fn search(&mut self, from: LogPosition) -> Result<Option<(LogPosition, Header)>, OpenError> {
-        let magic = MAGIC.to_le_bytes();
-        let mut at = LogPosition(from.0.next_multiple_of(ALIGNMENT as u64));
-        let end = self.segment.header.end();
-        while at.plus(HEADER_BYTES as u64) <= end {
-            let Some(bytes) = self.rest(at)? else { break };
-            let length = bytes.len() / ALIGNMENT * ALIGNMENT;
-            // Most of what is searched was never written.
-            let zeros = bytes.rchunks(ZEROS.len()).take_while(|block| **block == ZEROS[..block.len()]);
-            let used = bytes.len() - zeros.map(<[u8]>::len).sum::<usize>();
-            let hit = bytes[..used].chunks_exact(ALIGNMENT).position(|chunk| chunk[..4] == magic);
-            if used > 0 {
-                self.zeros_from = at.plus(used as u64);
-            }
-            let Some(hit) = hit else {
-                at = at.plus(length as u64);
-                continue;
-            };
-            at = at.plus((hit * ALIGNMENT) as u64);
-            if let Some(header) = self.batch(at)? {
-                return Ok(Some((at, header)));
-            }
-            at = at.plus(ALIGNMENT as u64);
-        }
-        Ok(None)
-    }
-}
-
-const ZEROS: [u8; LOG_BLOCK_BYTES as usize] = [0; LOG_BLOCK_BYTES as usize];
 
 #[cfg(test)]
 #[path = "recovery_tests.rs"]
