@@ -9,6 +9,7 @@
 //!     from the device, and is synced before anything is served. Where the device cannot be read past the page cache, what
 //!     lies above the last proved position is written again in place (docs/decisions/0005).
 //! Y2. Nothing below a proved position is cut or overwritten.
+//! Y3. What proves a hole may itself be of the torn tail. It is cut off only when a mark on the disk proves as much.
 
 use std::io;
 use std::ops::Range;
@@ -20,11 +21,13 @@ use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
 use super::batch::{ALIGNMENT, Header};
+use super::group::{Group, Place};
 use super::segment::{self, HeaderError, PREPARED_PREFIX, Segment};
 use super::window::{self, WINDOW_BYTES, Window};
 use super::{Log, LogOptions, allocate};
 use crate::disk::Disk;
 use crate::position::Positions;
+use crate::record::Record;
 
 /// Why a log cannot be opened. Nothing on the disk was changed.
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +85,7 @@ pub fn open(
     };
     scan.run(visit)?;
     let Scan { state, is_device_read, mut report, .. } = scan;
-    let end = LogPosition(state.end.max(last.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
-    mend(&last, &state, end, is_device_read, &mut report)?;
-    let next = state.next_index;
+    let (end, next) = mend(&last, &state, is_device_read, &mut report)?;
     let mut positions = Positions::at(end);
     positions.advance_durable(end);
     let log = Log {
@@ -321,18 +322,20 @@ enum Resume {
     Nowhere,
 }
 
-/// Cuts the torn tail off, and makes sure that what was accepted is on the disk (Y1).
+/// Cuts the torn tail off, and makes sure that what was accepted is on the disk (Y1). Gives where the log goes on, and with
+/// which batch.
 fn mend(
     tail: &Segment,
     state: &State,
-    end: LogPosition,
     is_device_read: bool,
     report: &mut Report,
-) -> Result<(), OpenError> {
+) -> Result<(LogPosition, BatchIndex), OpenError> {
     let io = |operation| {
         let name = segment::name(tail.header.base);
         move |source| OpenError::Io { operation, name, source }
     };
+    let mut end = LogPosition(state.end.max(tail.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
+    let mut next_index = state.next_index;
     let block_of = |position: LogPosition| LogPosition(position.0 / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
     // What was accepted may end inside a block of the torn tail. That block is of a group whose sync never came back.
     let last = block_of(state.end);
@@ -345,6 +348,15 @@ fn mend(
         tail.file.write_at(&bytes, tail.offset(from)).map_err(io("rewriting"))?;
         report.rewritten = length as u64;
     }
+    // Y3: without another proof, what follows the hole would be a torn tail to the next recovery.
+    let is_proof_torn = report.quarantined.last().is_some_and(|hole| hole.start >= state.proved);
+    if is_proof_torn && state.zeros_from > end {
+        tail.file.sync_all().map_err(io("syncing"))?;
+        let length = write_mark(tail, state, end).map_err(io("marking"))?;
+        tail.file.sync_all().map_err(io("syncing"))?;
+        end = end.plus(length);
+        next_index = BatchIndex(next_index.0 + 1);
+    }
     let torn = zero_rest(tail, end, state.zeros_from).map_err(io("cutting the torn tail"))?;
     if torn > 0 {
         report.torn = Some((end, torn));
@@ -354,7 +366,26 @@ fn mend(
             "the torn tail of the log was cut off; nothing in it was acknowledged"
         );
     }
-    tail.file.sync_all().map_err(io("syncing"))
+    tail.file.sync_all().map_err(io("syncing"))?;
+    Ok((end, next_index))
+}
+
+/// Writes a batch that proves everything below `at`. Gives its length.
+fn write_mark(tail: &Segment, state: &State, at: LogPosition) -> io::Result<u64> {
+    let mut group = Group::default();
+    group.open();
+    group.record(|out| drop(Record::Mark.encode(out, &[])));
+    group.close();
+    let bytes = group.seal(Place {
+        start: at,
+        durable: at,
+        first_index: state.next_index,
+        term: state.term,
+        stored_at: state.stored_at,
+        seed: tail.seed,
+    });
+    tail.file.write_at(&bytes, tail.offset(at))?;
+    Ok(bytes.len() as u64)
 }
 
 /// Overwrites what lies between two positions with zeros. Gives how many of its bytes were something else.
