@@ -330,3 +330,6 @@ pub fn read(segments: &Segments, pointer: Pointer) -> Result<Vec<u8>, ReadError>
 
 /// How soon after the last group a mark proves it.
 pub const MARK_AFTER: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod torn_tail_tests;
