@@ -18,6 +18,7 @@ mod sequencer;
 pub mod store;
 pub mod threads;
 pub mod timer;
+pub mod verify;
 pub mod view;
 pub mod watch;
 pub mod writer;

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod group;
 pub mod recovery;
 pub mod segment;
+pub mod walk;
 mod window;
 
 use std::io;

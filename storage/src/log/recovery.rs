@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use super::batch::{ALIGNMENT, Header};
 use super::group::{Group, Place};
 use super::segment::{self, HeaderError, PREPARED_PREFIX, Segment};
-use super::window::{self, WINDOW_BYTES, Window};
+use super::window::{self, Flaw, WINDOW_BYTES, Window};
 use super::{Log, LogOptions, allocate};
 use crate::disk::Disk;
 use crate::position::Positions;
@@ -72,18 +72,22 @@ pub fn open(
     mut chance: Chance,
     visit: &mut dyn FnMut(Found<'_>),
 ) -> Result<(Log, Report), OpenError> {
-    let segments = open_segments(&*disk)?;
+    let Listing { segments, prepared, refusal } = list(&*disk)?;
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    for name in prepared {
+        disk.remove(&name).map_err(|source| OpenError::Io { operation: "removal", name, source })?;
+    }
     let Some(last) = segments.last().cloned() else {
         return create(disk, options, chance);
     };
-    let mut scan = Scan {
-        segments: &segments,
-        next: BatchIndex(0),
-        state: State::default(),
-        is_device_read: true,
-        report: Report::default(),
-    };
-    scan.run(visit)?;
+    let mut scan = Scan::new(&segments);
+    scan.run(&mut |step| {
+        if let Step::Batch(found) = step {
+            visit(found);
+        }
+    })?;
     let Scan { state, is_device_read, mut report, .. } = scan;
     let (end, next) = mend(&last, &state, is_device_read, &mut report)?;
     let mut positions = Positions::at(end);
@@ -149,27 +153,42 @@ fn cluster_id(chance: &mut Chance) -> [u8; 16] {
     id
 }
 
-/// Opens every segment, oldest first, and removes what was prepared and never used.
-fn open_segments(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
+/// The files of a log. Nothing was changed to find them.
+pub(super) struct Listing {
+    /// Those that can be read, oldest first.
+    pub segments: Vec<Arc<Segment>>,
+    /// What was prepared and never used.
+    pub prepared: Vec<String>,
+    /// Why the log cannot be opened, however much of it can be read.
+    pub refusal: Option<OpenError>,
+}
+
+/// Opens every segment.
+pub(super) fn list(disk: &dyn Disk) -> Result<Listing, OpenError> {
     let io = |operation, name: &str| {
         let name = name.to_owned();
         move |source| OpenError::Io { operation, name, source }
     };
     let names = disk.list().map_err(io("listing", "the data directory"))?;
-    for name in names.iter().filter(|name| name.starts_with(PREPARED_PREFIX)) {
-        disk.remove(name).map_err(io("removal", name))?;
-    }
     let mut bases: Vec<LogPosition> = names.iter().filter_map(|name| segment::parse_name(name)).collect();
     bases.sort_unstable();
     let newest = bases.last().copied();
-    let mut segments = Vec::with_capacity(bases.len());
+    let prepared = names.into_iter().filter(|name| name.starts_with(PREPARED_PREFIX)).collect();
+    let mut listing = Listing { segments: Vec::with_capacity(bases.len()), prepared, refusal: None };
     for base in bases {
         let name = segment::name(base);
         let file = disk.open(&name).map_err(io("opening", &name))?;
         let mut block = vec![0; LOG_BLOCK_BYTES as usize];
         file.read_at(&mut block, 0).map_err(io("reading", &name))?;
-        let header = match segment::Header::decode(&block) {
-            Ok(header) if header.base == base => header,
+        let refusal = match segment::Header::decode(&block) {
+            Ok(header) if header.base == base => {
+                let first = listing.segments.first().map_or(header.cluster, |first| first.header.cluster);
+                if first == header.cluster {
+                    listing.segments.push(Arc::new(Segment { header, seed: header.seed(), file }));
+                    continue;
+                }
+                OpenError::Cluster { name }
+            }
             // Without its header a segment's batches cannot be told from rubbish: all of it is quarantined by the scan,
             // which finds the next segment's first index further on than it should be.
             Ok(_) | Err(HeaderError::Damaged) if Some(base) != newest => {
@@ -177,47 +196,66 @@ fn open_segments(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
                 continue;
             }
             // The log cannot go on behind a segment whose extent is unknown, and must not go on over it.
-            Ok(_) | Err(HeaderError::Damaged) => return Err(OpenError::NewestDamaged { name }),
-            Err(source) => return Err(OpenError::Version { name, source }),
+            Ok(_) | Err(HeaderError::Damaged) => OpenError::NewestDamaged { name },
+            Err(source) => OpenError::Version { name, source },
         };
-        if segments.first().is_some_and(|first: &Arc<Segment>| first.header.cluster != header.cluster) {
-            return Err(OpenError::Cluster { name });
-        }
-        segments.push(Arc::new(Segment { header, seed: header.seed(), file }));
+        listing.refusal.get_or_insert(refusal);
     }
-    Ok(segments)
+    Ok(listing)
 }
 
 /// What the scan has come to know.
 #[derive(Debug, Default, Clone, Copy)]
-struct State {
+pub(super) struct State {
     /// The end of the last batch accepted, padding included.
-    end: LogPosition,
+    pub end: LogPosition,
     /// Everything below is proved to have been durable.
     proved: LogPosition,
     next_index: BatchIndex,
     term: Term,
     stored_at: Timestamp,
     /// Behind it, up to the end of the newest segment, there are only zeros.
-    zeros_from: LogPosition,
+    pub zeros_from: LogPosition,
 }
 
-struct Scan<'a> {
+/// What a scan comes by, in order.
+pub(super) enum Step<'a> {
+    Segment(&'a Segment),
+    Batch(Found<'a>),
+    /// Synced bytes that are gone.
+    Hole {
+        range: Range<LogPosition>,
+        flaw: Flaw,
+        /// Records that do not have the checksum of their batch, whose header has.
+        unsound: Option<Found<'a>>,
+    },
+}
+
+/// Reads a log from its beginning to its end. Writes nothing.
+pub(super) struct Scan<'a> {
     segments: &'a [Arc<Segment>],
     next: BatchIndex,
-    state: State,
+    pub state: State,
     /// All that was read so far came from the device.
     is_device_read: bool,
-    report: Report,
+    pub report: Report,
 }
 
-impl Scan<'_> {
-    fn run(&mut self, visit: &mut dyn FnMut(Found<'_>)) -> Result<(), OpenError> {
+impl<'a> Scan<'a> {
+    pub fn new(segments: &'a [Arc<Segment>]) -> Self {
+        let (state, report) = (State::default(), Report::default());
+        Self { segments, next: BatchIndex(0), state, is_device_read: true, report }
+    }
+
+    pub fn run(&mut self, visit: &mut dyn FnMut(Step<'_>)) -> Result<(), OpenError> {
         let mut number = 0;
         while let Some(segment) = self.segments.get(number) {
             let unread =
                 |source| OpenError::Io { operation: "reading", name: segment::name(segment.header.base), source };
-            self.enter(segment);
+            if let Some(range) = self.enter(segment) {
+                visit(Step::Hole { range, flaw: Flaw::NoSegment, unsound: None });
+            }
+            visit(Step::Segment(segment));
             let mut window = Window::new(segment);
             let mut at = segment.first();
             let is_over = loop {
@@ -225,16 +263,24 @@ impl Scan<'_> {
                     Some(header) if header.index >= self.next => {
                         let records = window.records(at, &header).map_err(unread)?;
                         self.accept(&header);
-                        visit(Found { header, records });
+                        visit(Step::Batch(Found { header, records }));
                         at = self.state.end;
                     }
                     _ if self.is_end_of(number, at) => break false,
-                    _ => match self.resume(&mut window, number, at).map_err(unread)? {
-                        Resume::Here(later) => at = later,
-                        Resume::NextSegment => break false,
-                        // Either there is nothing more, or what there is was never acknowledged.
-                        Resume::Nowhere => break true,
-                    },
+                    _ => {
+                        let (resume, hole) = self.resume(&mut window, number, at).map_err(unread)?;
+                        if let Some(range) = hole {
+                            let (flaw, unsound) = window.flaw(at).map_err(unread)?;
+                            let unsound = unsound.map(|(header, records)| Found { header, records });
+                            visit(Step::Hole { range, flaw, unsound });
+                        }
+                        match resume {
+                            Resume::Here(later) => at = later,
+                            Resume::NextSegment => break false,
+                            // Either there is nothing more, or what there is was never acknowledged.
+                            Resume::Nowhere => break true,
+                        }
+                    }
                 }
             };
             self.is_device_read &= window.is_device_read;
@@ -248,12 +294,21 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// A segment that begins further on than the last one ended shows that something between them is gone.
-    fn enter(&mut self, segment: &Segment) {
+    /// A segment that begins further on than the last one ended shows that something between them is gone. Gives what was
+    /// not known to be.
+    fn enter(&mut self, segment: &Segment) -> Option<Range<LogPosition>> {
+        let mut gone = None;
         if segment.header.base_index > self.next {
+            let base = segment.header.base;
             match self.report.quarantined.last_mut() {
-                Some(hole) if hole.start >= self.state.end => hole.end = segment.header.base,
-                _ => self.report.quarantined.push(self.state.end..segment.header.base),
+                Some(hole) if hole.start >= self.state.end => {
+                    gone = Some(hole.end..base);
+                    hole.end = base;
+                }
+                _ => {
+                    gone = Some(self.state.end..base);
+                    self.report.quarantined.push(self.state.end..base);
+                }
             }
         }
         self.next = self.next.max(segment.header.base_index);
@@ -262,6 +317,7 @@ impl Scan<'_> {
         // A segment is made only after everything before it was synced.
         self.state.proved = self.state.proved.max(segment.first());
         self.state.end = self.state.end.max(segment.first());
+        gone.filter(|gone| !gone.is_empty())
     }
 
     fn accept(&mut self, header: &Header) {
@@ -285,8 +341,13 @@ impl Scan<'_> {
         next.is_some_and(|next| next.header.base_index == self.next && next.header.base == segment.header.end())
     }
 
-    /// Where to go on after a bad batch at `bad`.
-    fn resume(&mut self, window: &mut Window<'_>, number: usize, bad: LogPosition) -> io::Result<Resume> {
+    /// Where to go on after a bad batch at `bad`, and what of synced bytes is left out.
+    fn resume(
+        &mut self,
+        window: &mut Window<'_>,
+        number: usize,
+        bad: LogPosition,
+    ) -> io::Result<(Resume, Option<Range<LogPosition>>)> {
         let mut from = bad.plus(ALIGNMENT as u64);
         window.zeros_from = from;
         let mut is_proved = self.segments.get(number + 1).is_some();
@@ -300,19 +361,19 @@ impl Scan<'_> {
             from = position.plus(ALIGNMENT as u64);
         }
         if !is_proved {
-            return Ok(Resume::Nowhere);
+            return Ok((Resume::Nowhere, None));
         }
         // A torn tail that was cut off inside a group leaves zeros up to the next block. Batches are numbered without
         // gaps, so when the next number follows, nothing is missing.
         if let Some((later, _)) = first_later.filter(|(_, index)| *index == self.next) {
-            return Ok(Resume::Here(later));
+            return Ok((Resume::Here(later), None));
         }
         let end = self.segments[number].header.end();
         let first_later = first_later.map(|(position, _)| position);
         let hole = bad..first_later.unwrap_or(end);
         tracing::error!(from = hole.start.0, to = hole.end.0, "synced bytes of the log are damaged and quarantined");
-        self.report.quarantined.push(hole);
-        Ok(first_later.map_or(Resume::NextSegment, Resume::Here))
+        self.report.quarantined.push(hole.clone());
+        Ok((first_later.map_or(Resume::NextSegment, Resume::Here), Some(hole)))
     }
 }
 
@@ -374,7 +435,9 @@ fn mend(
 fn write_mark(tail: &Segment, state: &State, at: LogPosition) -> io::Result<u64> {
     let mut group = Group::default();
     group.open();
-    group.record(|out| drop(Record::Mark.encode(out, &[])));
+    group.record(|out| {
+        Record::Mark.encode(out, &[]);
+    });
     group.close();
     let bytes = group.seal(Place {
         start: at,
@@ -390,6 +453,16 @@ fn write_mark(tail: &Segment, state: &State, at: LogPosition) -> io::Result<u64>
 
 /// Overwrites what lies between two positions with zeros. Gives how many of its bytes were something else.
 fn zero_rest(tail: &Segment, from: LogPosition, to: LogPosition) -> io::Result<u64> {
+    rest(tail, from, to, &mut |at, length| tail.file.zero_at(tail.offset(at), length))
+}
+
+/// Counts the bytes between two positions that are not zero, and gives every part that has such to `found`.
+pub(super) fn rest(
+    tail: &Segment,
+    from: LogPosition,
+    to: LogPosition,
+    found: &mut dyn FnMut(LogPosition, u64) -> io::Result<()>,
+) -> io::Result<u64> {
     let mut torn = 0;
     let mut at = from;
     let mut bytes = Vec::new();
@@ -399,7 +472,7 @@ fn zero_rest(tail: &Segment, from: LogPosition, to: LogPosition) -> io::Result<u
         window::read_surely(tail, at, &mut bytes)?;
         let count = bytes.iter().filter(|byte| **byte != 0).count() as u64;
         if count > 0 {
-            tail.file.zero_at(tail.offset(at), step)?;
+            found(at, step)?;
         }
         torn += count;
         at = at.plus(step);

@@ -2,8 +2,8 @@
 
 use std::io;
 
-use base::LogPosition;
 use base::limits::LOG_BLOCK_BYTES;
+use base::{BatchIndex, LogPosition};
 
 use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
 use super::segment::Segment;
@@ -17,6 +17,25 @@ pub(super) fn read_surely(segment: &Segment, at: LogPosition, bytes: &mut [u8]) 
 }
 
 pub(super) const WINDOW_BYTES: usize = 1 << 20;
+
+/// Why a batch is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    #[error("there is no batch header")]
+    NoHeader,
+    #[error("there are zeros")]
+    Zeros,
+    #[error("the checksum of the batch header is wrong")]
+    HeaderChecksum,
+    #[error("the batch belongs to position {position}")]
+    Misplaced { position: LogPosition },
+    #[error("the batch has {length} bytes of records, more than fit in the segment")]
+    TooLong { length: u32 },
+    #[error("the checksum of the records of batch {index} is wrong")]
+    Records { index: BatchIndex },
+    #[error("the segment is missing, or both copies of its header are damaged")]
+    NoSegment,
+}
 
 /// A part of a segment in memory, moved along by who reads it.
 pub(super) struct Window<'a> {
@@ -68,6 +87,25 @@ impl<'a> Window<'a> {
         let length = header.length as usize;
         let bytes = self.slice(at.plus(HEADER_BYTES as u64), length)?;
         Ok(bytes.expect("the batch was checked to lie inside its segment"))
+    }
+
+    /// Why there is no sound batch at `at`, with the records when only those are wrong.
+    pub fn flaw(&mut self, at: LogPosition) -> io::Result<(Flaw, Option<(Header, &[u8])>)> {
+        let (seed, end) = (self.segment.seed, self.segment.header.end());
+        let Some(bytes) = self.slice(at, HEADER_BYTES)? else { return Ok((Flaw::NoHeader, None)) };
+        let bytes: &[u8; HEADER_BYTES] = bytes.try_into().expect("as long as asked for");
+        let header = match Header::decode(bytes, seed) {
+            Some(header) if header.position == at => header,
+            Some(header) => return Ok((Flaw::Misplaced { position: header.position }, None)),
+            None if bytes.iter().all(|byte| *byte == 0) => return Ok((Flaw::Zeros, None)),
+            None if bytes[..4] == MAGIC.to_le_bytes() => return Ok((Flaw::HeaderChecksum, None)),
+            None => return Ok((Flaw::NoHeader, None)),
+        };
+        if at.plus(header.total()) > end {
+            return Ok((Flaw::TooLong { length: header.length }, None));
+        }
+        let records = self.records(at, &header)?;
+        Ok((Flaw::Records { index: header.index }, Some((header, records))))
     }
 
     /// What is in memory from `at` on, at least a batch header; the next part of the segment when that is too little.
