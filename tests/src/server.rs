@@ -90,6 +90,19 @@ impl Server {
         killed.expect("the kernel ends what is killed").expect("it was running");
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().and_then(|running| running.child.id()).expect("it runs")
+    }
+
+    /// Memory that the process has now.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
+        kib.expect("the kernel says so in KiB") * 1024
+    }
+
     /// Where administration, health and metrics are.
     pub fn http(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.expect("it was ready once").http)
