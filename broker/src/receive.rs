@@ -79,6 +79,10 @@ impl Shared {
         let invisible = check_invisible(&receive)?;
         let (filter, spec) = Filter::parse(&receive.filter, self.store.reader().hash_key())?;
         self.membership.touch(caller, now.tick);
+        // What is handed out now could never be settled.
+        if let Some(cause) = self.store.failure() {
+            return Err(Refusal::WritesDisabled { cause });
+        }
         let Some(topic) = self.topic(&topic_name) else {
             return self.await_topic(group_name, topic_name, patience(receive.polling, caller.remaining)).await;
         };

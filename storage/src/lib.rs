@@ -22,6 +22,7 @@ pub mod table;
 pub mod threads;
 pub mod timer;
 pub mod upkeep;
+pub mod verify;
 pub mod view;
 pub mod watch;
 pub mod writer;

@@ -19,7 +19,7 @@ use crate::codec::Malformed;
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::log::batch::HEADER_BYTES;
-use crate::log::recovery::{self, Found, Report, Start};
+use crate::log::recovery::{self, Found, Report};
 use crate::log::segment;
 use crate::log::{self, LogFailure, LogOptions, ReadError, Segments};
 use crate::message::{self, BodyError, StoredMessage};
@@ -84,7 +84,7 @@ pub fn recover(
     metrics: Metrics,
 ) -> Result<Recovered, OpenError> {
     let Beginning { kept, mut views, mut timer } = begin(&*disk)?;
-    let start = kept.last().map(start_of);
+    let start = kept.last().map(Manifest::start);
     let mut malformed = None;
     let mut visit = |found: Found<'_>| {
         if let Err(cause) = replay(&mut views, &found) {
@@ -173,17 +173,6 @@ fn begin(disk: &dyn Disk) -> Result<Beginning, OpenError> {
         return Err(OpenError::NothingLeft { reasons: reasons.join("; ") });
     }
     Ok(Beginning { kept: Vec::new(), views: Views::default(), timer: TimerCore::default() })
-}
-
-fn start_of(manifest: &Manifest) -> Start {
-    Start {
-        from: manifest.replay_from,
-        durable: manifest.durable,
-        next_index: manifest.next_index,
-        term: manifest.term,
-        stored_at: manifest.stored_at,
-        segments: manifest.segments.clone(),
-    }
 }
 
 /// What was damaged before, and what was found to be now.

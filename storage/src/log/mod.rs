@@ -6,9 +6,12 @@
 
 pub mod batch;
 pub mod group;
+mod listing;
 pub mod recovery;
+pub mod sealed;
 pub mod segment;
-pub mod window;
+pub mod walk;
+mod window;
 
 use std::io;
 use std::sync::Arc;
@@ -340,3 +343,6 @@ pub fn read(segments: &Segments, pointer: Pointer) -> Result<Vec<u8>, ReadError>
 
 /// How soon after the last group a mark proves it.
 pub const MARK_AFTER: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod torn_tail_tests;

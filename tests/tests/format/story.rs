@@ -66,7 +66,8 @@ impl Story {
             requests.into_iter().zip(0..).map(|(request, n)| Submission { request, reply: reply(n) }).collect();
         let running = self.running.as_mut().expect("open");
         let deliveries = running.writer.commit(&mut batch);
-        running.timer.apply(&running.writer.take_timer_events());
+        let through = running.writer.log().positions().applied;
+        running.timer.apply(&running.writer.take_timer_events(), through);
         let answers = deliveries.into_iter().flat_map(|delivery| delivery.answers);
         answers.map(|answer| answer.result.expect("nothing is refused")).collect()
     }
