@@ -147,7 +147,7 @@ pub struct Reader {
     catalog: Arc<ArcSwap<Catalog>>,
     progress: Arc<Mutex<HashMap<(GroupId, TopicId), Shared>>>,
     transactions: Arc<Mutex<Transactions>>,
-    segments: Segments,
+    pub(crate) segments: Segments,
     cache: Arc<TailCache>,
     hash_key: HashKey,
     term: Term,

@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
+use storage::reads::Asker;
 use storage::request::{AppendError, Change, Done};
 use storage::view::catalog::{BackoffSpec, Topic};
 use storage::view::queue::{Bounds, Entry};
@@ -41,6 +42,13 @@ pub use task::Receipt;
 pub struct Pair {
     pub group: GroupId,
     pub topic: TopicId,
+}
+
+impl Pair {
+    /// As whom it reads the disk.
+    pub fn asker(self) -> Asker {
+        Asker::Subscription(self.group, self.topic)
+    }
 }
 
 /// The time, by both clocks.
