@@ -118,6 +118,9 @@ pub const READS_OF_ONE_MAX: usize = READS_MAX / 4;
 pub const READS_OF_ONE_BYTES_MAX: u64 = READS_BYTES_MAX / 4;
 /// Cold reads of those who keep up go first, but at most this many in a row while somebody far behind waits.
 pub const READS_LIVE_IN_A_ROW_MAX: u32 = 7;
+/// Bodies that one subscription behind the tail cache has fetched ahead of its polls, those under way included.
+pub const READ_AHEAD_ENTRIES_MAX: usize = 4_096;
+pub const READ_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Due times within this window are in the wheel, one slot a millisecond.
 pub const WHEEL_WINDOW_MS: u64 = 65_536;
@@ -125,4 +128,7 @@ pub const WHEEL_WINDOW_MS: u64 = 65_536;
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX + ENVELOPE_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < LOG_BATCH_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX + SEND_MESSAGES_MAX * 128 < LOG_BATCH_BYTES_MAX);
+// Two jobs of read-ahead and the replies of many polls fit in what one asker may have outstanding.
+const _: () = assert!(READ_AHEAD_ENTRIES_MAX * 2 <= READS_OF_ONE_MAX);
+const _: () = assert!(READ_AHEAD_BYTES_MAX * 2 <= READS_OF_ONE_BYTES_MAX);
 const _: () = assert!(READ_GAP_BYTES_MAX < READ_BYTES_MAX);

@@ -148,15 +148,16 @@ impl Shared {
         filter: &Filter,
     ) -> Result<Received, Refusal> {
         let pair = Pair { group: group.id, topic: topic.spec.id };
-        let Delivered { messages, receipt } = delivered;
+        let Delivered { messages, bodies, urgency, receipt } = delivered;
         let Some(receipt) = receipt else { return Ok(Received { deliveries: Vec::new(), receipt: None }) };
-        let pointers: Vec<Pointer> = messages.iter().map(|message| message.entry.pointer()).collect();
-        let bodies = self.fetch_all(pair.asker(), Urgency::Live, &pointers).await?;
+        let missing: Vec<Pointer> =
+            messages.iter().zip(&bodies).filter(|(_, body)| body.is_none()).map(|(m, _)| m.entry.pointer()).collect();
+        let mut read = self.fetch_all(pair.asker(), urgency, &missing).await?.into_iter();
         let mut deliveries = Vec::with_capacity(messages.len());
         let mut discarded: Vec<Slot> = Vec::new();
         for (handout, body) in messages.iter().zip(bodies) {
             let slot = (handout.receipt.queue, handout.receipt.offset);
-            match body {
+            match body.map_or_else(|| read.next().expect("every body that was missing was read"), Ok) {
                 // Two tags may share a hash; the text decides.
                 Ok(message) if filter.matches(message.envelope.tag.as_deref()) => {
                     let (group, bytes) = (group.name.as_str(), message.body.len() as u64);

@@ -201,6 +201,11 @@ impl Reader {
         self.cache.get(pointer)
     }
 
+    /// What lies before it is no longer in memory.
+    pub fn warm_from(&self) -> LogPosition {
+        self.cache.from()
+    }
+
     /// A message from memory or disk; reads the disk on the calling thread.
     pub fn fetch(&self, pointer: Pointer) -> Result<StoredMessage, FetchError> {
         let bytes = match self.cached(pointer) {

@@ -37,6 +37,7 @@ impl World {
             timer,
             reader,
             subs: Vec::new(),
+            fetches: Vec::new(),
             inbox: VecDeque::new(),
             owners: HashMap::new(),
             next: 0,

@@ -91,6 +91,8 @@ pub struct Running {
     pub timer: TimerCore,
     pub reader: Reader,
     subs: Vec<Sub>,
+    /// What was fetched ahead and has not come yet: pair, ticket, records.
+    fetches: Vec<(usize, u64, Vec<Pointer>)>,
     inbox: VecDeque<(u64, Request)>,
     owners: HashMap<u64, Owner>,
     next: u64,
