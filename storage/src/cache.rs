@@ -38,6 +38,11 @@ impl TailCache {
         (to <= bytes.len()).then(|| bytes.slice(from..to))
     }
 
+    /// Where the oldest group begins; beyond every position when there is none.
+    pub fn from(&self) -> LogPosition {
+        self.state.lock().groups.front().map_or(LogPosition(u64::MAX), |(start, _)| *start)
+    }
+
     pub fn bytes(&self) -> usize {
         self.state.lock().bytes
     }

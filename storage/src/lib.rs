@@ -14,6 +14,7 @@ pub mod log;
 pub mod message;
 pub mod metrics;
 pub mod position;
+pub mod reads;
 pub mod record;
 pub mod request;
 mod sequencer;

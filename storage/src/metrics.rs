@@ -1,6 +1,6 @@
 //! What storage counts. Names and meanings: the operations page, part A.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Registry};
 
 /// Latencies in seconds, from 0.1 ms to 10 s.
 pub const LATENCY: [f64; 16] =
@@ -22,8 +22,11 @@ pub struct Metrics {
     pub timer_early: IntCounter,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
+    pub read_from_cache: Histogram,
+    pub read_from_disk: Histogram,
     pub writer_busy: prometheus::Counter,
     pub timer_busy: prometheus::Counter,
+    pub read_busy: prometheus::Counter,
 }
 
 impl Metrics {
@@ -54,6 +57,16 @@ impl Metrics {
         let checkpoint_bytes =
             IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
         registry.register(Box::new(checkpoint_bytes.clone()))?;
+        let reads = HistogramVec::new(
+            HistogramOpts::new(
+                "carillon_read_duration_seconds",
+                "Seconds that one body took to be read and checked, the wait for the read pool not included; of bodies \
+                 that one disk read brought, each took as long as the read",
+            )
+            .buckets(LATENCY.into()),
+            &["source"],
+        )?;
+        registry.register(Box::new(reads.clone()))?;
         Ok(Self {
             append_bytes: counter("carillon_log_append_bytes_total", "Bytes appended to the log, padding included")?,
             append_batches: counter("carillon_log_append_batches_total", "Batches appended to the log")?,
@@ -93,8 +106,11 @@ impl Metrics {
                 LATENCY.into(),
             )?,
             checkpoint_bytes,
+            read_from_cache: reads.with_label_values(&["cache"]),
+            read_from_disk: reads.with_label_values(&["disk"]),
             writer_busy: busy.with_label_values(&["log_writer"]),
             timer_busy: busy.with_label_values(&["timer"]),
+            read_busy: busy.with_label_values(&["read_pool"]),
         })
     }
 }

@@ -237,7 +237,7 @@ pub struct Reader {
     catalog: Arc<ArcSwap<Catalog>>,
     progress: Arc<Mutex<HashMap<(GroupId, TopicId), Shared>>>,
     transactions: Arc<Mutex<Transactions>>,
-    segments: Segments,
+    pub(crate) segments: Segments,
     cache: Arc<TailCache>,
     hash_key: HashKey,
     term: Term,
@@ -289,6 +289,11 @@ impl Reader {
     /// The record's bytes, when they are still in memory.
     pub fn cached(&self, pointer: Pointer) -> Option<Bytes> {
         self.cache.get(pointer)
+    }
+
+    /// What lies before it is no longer in memory.
+    pub fn warm_from(&self) -> LogPosition {
+        self.cache.from()
     }
 
     /// A message from memory or disk; reads the disk on the calling thread.

@@ -95,6 +95,8 @@ pub struct Running {
     /// Away while it works.
     upkeep: Option<Upkeep>,
     subs: Vec<Sub>,
+    /// What was fetched ahead and has not come yet: pair, ticket, records.
+    fetches: Vec<(usize, u64, Vec<Pointer>)>,
     inbox: VecDeque<(u64, Request)>,
     owners: HashMap<u64, Owner>,
     next: u64,
