@@ -13,6 +13,7 @@ pub mod message;
 pub mod metrics;
 pub mod position;
 pub mod record;
+pub mod replica;
 pub mod request;
 mod sequencer;
 pub mod store;
