@@ -140,6 +140,7 @@ pub fn store_refusal(error: &AppendError) -> Refusal {
         }
         AppendError::TimerUnknown => Refusal::NothingToRecall { problem: "was delivered already, or recalled" },
         AppendError::Failed(failure) => Refusal::WritesDisabled { cause: failure.to_string() },
+        AppendError::OutcomeUnknown { .. } => Refusal::WritesDisabled { cause: error.to_string() },
         AppendError::Closed => Refusal::Draining,
     }
 }

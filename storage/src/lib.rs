@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod position;
 pub mod reads;
 pub mod record;
+pub mod replica;
 pub mod request;
 mod sequencer;
 pub mod store;
