@@ -8,8 +8,8 @@ use std::ops::Range;
 
 use base::LogPosition;
 
-use super::recovery::{self, Found, OpenError, Report, Scan, Start};
 use super::listing::list;
+use super::recovery::{self, Found, OpenError, Report, Scan, Start};
 use super::segment::{self, Header};
 pub use super::window::Flaw;
 use crate::disk::Disk;

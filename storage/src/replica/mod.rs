@@ -142,7 +142,7 @@ impl ReplicaPort {
         let mut scan = Scan::default();
         let mut visit = |found: Found<'_>| scan.visit(&Batch { header: found.header, records: found.records });
         let log_chance = Chance::new(chance.next_u64());
-        let (mut log, report) = recovery::open(disk.clone(), options, log_chance, &mut visit)?;
+        let (mut log, report) = recovery::open(disk.clone(), options, None, log_chance, &mut visit)?;
         // Where the log begins further on, what is before was purged; that is no damage.
         let first = log.segments().load()[0].header.base;
         let ranges: Vec<_> = report.quarantined.iter().filter(|hole| hole.end > first).cloned().collect();
