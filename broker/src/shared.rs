@@ -90,7 +90,16 @@ impl Shared {
         queues: u16,
     ) -> Result<(TopicSpec, bool), AppendError> {
         let created_at = self.clock.now();
-        let spec = TopicSpec { id: TopicId(0), name, kind, queues, created_at, is_dropped: false };
+        let spec = TopicSpec {
+            id: TopicId(0),
+            name,
+            kind,
+            queues,
+            created_at,
+            is_dropped: false,
+            retention: None,
+            retention_bytes: None,
+        };
         match self.submit(Lane::Request, Request::CreateTopic(spec)).await? {
             Done::Topic { spec, is_new } => Ok((spec, is_new)),
             other => unreachable!("a topic was asked for, not {other:?}"),

@@ -5,12 +5,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::admin::{group, topic};
 use crate::bench;
 use crate::dev;
+use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::log;
 use crate::message::{receive, send, tail};
 
-const HTTP_PORT: u16 = 8080;
-const GRPC_PORT: u16 = 8081;
+pub const HTTP_PORT: u16 = 8080;
+pub const GRPC_PORT: u16 = 8081;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -87,6 +88,7 @@ pub enum Command {
         after_help = "Examples:\n  carillon log verify ./data\n  carillon log dump ./data --from 4096 --to 65536"
     )]
     Log(log::Verb),
+    Doctor(doctor::Options),
 }
 
 /// Where a server is.

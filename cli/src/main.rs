@@ -4,6 +4,7 @@ mod admin;
 mod args;
 mod bench;
 mod dev;
+mod doctor;
 mod exit;
 mod files;
 mod http;
@@ -47,6 +48,7 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<(), Failure> {
         Command::Bench(scenario) => bench::run(scenario, &cli.common.target()?, &output),
         // Needs no server, and none may be there.
         Command::Log(verb) => log::run(verb, &output),
+        Command::Doctor(options) => doctor::run(&options, &cli.common, &output),
         Command::Topic(verb) => runtime::block_on(admin::topic::run(verb, &cli.common.target()?, &output)),
         Command::Group(verb) => runtime::block_on(admin::group::run(verb, &cli.common.target()?, &output)),
         Command::Send(options) => runtime::block_on(message::send::run(options, &cli.common.target()?, &output)),

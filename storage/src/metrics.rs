@@ -1,6 +1,8 @@
 //! What storage counts. Names and meanings: the operations page, part A.
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Latencies in seconds, from 0.1 ms to 10 s.
 pub const LATENCY: [f64; 16] =
@@ -20,6 +22,10 @@ pub struct Metrics {
     pub writable: IntGauge,
     pub timer_lateness: Histogram,
     pub timer_early: IntCounter,
+    pub dropped_by_time: IntCounter,
+    pub dropped_by_size: IntCounter,
+    pub log_bytes: IntGaugeVec,
+    pub held_bytes: IntGauge,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
     pub read_from_cache: Histogram,
@@ -54,6 +60,19 @@ impl Metrics {
             &["thread"],
         )?;
         registry.register(Box::new(busy.clone()))?;
+        let dropped = IntCounterVec::new(
+            Opts::new("carillon_log_dropped_bytes_total", "Bytes of segments that retention let go"),
+            &["reason"],
+        )?;
+        registry.register(Box::new(dropped.clone()))?;
+        let log_bytes = IntGaugeVec::new(
+            Opts::new(
+                "carillon_log_bytes",
+                "Bytes of the log's files; held = past retention, kept for what waits in them",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(log_bytes.clone()))?;
         let checkpoint_bytes =
             IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
         registry.register(Box::new(checkpoint_bytes.clone()))?;
@@ -100,6 +119,10 @@ impl Metrics {
                 "carillon_timer_early_total",
                 "Messages published before they were due by this node's clock; must stay 0",
             )?,
+            dropped_by_time: dropped.with_label_values(&["time"]),
+            dropped_by_size: dropped.with_label_values(&["size"]),
+            held_bytes: log_bytes.with_label_values(&["held"]),
+            log_bytes,
             checkpoint_duration: histogram(
                 "carillon_checkpoint_duration_seconds",
                 "Seconds it took to take a checkpoint",

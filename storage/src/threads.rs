@@ -5,6 +5,7 @@
 mod upkeep;
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{Builder, JoinHandle};
@@ -271,6 +272,8 @@ struct TimerWork {
     asks: Vec<Ask>,
     /// Somebody wants to know what waits.
     asked_for: Option<Arc<Slot<Timers>>>,
+    /// Somebody wants to know whether anything waits in a part of the log.
+    asked_about: Option<(Range<LogPosition>, Arc<Slot<bool>>)>,
     answers: Vec<Answer>,
     is_closed: bool,
 }
@@ -315,6 +318,9 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
         if let Some(slot) = work.asked_for {
             slot.put(Timers { pending: core.pending(), covers: core.covers() });
         }
+        if let Some((range, slot)) = work.asked_about {
+            slot.put(core.timers().is_any_in(&range));
+        }
         metrics.timer_busy.inc_by((clock.monotonic_ns() - began) as f64 / 1e9);
         if work.is_closed {
             return;
@@ -331,6 +337,7 @@ fn wait_for_work(core: &TimerCore, own: &TimerInbox, clock: &dyn Clock) -> Timer
             && work.asks.is_empty()
             && work.answers.is_empty()
             && work.asked_for.is_none()
+            && work.asked_about.is_none()
             && !work.is_closed
     };
     if is_idle(&work) {

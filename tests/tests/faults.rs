@@ -172,7 +172,7 @@ async fn a_slow_disk_holds_senders_back_without_taking_memory_and_the_server_sta
         let asked = async {
             let began = SystemClock.monotonic_ms();
             assert_eq!(http::status(&server, "/livez").await, 200);
-            // A new client says who it is and sends its first heartbeat.
+            // New clients open their streams and learn the route. What becomes of their heartbeats is not seen here.
             Clients::connect(&server).await;
             SystemClock.monotonic_ms() - began
         };

@@ -66,5 +66,6 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.dead_letters += tally.dead_letters;
     sum.sealed += tally.sealed;
     sum.checkpoints += tally.checkpoints;
+    sum.dropped += tally.dropped;
     sum.segments = sum.segments.max(tally.segments);
 }

@@ -259,6 +259,8 @@ fn views(queues: u16, created_at: Timestamp) -> Views {
         queues,
         created_at,
         is_dropped: false,
+        retention: None,
+        retention_bytes: None,
     };
     let group = GroupSpec {
         id: PAIR.group,

@@ -154,9 +154,14 @@ impl Disk for RealDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let status = rustix::fs::statvfs(&self.directory)?;
-        Ok(Space { free: status.f_bavail * status.f_frsize, total: status.f_blocks * status.f_frsize })
+        space(&self.directory)
     }
+}
+
+/// Of the file system that holds a directory, whoever uses it.
+pub fn space(directory: &Path) -> io::Result<Space> {
+    let status = rustix::fs::statvfs(directory)?;
+    Ok(Space { free: status.f_bavail * status.f_frsize, total: status.f_blocks * status.f_frsize })
 }
 
 /// The same file for input and output past the page cache; none where the file system has no such thing.

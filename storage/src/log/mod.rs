@@ -272,9 +272,12 @@ impl Log {
     /// Everything before the new segment is durable, and there is nothing between.
     fn enter(&mut self, segment: Segment) {
         self.tail = Arc::new(segment);
-        let mut all = Vec::clone(&self.segments.load());
-        all.push(self.tail.clone());
-        self.segments.store(Arc::new(all));
+        // Upkeep may let others go at the same time.
+        self.segments.rcu(|all| {
+            let mut all = Vec::clone(all);
+            all.push(self.tail.clone());
+            all
+        });
         let first = self.tail.first();
         self.positions.advance_appended(first);
         self.positions.advance_durable(first);

@@ -252,7 +252,6 @@ impl<'a> Scan<'a> {
                         let (resume, hole) = self.resume(&mut window, number, at).map_err(unread)?;
                         if let Some(range) = hole {
                             let (flaw, unsound) = window.flaw(at).map_err(unread)?;
-                            let unsound = unsound.map(|(header, records)| Found { header, records });
                             visit(Step::Hole { range, flaw, unsound });
                         }
                         match resume {

@@ -6,6 +6,7 @@ use base::limits::LOG_BLOCK_BYTES;
 use base::{BatchIndex, LogPosition};
 
 use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
+use super::recovery::Found;
 use super::segment::Segment;
 
 /// Reads what the device holds, where that can be had. Gives whether it could.
@@ -90,7 +91,7 @@ impl<'a> Window<'a> {
     }
 
     /// Why there is no sound batch at `at`, with the records when only those are wrong.
-    pub fn flaw(&mut self, at: LogPosition) -> io::Result<(Flaw, Option<(Header, &[u8])>)> {
+    pub fn flaw(&mut self, at: LogPosition) -> io::Result<(Flaw, Option<Found<'_>>)> {
         let (seed, end) = (self.segment.seed, self.segment.header.end());
         let Some(bytes) = self.slice(at, HEADER_BYTES)? else { return Ok((Flaw::NoHeader, None)) };
         let bytes: &[u8; HEADER_BYTES] = bytes.try_into().expect("as long as asked for");
@@ -105,7 +106,7 @@ impl<'a> Window<'a> {
             return Ok((Flaw::TooLong { length: header.length }, None));
         }
         let records = self.records(at, &header)?;
-        Ok((Flaw::Records { index: header.index }, Some((header, records))))
+        Ok((Flaw::Records { index: header.index }, Some(Found { header, records })))
     }
 
     /// What is in memory from `at` on, at least a batch header; the next part of the segment when that is too little.

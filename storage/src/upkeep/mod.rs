@@ -6,6 +6,7 @@
 //! U2. Nothing is removed that one of the two kept checkpoints needs.
 
 mod checkpoint;
+mod retention;
 mod seal;
 
 use std::collections::BTreeSet;
@@ -17,11 +18,14 @@ use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use crate::checkpoint::{CheckpointError, Manifest, Timers};
 use crate::disk::Disk;
 use crate::hash::HashKey;
-use crate::log::Segments;
+use crate::index;
+use crate::log::{Segments, segment};
 use crate::position::Positions;
+use crate::request::{Done, Request};
 use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
+pub use retention::{Policy, Reason, Retained, RetentionError};
 pub use seal::{SealError, open_all};
 
 /// Where the log stands. Everything applied is durable.
@@ -39,6 +43,10 @@ pub trait Owners {
     fn standing(&mut self) -> Result<Standing, CheckpointError>;
     /// What waits for its time.
     fn timers(&mut self) -> Result<Timers, CheckpointError>;
+    /// Whether any body in `range` waits for its time.
+    fn is_any_waiting_in(&mut self, range: &Range<LogPosition>) -> Result<bool, CheckpointError>;
+    /// Returns when it is committed.
+    fn append(&mut self, request: Request) -> Result<Done, CheckpointError>;
     /// Called between the parts of a longer work: others go on meanwhile.
     fn meanwhile(&mut self) {}
 }
@@ -76,6 +84,8 @@ pub struct Upkeep {
     next_number: u64,
     next_table: u64,
     holes: Vec<Range<LogPosition>>,
+    /// Segments that nobody reads any more, and whose files are still there.
+    leaving: BTreeSet<LogPosition>,
 }
 
 impl Upkeep {
@@ -85,7 +95,6 @@ impl Upkeep {
         let first = segments.load().first().map_or(LogPosition(0), |segment| segment.header.base);
         let sealed_to = newest.map_or(first, |newest| newest.replay_from);
         Self {
-            disk,
             store,
             hash_key,
             segments,
@@ -97,9 +106,19 @@ impl Upkeep {
             is_adrift: false,
             next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
             next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
+            leaving: Self::left_behind(&*disk, &kept, sealed_to),
+            disk,
             holes,
             kept,
         }
+    }
+
+    /// Files of segments below `sealed_to` that the newest checkpoint does not name.
+    fn left_behind(disk: &dyn Disk, kept: &[Manifest], sealed_to: LogPosition) -> BTreeSet<LogPosition> {
+        let (Some(newest), Ok(names)) = (kept.last(), disk.list()) else { return BTreeSet::new() };
+        let bases = names.iter().filter_map(|name| segment::parse_name(name).or_else(|| index::parse_name(name)));
+        let is_named = |base: &LogPosition| newest.segments.iter().any(|header| header.base == *base);
+        bases.filter(|base| *base < sealed_to && !is_named(base)).collect()
     }
 
     /// The newest checkpoint.

@@ -43,6 +43,8 @@ impl Store {
             queues: 1,
             created_at: Timestamp(1),
             is_dropped: false,
+            retention: None,
+            retention_bytes: None,
         };
         store.commit(Request::CreateTopic(spec));
         store

@@ -96,6 +96,11 @@ impl Timers {
         near.chain(self.far.values()).chain(self.deciding.values())
     }
 
+    /// Whether any body in `range` waits.
+    pub fn is_any_in(&self, range: &std::ops::Range<LogPosition>) -> bool {
+        self.iter().any(|timer| range.contains(&timer.pointer.position))
+    }
+
     pub fn add(&mut self, timer: Timer) {
         *self.pending_by_topic.entry(timer.head.topic).or_default() += 1;
         if let Some(dues) = &mut self.dues {

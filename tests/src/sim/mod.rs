@@ -29,6 +29,7 @@ pub struct Tally {
     pub dead_letters: u64,
     pub sealed: u64,
     pub checkpoints: u64,
+    pub dropped: u64,
 }
 
 /// Runs one seed; every eighth damages the disk instead of crashing. With `is_loud` each event is printed.

@@ -115,7 +115,16 @@ impl Story {
         let created_at = Timestamp(1_650_000_000_000);
         let topic = |name: &str, kind, queues| {
             let name = TopicName::parse(name).expect("legal");
-            Request::CreateTopic(TopicSpec { id: TopicId(0), name, kind, queues, created_at, is_dropped: false })
+            Request::CreateTopic(TopicSpec {
+                id: TopicId(0),
+                name,
+                kind,
+                queues,
+                created_at,
+                is_dropped: false,
+                retention: None,
+                retention_bytes: None,
+            })
         };
         let steps = BackoffSpec::Steps([1, 300].map(Duration::from_secs).into());
         let (first, max) = (Duration::from_millis(5), Duration::from_secs(9));
@@ -221,6 +230,8 @@ impl Story {
                     queues: 1,
                     created_at,
                     is_dropped: false,
+                    retention: None,
+                    retention_bytes: None,
                 })
             };
             self.disk.crash_after(1 + round % 2);

@@ -141,6 +141,8 @@ pub struct World {
     /// Nothing goes wrong any more.
     is_well: bool,
     is_loud: bool,
+    /// A store that grows old: much is sent and acknowledged, little waits, and segments go.
+    is_aging: bool,
     /// A fault is armed, so what a failed commit leaves behind is looked at.
     is_armed: bool,
     sink: Arc<dyn ReplySink>,
@@ -184,6 +186,7 @@ impl World {
             topics: Vec::new(),
             is_well: false,
             is_loud,
+            is_aging: seed % 4 == 1,
             is_armed: false,
             sink: Arc::new(Silent),
             tally: Tally::default(),
@@ -196,7 +199,7 @@ impl World {
     /// The whole life of a store, to the point where everything was delivered.
     pub fn live(mut self) -> Tally {
         self.begin();
-        let steps = 60 + self.chance.below(160);
+        let steps = if self.is_aging { 300 + self.chance.below(400) } else { 60 + self.chance.below(160) };
         for _ in 0..steps {
             self.step();
         }
@@ -214,6 +217,7 @@ impl World {
 
     pub fn step(&mut self) {
         match self.chance.below(100) {
+            0..=14 if self.is_aging => self.upkeep(),
             0..=19 => self.send(),
             20..=37 => self.poll(),
             38..=59 => self.settle(),

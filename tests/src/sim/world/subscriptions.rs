@@ -115,7 +115,16 @@ impl World {
                     Some(id) => self.dead_letter_topic(index, Ok(id)),
                     None => {
                         let (kind, created_at) = (TopicKind::DeadLetter, now.wall);
-                        let spec = TopicSpec { id: TopicId(0), name, kind, queues: 1, created_at, is_dropped: false };
+                        let spec = TopicSpec {
+                            id: TopicId(0),
+                            name,
+                            kind,
+                            queues: 1,
+                            created_at,
+                            is_dropped: false,
+                            retention: None,
+                            retention_bytes: None,
+                        };
                         self.submit(Owner::DeadLetterTopic(index), Request::CreateTopic(spec));
                     }
                 }
@@ -212,6 +221,17 @@ impl World {
             running.subs[index].core.handle(Event::Unwritten(batch), now);
             return;
         };
+        // What expired on its way has no body any more, and goes to nobody.
+        let is_gone = |message: &subscription::Handout| {
+            self.oracle.is_passed(index, (message.receipt.queue, message.receipt.offset))
+                && running.reader.fetch(message.entry.pointer()).is_err_and(|error| error.is_lost())
+        };
+        let messages: Vec<_> = messages.iter().filter(|message| !is_gone(message)).cloned().collect();
+        let messages = messages.as_slice();
+        if messages.is_empty() {
+            running.subs[index].core.handle(Event::Unwritten(batch), now);
+            return;
+        }
         let slots: Vec<_> = messages.iter().map(|m| (m.receipt.queue, m.receipt.offset, m.receipt.attempt)).collect();
         say!(self, "pair {index}: batch {batch} for {client}: {slots:?}");
         self.oracle.deliver(&running.reader, index, &client, batch, messages, now.tick);
