@@ -277,7 +277,7 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
         observe(&effects.published, clock.now(), metrics);
         if has_news && clock.monotonic_ms() > counted_at + CLOCK_CHECK_MS {
             counted_at = clock.monotonic_ms();
-            *own.pending.lock() = core.timers().pending_by_topic().collect();
+            *own.pending.lock() = core.timers().pending_by_topic();
         }
         metrics.timer_busy.inc_by((clock.monotonic_ns() - began) as f64 / 1e9);
         if work.is_closed {

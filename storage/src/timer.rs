@@ -88,6 +88,10 @@ impl TimerCore {
         }
         match self.timers.claim(ask.due, ask.origin) {
             Claim::Unknown => effects.replies.push(Reply { to: ask.reply, result: Err(AppendError::TimerUnknown) }),
+            Claim::Unreadable(error) => {
+                tracing::error!(%error, "a delayed message cannot be decided about");
+                effects.replies.push(Reply { to: ask.reply, result: Err(AppendError::TimerUnreadable(error)) });
+            }
             Claim::Deciding => self.waiting.entry(ask.origin).or_default().push(ask),
             Claim::Taken(timer) => {
                 let change = match ask.what {
@@ -154,7 +158,8 @@ impl TimerCore {
     /// When to be called again at the latest, if nothing else happens: a wall clock time, and a monotonic one.
     pub fn wake(&self) -> (Option<Timestamp>, u64) {
         let is_full = self.under_way.len() >= BATCHES_MAX;
-        (self.timers.next_due().filter(|_| !is_full), self.not_before)
+        let next = if self.timers.is_behind() { Some(Timestamp::ZERO) } else { self.timers.next_due() };
+        (next.filter(|_| !is_full), self.not_before)
     }
 
     /// A topic that is gone takes its timers with it; the event that says so comes with the same commit or soon after.

@@ -49,7 +49,7 @@ impl Snapshot {
         // A pair that was only looked at has progress that says nothing.
         let progress = views.progress.lock();
         let progress = progress.iter().map(|(pair, shared)| (*pair, shared.lock().clone()));
-        let mut timers: Vec<Timer> = timer.timers().iter().copied().collect();
+        let mut timers: Vec<Timer> = timer.timers().all().expect("its runs can be read");
         timers.sort_unstable_by_key(|timer| (timer.pointer.position, timer.due));
         Self {
             topics,
