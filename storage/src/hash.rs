@@ -11,6 +11,14 @@ use siphasher::sip::SipHasher24;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HashKey(pub [u8; 16]);
 
+/// What a message is looked up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Lookup {
+    Key = 1,
+    Id = 2,
+}
+
 impl HashKey {
     /// Of a message group. Never 0: that stands for "no message group".
     pub fn message_group(&self, group: &str) -> u64 {
@@ -21,6 +29,24 @@ impl HashKey {
     pub fn tag(&self, tag: &str) -> u32 {
         let hash = self.hash(tag);
         ((hash ^ (hash >> 32)) & 0xFFFF_FFFF).max(1) as u32
+    }
+
+    /// Of a key or an id of a message, for look-ups. What it is and where it was sent to are hashed with it.
+    pub fn lookup(&self, topic: base::TopicId, what: Lookup, text: &str) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(&[what as u8]);
+        hasher.write(&topic.0.to_le_bytes());
+        hasher.write(text.as_bytes());
+        hasher.finish()
+    }
+
+    /// Of a message group in a topic, for look-ups.
+    pub fn lookup_group(&self, topic: base::TopicId, group_hash: u64) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.0);
+        hasher.write(&[0]);
+        hasher.write(&topic.0.to_le_bytes());
+        hasher.write(&group_hash.to_le_bytes());
+        hasher.finish()
     }
 
     fn hash(&self, text: &str) -> u64 {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::limits::{INBOX_BYTES_MAX, LOG_GROUP_BYTES_MAX};
 use parking_lot::{Condvar, Mutex};
 
-use crate::request::{AppendError, Lane, Submission};
+use crate::request::{AppendError, Lane, Request, Submission};
 
 #[derive(Debug)]
 pub struct Inbox {
@@ -49,8 +49,12 @@ impl Inbox {
     /// As [`Inbox::push`], for those who have more to say: a writer that waits is not woken before [`Inbox::ring`].
     pub fn push_silently(&self, lane: Lane, submission: Submission) -> Result<(), (Box<Submission>, AppendError)> {
         let mut state = self.state.lock();
+        // The store's own question is one, and has to get through.
+        let is_bounded = !matches!(submission.request, Request::Standing);
         let refusal = if state.is_closed {
             Some(AppendError::Closed)
+        } else if !is_bounded {
+            None
         } else if state.requests.len() + state.background.len() >= self.requests_max {
             Some(AppendError::InboxFull {
                 what: "the log writer's inbox (limits.writer_inbox)",
@@ -153,7 +157,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::request::{Answer, ReplySink, ReplyTo, Request};
+    use crate::request::{Answer, ReplySink, ReplyTo};
 
     struct Nowhere;
 

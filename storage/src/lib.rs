@@ -4,10 +4,12 @@
 //! bytes on the disk mean, `docs/threads.md` who owns what.
 
 pub mod cache;
+pub mod checkpoint;
 pub mod codec;
 pub mod disk;
 pub mod hash;
 pub mod inbox;
+pub mod index;
 pub mod log;
 pub mod message;
 pub mod metrics;
@@ -19,6 +21,7 @@ pub mod store;
 pub mod table;
 pub mod threads;
 pub mod timer;
+pub mod upkeep;
 pub mod view;
 pub mod watch;
 pub mod writer;

@@ -129,6 +129,14 @@ pub fn decode(topic: TopicId, part: &Bytes) -> Result<StoredMessage, BodyError> 
     Ok(StoredMessage { topic, envelope, md5, body })
 }
 
+/// Reads the envelope of a body part whose bytes were checked otherwise.
+pub fn envelope(part: &[u8]) -> Result<Envelope, Malformed> {
+    let mut decoder = Decoder::new("body part", part);
+    decoder.u32()?;
+    let length = usize::try_from(decoder.u32()?).map_err(|_| decoder.malformed())?;
+    Ok(decode_envelope(decoder.take(length)?)?.0)
+}
+
 fn encode_envelope(out: &mut Vec<u8>, envelope: &Envelope, md5: &[u8; 16]) {
     out.u8(envelope.kind as u8);
     out.u8(if envelope.is_gzip { FLAG_GZIP } else { 0 });

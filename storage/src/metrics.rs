@@ -20,6 +20,9 @@ pub struct Metrics {
     pub writable: IntGauge,
     pub timer_lateness: Histogram,
     pub timer_early: IntCounter,
+    pub timers_unreadable: IntGauge,
+    pub checkpoint_duration: Histogram,
+    pub checkpoint_bytes: IntGauge,
     pub writer_busy: prometheus::Counter,
     pub timer_busy: prometheus::Counter,
 }
@@ -49,6 +52,14 @@ impl Metrics {
             &["thread"],
         )?;
         registry.register(Box::new(busy.clone()))?;
+        let timers_unreadable = IntGauge::new(
+            "carillon_timers_unreadable_blocks",
+            "Blocks of timers that could not be read when they were due; must stay 0",
+        )?;
+        registry.register(Box::new(timers_unreadable.clone()))?;
+        let checkpoint_bytes =
+            IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
+        registry.register(Box::new(checkpoint_bytes.clone()))?;
         Ok(Self {
             append_bytes: counter("carillon_log_append_bytes_total", "Bytes appended to the log, padding included")?,
             append_batches: counter("carillon_log_append_batches_total", "Batches appended to the log")?,
@@ -82,6 +93,13 @@ impl Metrics {
                 "carillon_timer_early_total",
                 "Messages published before they were due by this node's clock; must stay 0",
             )?,
+            checkpoint_duration: histogram(
+                "carillon_checkpoint_duration_seconds",
+                "Seconds it took to take a checkpoint",
+                LATENCY.into(),
+            )?,
+            timers_unreadable,
+            checkpoint_bytes,
             writer_busy: busy.with_label_values(&["log_writer"]),
             timer_busy: busy.with_label_values(&["timer"]),
         })

@@ -9,6 +9,7 @@ use crate::log::LogFailure;
 use crate::message::BodyPart;
 use crate::record::{FRAME_BYTES, Fact, Head, Pointer, Why};
 use crate::table::TableError;
+use crate::upkeep::Standing;
 use crate::view::catalog::{GroupSpec, TopicSpec};
 use crate::view::transactions::Outcome;
 
@@ -76,6 +77,8 @@ pub enum Request {
     },
     /// Answered when everything before it is applied.
     Barrier,
+    /// As a barrier; everything applied is durable then, whatever the commit rule.
+    Standing,
 }
 
 impl Request {
@@ -89,7 +92,7 @@ impl Request {
             Self::Changes(changes) => changes.iter().map(Change::bytes).sum::<usize>() + 64,
             Self::CreateTopic(_) | Self::CreateGroup(_) | Self::DropTopic(_) | Self::DropGroup(_) => 512,
             Self::EndTransaction { .. } => 128,
-            Self::Barrier => 0,
+            Self::Barrier | Self::Standing => 0,
         }
     }
 }
@@ -104,7 +107,7 @@ impl Change {
                 Fact::Settle { acks, retries, .. } => 16 + acks.len() * 12 + retries.len() * 24,
                 Fact::Lease { client, entries, .. } => 48 + client.len() + entries.len() * 12,
                 Fact::Subscribe { start, filter, .. } => 32 + start.len() * 12 + filter.expression.len(),
-                Fact::Seek { .. } | Fact::Park { .. } | Fact::Purge { .. } => 48,
+                Fact::Seek { .. } | Fact::Park { .. } | Fact::Purge { .. } | Fact::Expire { .. } => 48,
                 Fact::Schedule(spec) => 32 + spec.name.len() + spec.content.len(),
             },
             Self::Expect { .. } => 0,
@@ -140,6 +143,8 @@ pub enum Done {
     /// A timer was taken back.
     Recalled(Pointer),
     Passed,
+    /// Where the log stands.
+    Standing(Standing),
 }
 
 /// Why a request was refused. Whatever the variant, nothing of it is in the log, except for `Failed`, where nobody knows.

@@ -3,6 +3,8 @@
 //! A store is recovered into its parts (writer, timer, views) by [`recover`]; servers hand the parts to threads
 //! ([`crate::threads`]), simulations drive them themselves.
 
+use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -12,19 +14,24 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use crate::cache::TailCache;
+use crate::checkpoint::{self, Manifest, RestoreError, Restored};
 use crate::codec::Malformed;
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::log::batch::HEADER_BYTES;
-use crate::log::recovery::{self, Found, Report};
+use crate::log::recovery::{self, Found, Report, Start};
+use crate::log::segment;
 use crate::log::{self, LogFailure, LogOptions, ReadError, Segments};
 use crate::message::{self, BodyError, StoredMessage};
 use crate::metrics::Metrics;
 use crate::record::{self, Pointer, Record};
+use crate::table::TEMPORARY_PREFIX;
 use crate::timer::TimerCore;
+use crate::upkeep::{Legacy, SealError, Upkeep, open_all};
 use crate::view::Views;
 use crate::view::catalog::Catalog;
 use crate::view::progress::Shared;
+use crate::view::timers::Bounds;
 use crate::view::transactions::Transactions;
 use crate::writer::Writer;
 
@@ -39,6 +46,16 @@ pub enum OpenError {
     NoIdentity,
     #[error("the first batch of this term cannot be written: {0}")]
     Append(#[from] LogFailure),
+    #[error("the data directory cannot be read: {0}")]
+    Directory(io::Error),
+    #[error(transparent)]
+    Unknown(RestoreError),
+    #[error("no checkpoint can be used, and the log no longer reaches back to its beginning: {reasons}")]
+    NothingLeft { reasons: String },
+    #[error("checkpoint {number} belongs to another store than the log")]
+    Foreign { number: u64 },
+    #[error(transparent)]
+    Index(#[from] SealError),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +64,8 @@ pub struct Options {
     /// This node's number.
     pub node: u64,
     pub tail_cache_bytes: usize,
+    /// What of the timers is kept in memory.
+    pub timers: Bounds,
 }
 
 /// A recovered store, in parts.
@@ -54,10 +73,12 @@ pub struct Recovered {
     pub writer: Writer,
     pub timer: TimerCore,
     pub reader: Reader,
+    pub upkeep: Upkeep,
     pub report: Report,
 }
 
-/// Reads the log, rebuilds the views, and begins a new term. Everything acknowledged before is served after.
+/// Restores the newest checkpoint, reads the log from there on, and begins a new term. Everything acknowledged before is
+/// served after.
 pub fn recover(
     disk: Arc<dyn Disk>,
     options: Options,
@@ -65,27 +86,39 @@ pub fn recover(
     mut chance: Chance,
     metrics: Metrics,
 ) -> Result<Recovered, OpenError> {
-    let mut views = Views::default();
-    let mut timer = TimerCore::default();
+    let Beginning { kept, mut views, mut timer } = begin(&*disk, options.timers)?;
+    let start = kept.last().map(start_of);
     let mut malformed = None;
     let mut visit = |found: Found<'_>| {
         if let Err(cause) = replay(&mut views, &found) {
             malformed.get_or_insert(OpenError::Malformed { position: found.header.position, cause });
         }
-        timer.apply(&views.take_timer_events());
+        let events = views.take_timer_events();
+        let end = found.header.position.plus(found.header.total());
+        if end > timer.covers() {
+            timer.apply(&events, end);
+        }
     };
     let log_chance = Chance::new(chance.next_u64());
-    let (mut log, report) = recovery::open(disk, options.log, log_chance, &mut visit)?;
+    let (mut log, report) = recovery::open(disk.clone(), options.log, start.as_ref(), log_chance, &mut visit)?;
     if let Some(error) = malformed {
         return Err(error);
     }
+    if let Some(newest) = kept.last().filter(|newest| newest.store != log.cluster()) {
+        return Err(OpenError::Foreign { number: newest.number });
+    }
     // A log that lost all it had is not a new one.
-    let is_new = report.batches == 0 && report.quarantined.is_empty();
+    let is_new = kept.is_empty() && report.batches == 0 && report.quarantined.is_empty();
     if !is_new && views.hash_key.is_none() {
         return Err(OpenError::NoIdentity);
     }
-    if !report.quarantined.is_empty() {
+    let holes = holes(&kept, &report);
+    if !holes.is_empty() {
         views.keep_lost_offsets();
+    }
+    if let (Some(start), Some(hash_key)) = (&start, views.hash_key) {
+        let all = log.segments().load_full();
+        open_all(&*disk, &all, start.from, &views.shared(), hash_key, &mut || chance.next_u64())?;
     }
     views.ring();
     log.begin_term();
@@ -93,7 +126,79 @@ pub fn recover(
     let mut writer = Writer::new(log, views, cache.clone(), clock, metrics);
     writer.append_own(&first_records(is_new, options.node, &mut chance))?;
     let reader = Reader::of(&writer, cache);
-    Ok(Recovered { writer, timer, reader, report })
+    let legacy = Legacy {
+        store: writer.log().cluster(),
+        hash_key: *reader.hash_key(),
+        segments: writer.log().segments(),
+        views: writer.views().shared(),
+        kept,
+        holes,
+    };
+    let upkeep = Upkeep::new(disk, Chance::new(chance.next_u64()), legacy);
+    Ok(Recovered { writer, timer, reader, upkeep, report })
+}
+
+/// What the views are before the log is read.
+struct Beginning {
+    /// Newest last: the one that was restored.
+    kept: Vec<Manifest>,
+    views: Views,
+    timer: TimerCore,
+}
+
+/// The newest checkpoint that can be used; nothing, where the log has everything.
+fn begin(disk: &dyn Disk, timers: Bounds) -> Result<Beginning, OpenError> {
+    let names = disk.list().map_err(OpenError::Directory)?;
+    for name in names.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
+        disk.remove(name).map_err(OpenError::Directory)?;
+    }
+    let mut reasons = Vec::new();
+    let mut numbers = checkpoint::numbers(&names).into_iter();
+    while let Some(number) = numbers.next() {
+        let restored =
+            checkpoint::read_manifest(disk, number).and_then(|manifest| checkpoint::restore(disk, manifest, timers));
+        match restored {
+            Ok(Restored { manifest, views, timer }) => {
+                let older = numbers.next().and_then(|number| checkpoint::read_manifest(disk, number).ok());
+                return Ok(Beginning { kept: older.into_iter().chain([manifest]).collect(), views, timer });
+            }
+            Err(error) if error.is_unknown_version() => return Err(OpenError::Unknown(error)),
+            Err(error) => {
+                tracing::error!(%error, "a checkpoint cannot be used; an older one is tried");
+                reasons.push(error.to_string());
+            }
+        }
+    }
+    let first = names.iter().filter_map(|name| segment::parse_name(name)).min();
+    if first.is_some_and(|first| first > LogPosition(0)) {
+        if reasons.is_empty() {
+            reasons.push("there is none".into());
+        }
+        return Err(OpenError::NothingLeft { reasons: reasons.join("; ") });
+    }
+    Ok(Beginning { kept: Vec::new(), views: Views::default(), timer: TimerCore::with_bounds(timers) })
+}
+
+fn start_of(manifest: &Manifest) -> Start {
+    Start {
+        from: manifest.replay_from,
+        durable: manifest.durable,
+        next_index: manifest.next_index,
+        term: manifest.term,
+        stored_at: manifest.stored_at,
+        segments: manifest.segments.clone(),
+    }
+}
+
+/// What was damaged before, and what was found to be now.
+fn holes(kept: &[Manifest], report: &Report) -> Vec<Range<LogPosition>> {
+    let mut holes = kept.last().map(|newest| newest.holes.clone()).unwrap_or_default();
+    for found in &report.quarantined {
+        holes.retain(|known| known.end <= found.start || known.start >= found.end);
+        holes.push(found.clone());
+    }
+    holes.sort_by_key(|hole| hole.start);
+    holes
 }
 
 /// What a term begins with; a new store's first batch also holds its identity.

@@ -2,6 +2,8 @@
 //!
 //! docs/threads.md says who owns what and who waits for whom. Nobody here waits for the network.
 
+mod upkeep;
+
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -9,24 +11,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use base::{Chance, Clock, Timestamp, TopicId};
+use base::{Clock, LogPosition, Timestamp, TopicId};
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex};
 
 use crate::disk::Disk;
 use crate::inbox::{Drained, Inbox};
-use crate::log::{self, CommitRule, MARK_AFTER};
+use crate::log::{CommitRule, MARK_AFTER};
 use crate::message::StoredMessage;
 use crate::metrics::Metrics;
 use crate::record::Pointer;
 use crate::request::{Answer, AppendError, Lane, ReplySink, ReplyTo, Request, Submission};
 use crate::store::{FetchError, Reader, Recovered};
 use crate::timer::{Ask, Effects, TimerCore};
+use crate::upkeep::Errand;
 use crate::view::apply::TimerEvent;
 use crate::writer::{Reserve, Writer};
+use upkeep::{Driver, Others, Upkeep};
 
-/// How often the free space is looked at, and the next segment thought of.
-const UPKEEP_EVERY: Duration = Duration::from_millis(500);
+pub use upkeep::{ReserveRule, Schedule};
+
 /// A timer thread with something pending looks at the wall clock at least this often: it may jump.
 const CLOCK_CHECK_MS: u64 = 100;
 /// Unsynced bytes under `flush = "write"` before the writer syncs although it has more to do.
@@ -34,19 +38,13 @@ const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
 /// Cold reads that wait; beyond it they are refused.
 const READS_WAITING_MAX: usize = 4096;
 
-/// The space that is kept free: a share of the file system or a number of bytes.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum ReserveRule {
-    Percent(u8),
-    Bytes(u64),
-}
-
 /// What the threads need beyond the store itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     pub inbox_requests_max: usize,
     pub read_threads: usize,
     pub reserve: ReserveRule,
+    pub upkeep: Schedule,
 }
 
 /// A running store. Cheap to clone; [`Store::stop`] ends it for all clones.
@@ -57,6 +55,8 @@ pub struct Store {
     timer: Arc<TimerInbox>,
     reads: Arc<ReadQueue>,
     upkeep: Arc<Upkeep>,
+    /// Ends before the others: its last work needs them.
+    upkeep_thread: Arc<Mutex<Option<JoinHandle<()>>>>,
     threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
@@ -69,26 +69,32 @@ impl Store {
         metrics: Metrics,
         options: Options,
     ) -> io::Result<Self> {
-        let Recovered { writer, timer, reader, .. } = recovered;
+        let Recovered { writer, timer, reader, upkeep: core, .. } = recovered;
         let store = Self {
             reader,
             inbox: Arc::new(Inbox::new(options.inbox_requests_max)),
             timer: Arc::default(),
             reads: Arc::default(),
             upkeep: Arc::default(),
+            upkeep_thread: Arc::default(),
             threads: Arc::default(),
         };
         store.upkeep.check_space(&*disk, options.reserve);
         let (inbox, timer_inbox, upkeep) = (store.inbox.clone(), store.timer.clone(), store.upkeep.clone());
-        store.spawn("log-writer", move || run_writer(writer, &inbox, &timer_inbox, &upkeep))?;
+        let threads = &store.threads;
+        spawn(threads, "log-writer", move || run_writer(writer, &inbox, &timer_inbox, &upkeep))?;
         let (inbox, timer_inbox) = (store.inbox.clone(), store.timer.clone());
-        store.spawn("timer", move || run_timer(timer, &inbox, &timer_inbox, &*clock, &metrics))?;
-        let upkeep = store.upkeep.clone();
-        store.spawn("upkeep", move || run_upkeep(&*disk, &upkeep, options.reserve))?;
+        let (timer_clock, timer_metrics) = (clock.clone(), metrics.clone());
+        spawn(threads, "timer", move || run_timer(timer, &inbox, &timer_inbox, &*timer_clock, &timer_metrics))?;
         for number in 0..options.read_threads.max(1) {
             let (reads, reader) = (store.reads.clone(), store.reader.clone());
-            store.spawn(&format!("read-{number}"), move || run_reads(&reads, &reader))?;
+            spawn(threads, &format!("read-{number}"), move || run_reads(&reads, &reader))?;
         }
+        let owners = Others { inbox: store.inbox.clone(), timer: store.timer.clone() };
+        let driver = Driver { disk, core, owners, clock, metrics, options, shared: store.upkeep.clone() };
+        let only = Mutex::default();
+        spawn(&only, "upkeep", move || driver.run())?;
+        *store.upkeep_thread.lock() = only.into_inner().pop();
         Ok(store)
     }
 
@@ -148,30 +154,33 @@ impl Store {
 
     /// Refuses new requests, finishes what is in the inbox, marks the log's end, and waits for the threads.
     pub fn stop(&self) {
+        self.upkeep.is_closed.store(true, Ordering::Release);
+        self.upkeep.bell.notify_all();
+        let upkeep = self.upkeep_thread.lock().take();
+        upkeep.into_iter().for_each(join);
         self.timer.push(|work| work.is_closed = true);
         self.inbox.close();
         self.reads.close();
-        self.upkeep.is_closed.store(true, Ordering::Release);
-        self.upkeep.bell.notify_all();
         let threads = std::mem::take(&mut *self.threads.lock());
-        for thread in threads {
-            let name = thread.thread().name().unwrap_or("").to_owned();
-            if thread.join().is_err() {
-                tracing::error!(thread = name, "a thread of the store has panicked");
-            }
-        }
+        threads.into_iter().for_each(join);
     }
+}
 
-    fn spawn(&self, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-        let guarded = || {
-            let guard = AbortOnPanic;
-            body();
-            std::mem::forget(guard);
-        };
-        let thread = Builder::new().name(name.into()).spawn(guarded)?;
-        self.threads.lock().push(thread);
-        Ok(())
+fn join(thread: JoinHandle<()>) {
+    let name = thread.thread().name().unwrap_or("").to_owned();
+    if thread.join().is_err() {
+        tracing::error!(thread = name, "a thread of the store has panicked");
     }
+}
+
+fn spawn(threads: &Mutex<Vec<JoinHandle<()>>>, name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let guarded = || {
+        let guard = AbortOnPanic;
+        body();
+        std::mem::forget(guard);
+    };
+    threads.lock().push(Builder::new().name(name.into()).spawn(guarded)?);
+    Ok(())
 }
 
 /// A store without one of its threads would hang its callers, and one whose invariant is broken must write nothing more:
@@ -197,7 +206,11 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
                 let events = writer.take_timer_events();
                 if !events.is_empty() {
                     // Before the answers: who was told of a timer may recall it at once.
-                    timer.push(|work| work.events.extend(events));
+                    let through = writer.log().positions().applied;
+                    timer.push(|work| {
+                        work.events.extend(events);
+                        work.through = through;
+                    });
                 }
                 for mut delivery in deliveries {
                     delivery.sink.deliver(&mut delivery.answers);
@@ -232,12 +245,18 @@ struct TimerInbox {
     work: Mutex<TimerWork>,
     bell: Condvar,
     pending: Mutex<HashMap<TopicId, u64>>,
+    /// So many timers are young that a checkpoint should not wait.
+    wants_run: AtomicBool,
 }
 
 #[derive(Default)]
 struct TimerWork {
     events: Vec<TimerEvent>,
+    /// Where the log had come to with the newest of them.
+    through: LogPosition,
     asks: Vec<Ask>,
+    /// What upkeep wants done.
+    errands: Vec<Errand>,
     answers: Vec<Answer>,
     is_closed: bool,
 }
@@ -262,7 +281,8 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
         let began = clock.monotonic_ns();
         let mut effects = Effects::default();
         let has_news = !work.events.is_empty();
-        core.apply(&work.events);
+        core.apply(&work.events, work.through);
+        work.errands.into_iter().for_each(|errand| errand(&mut core));
         for answer in work.answers {
             core.answered(answer.ticket, answer.result, clock.monotonic_ms(), &mut effects);
         }
@@ -279,6 +299,8 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
             counted_at = clock.monotonic_ms();
             *own.pending.lock() = core.timers().pending_by_topic();
         }
+        own.wants_run.store(core.timers().wants_run(), Ordering::Relaxed);
+        metrics.timers_unreadable.set(i64::try_from(core.timers().unreadable_blocks()).unwrap_or(i64::MAX));
         metrics.timer_busy.inc_by((clock.monotonic_ns() - began) as f64 / 1e9);
         if work.is_closed {
             return;
@@ -290,8 +312,13 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
 fn wait_for_work(core: &TimerCore, own: &TimerInbox, clock: &dyn Clock) -> TimerWork {
     let (due, not_before) = core.wake();
     let mut work = own.work.lock();
-    let is_idle =
-        |work: &TimerWork| work.events.is_empty() && work.asks.is_empty() && work.answers.is_empty() && !work.is_closed;
+    let is_idle = |work: &TimerWork| {
+        work.events.is_empty()
+            && work.asks.is_empty()
+            && work.answers.is_empty()
+            && work.errands.is_empty()
+            && !work.is_closed
+    };
     if is_idle(&work) {
         match due {
             None => own.bell.wait(&mut work),
@@ -336,82 +363,6 @@ fn observe(published: &[Timestamp], now: Timestamp, metrics: &Metrics) {
         if *due > now {
             metrics.timer_early.inc();
         }
-    }
-}
-
-/// What the upkeep thread is told, and tells.
-#[derive(Default)]
-struct Upkeep {
-    wanted: Mutex<Option<Wanted>>,
-    bell: Condvar,
-    reserve: Mutex<Reserve>,
-    failure: Mutex<Option<String>>,
-    is_closed: AtomicBool,
-}
-
-/// The next segment, and the spare ones, of this size.
-#[derive(Clone)]
-struct Wanted {
-    size: u64,
-    slot: log::Slot,
-    spares: log::Spares,
-}
-
-impl Upkeep {
-    fn want(&self, size: u64, slot: log::Slot, spares: log::Spares) {
-        let mut wanted = self.wanted.lock();
-        if wanted.is_none() {
-            *wanted = Some(Wanted { size, slot, spares });
-            self.bell.notify_one();
-        }
-    }
-
-    fn check_space(&self, disk: &dyn Disk, rule: ReserveRule) {
-        match disk.space() {
-            Ok(space) => {
-                let reserve = match rule {
-                    ReserveRule::Percent(percent) => space.total / 100 * u64::from(percent),
-                    ReserveRule::Bytes(bytes) => bytes,
-                };
-                *self.reserve.lock() = Reserve::of(space, reserve);
-            }
-            Err(error) => tracing::warn!(%error, "the free space of the data directory cannot be found out"),
-        }
-    }
-}
-
-fn run_upkeep(disk: &dyn Disk, upkeep: &Upkeep, rule: ReserveRule) {
-    let mut chance = Chance::from_system();
-    while !upkeep.is_closed.load(Ordering::Acquire) {
-        let wanted = {
-            let mut wanted = upkeep.wanted.lock();
-            if wanted.is_none() {
-                upkeep.bell.wait_for(&mut wanted, UPKEEP_EVERY);
-            }
-            wanted.clone()
-        };
-        upkeep.check_space(disk, rule);
-        let Some(Wanted { size, slot, spares }) = wanted else { continue };
-        if slot.lock().is_none() && !upkeep.is_closed.load(Ordering::Acquire) {
-            match log::prepare(disk, size, chance.next_u64(), || ()) {
-                Ok(prepared) => {
-                    *slot.lock() = Some(prepared);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the next segment cannot be prepared; the writer will allocate one")
-                }
-            }
-        }
-        while spares.lock().len() < log::SPARES {
-            match log::allocate(disk, size, chance.next_u64()) {
-                Ok(spare) => spares.lock().push(spare),
-                Err(error) => {
-                    tracing::warn!(%error, "there is no room for a spare segment");
-                    break;
-                }
-            }
-        }
-        *upkeep.wanted.lock() = None;
     }
 }
 

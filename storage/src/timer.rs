@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::record::{Fact, Pending, Pointer, Why};
 use crate::request::{AppendError, Change, Done, ReplyTo, Request};
 use crate::view::apply::TimerEvent;
-use crate::view::timers::{Claim, Timer, Timers};
+use crate::view::timers::{Bounds, Claim, Run, Snapshot, Timer, Timers};
 
 /// Publications under way at once; more would only wait in the writer's inbox.
 const BATCHES_MAX: usize = 4;
@@ -69,6 +69,8 @@ pub struct TimerCore {
     /// Who waits for a decision of somebody else about the same message.
     waiting: HashMap<LogPosition, Vec<Ask>>,
     not_before: u64,
+    /// Everything about timers that lies below is in here.
+    covers: LogPosition,
 }
 
 impl TimerCore {
@@ -76,9 +78,35 @@ impl TimerCore {
         &self.timers
     }
 
-    /// What the writer committed.
-    pub fn apply(&mut self, events: &[TimerEvent]) {
+    /// What the writer committed below `through`.
+    pub fn apply(&mut self, events: &[TimerEvent], through: LogPosition) {
         self.timers.apply(events);
+        self.covers = self.covers.max(through);
+    }
+
+    /// Everything about timers that lies below is in here.
+    pub fn covers(&self) -> LogPosition {
+        self.covers
+    }
+
+    pub(crate) fn with_bounds(bounds: Bounds) -> Self {
+        Self { timers: Timers::with_bounds(bounds), ..Self::default() }
+    }
+
+    /// Takes over what a checkpoint kept.
+    pub(crate) fn restore(&mut self, runs: Vec<Run>, covers: LogPosition) {
+        self.timers.open_runs(runs);
+        self.covers = covers;
+    }
+
+    /// What a checkpoint needs of the timers. None while another one is being written.
+    pub(crate) fn snapshot(&mut self) -> Option<Snapshot> {
+        self.timers.snapshot(self.covers)
+    }
+
+    /// For checkpoints and merges.
+    pub(crate) fn timers_mut(&mut self) -> &mut Timers {
+        &mut self.timers
     }
 
     pub fn ask(&mut self, ask: Ask, effects: &mut Effects) {

@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::record::{Fact, Head, Pointer, Record, Why};
 use crate::request::{Answer, AppendError, BodyKind, Change, Done, Placed, ReplySink, Request, Submission};
 use crate::sequencer::Sequencer;
+use crate::upkeep::Standing;
 use crate::view::Views;
 
 pub use crate::view::apply::TimerEvent;
@@ -132,12 +133,18 @@ impl Writer {
             };
             outcomes.push((submission.reply, outcome));
         }
-        let start = if group.is_empty() { Ok(LogPosition(0)) } else { self.commit_group(group, false) };
+        let mut start = if group.is_empty() { Ok(LogPosition(0)) } else { self.commit_group(group, false) };
+        let is_standing_asked = outcomes.iter().any(|(_, outcome)| matches!(outcome, Ok(Done::Standing(_))));
+        if is_standing_asked && self.log.positions().durable < self.log.positions().appended {
+            start = start.and_then(|start| self.sync().map(|()| start));
+        }
+        let standing = self.standing();
         for (reply, outcome) in outcomes {
             let result = match (&start, outcome) {
                 // W2: a refusal may rest on what was decided in this group, so it is void with it.
                 (Err(failure), _) => Err(self.explain(failure)),
                 (Ok(_), Err(refused)) => Err(refused),
+                (Ok(_), Ok(Done::Standing(_))) => Ok(Done::Standing(standing)),
                 (Ok(start), Ok(done)) => Ok(relocate(done, *start)),
             };
             let answer = Answer { ticket: reply.ticket, result };
@@ -145,6 +152,16 @@ impl Writer {
                 Some(delivery) => delivery.answers.push(answer),
                 None => deliveries.push(Delivery { sink: reply.sink, answers: vec![answer] }),
             }
+        }
+    }
+
+    /// Where the log stands; everything applied is durable unless the commit rule says otherwise.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            positions: self.log.positions(),
+            next_index: self.log.next_index(),
+            term: self.log.term(),
+            stored_at: self.log.stored_at(),
         }
     }
 
@@ -242,6 +259,8 @@ impl Writer {
                 Ok(Done::TransactionEnded)
             }
             Request::Barrier => Ok(Done::Passed),
+            // Filled in when the group is committed.
+            Request::Standing => Ok(Done::Standing(Standing::default())),
         }
     }
 
@@ -340,7 +359,7 @@ impl Writer {
             | Fact::Subscribe { group, topic, .. }
             | Fact::Seek { group, topic, .. }
             | Fact::Park { group, topic, .. } => self.check_pair(*group, *topic),
-            Fact::Purge { topic, .. } => self.sequencer.check_topic(*topic),
+            Fact::Purge { topic, .. } | Fact::Expire { topic, .. } => self.sequencer.check_topic(*topic),
             Fact::Retire { .. } | Fact::Schedule(_) => Ok(()),
         }
     }
@@ -413,7 +432,7 @@ fn visible_place(record: &Record) -> Option<(TopicId, QueueIndex, QueueOffset)> 
 fn operated(record: &Record) -> Option<(TopicId, Option<base::GroupId>)> {
     match record {
         Record::Fact(Fact::Seek { group, topic, .. } | Fact::Park { group, topic, .. }) => Some((*topic, Some(*group))),
-        Record::Fact(Fact::Purge { topic, .. }) => Some((*topic, None)),
+        Record::Fact(Fact::Purge { topic, .. } | Fact::Expire { topic, .. }) => Some((*topic, None)),
         _ => None,
     }
 }

@@ -64,5 +64,8 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.messages += tally.messages;
     sum.restarts += tally.restarts;
     sum.dead_letters += tally.dead_letters;
+    sum.sealed += tally.sealed;
+    sum.checkpoints += tally.checkpoints;
+    sum.merged += tally.merged;
     sum.segments = sum.segments.max(tally.segments);
 }

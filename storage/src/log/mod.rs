@@ -8,6 +8,7 @@ pub mod batch;
 pub mod group;
 pub mod recovery;
 pub mod segment;
+pub mod window;
 
 use std::io;
 use std::sync::Arc;
@@ -130,6 +131,16 @@ impl Log {
 
     pub fn term(&self) -> Term {
         self.term
+    }
+
+    /// The newest time that a batch carries.
+    pub fn stored_at(&self) -> Timestamp {
+        self.stored_at
+    }
+
+    /// The store's own id.
+    pub fn cluster(&self) -> [u8; 16] {
+        self.tail.header.cluster
     }
 
     pub fn next_index(&self) -> BatchIndex {

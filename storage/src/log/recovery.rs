@@ -19,11 +19,27 @@ use base::limits::LOG_BLOCK_BYTES;
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
-use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
+use super::batch::{ALIGNMENT, Header};
 use super::segment::{self, HeaderError, PREPARED_PREFIX, Segment};
+use super::window::{WINDOW_BYTES, Window, read_surely};
 use super::{Log, LogOptions, allocate};
 use crate::disk::Disk;
 use crate::position::Positions;
+
+/// Where the reading of a log begins that is older than what has to be read.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The first segment that is read.
+    pub from: LogPosition,
+    /// Everything below was durable.
+    pub durable: LogPosition,
+    /// What the log had reached there, at the least.
+    pub next_index: BatchIndex,
+    pub term: Term,
+    pub stored_at: Timestamp,
+    /// Segments that there were, oldest first.
+    pub segments: Vec<segment::Header>,
+}
 
 /// Why a log cannot be opened. Nothing on the disk was changed.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +52,8 @@ pub enum OpenError {
     Cluster { name: String },
     #[error("the header of the newest segment, {name}, is damaged; move that file away to open the store without it")]
     NewestDamaged { name: String },
+    #[error("segment {name} is missing, and the log went on at {position}")]
+    NewestMissing { name: String, position: LogPosition },
     #[error("the log does not begin: its first batch, which holds the store's identity, is damaged in {name}")]
     NoBeginning { name: String },
 }
@@ -60,30 +78,43 @@ pub struct Found<'a> {
     pub records: &'a [u8],
 }
 
-/// Reads the whole log, giving each batch to `visit` in order, mends its end, and leaves it ready for appending.
-/// An empty directory gives an empty log.
+/// Reads the log, giving each batch to `visit` in order, mends its end, and leaves it ready for appending. From the
+/// beginning, or from `start`. An empty directory gives an empty log.
 pub fn open(
     disk: Arc<dyn Disk>,
     options: LogOptions,
+    start: Option<&Start>,
     mut chance: Chance,
     visit: &mut dyn FnMut(Found<'_>),
 ) -> Result<(Log, Report), OpenError> {
-    let segments = open_segments(&*disk)?;
+    let mut report = Report::default();
+    let segments = open_segments(&*disk, start, &mut report)?;
     let Some(last) = segments.last().cloned() else {
         return create(disk, options, chance);
     };
+    if let Some(start) = start.filter(|start| start.durable > last.header.end()) {
+        let name = segment::name(last.header.end());
+        return Err(OpenError::NewestMissing { name, position: start.durable });
+    }
+    let old = segments.partition_point(|segment| start.is_some_and(|start| segment.header.base < start.from));
     let mut scan = Scan {
-        segments: &segments,
+        segments: &segments[old..],
         next: BatchIndex(0),
         state: State::default(),
         is_device_read: true,
-        report: Report::default(),
+        reached: BatchIndex(0),
+        report,
     };
+    if let Some(start) = start {
+        scan.begin(start);
+    }
     scan.run(visit)?;
     let Scan { state, is_device_read, mut report, .. } = scan;
     let end = LogPosition(state.end.max(last.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
     mend(&last, &state, end, is_device_read, &mut report)?;
     let next = state.next_index;
+    let term = start.map_or(state.term, |start| state.term.max(start.term));
+    let stored_at = start.map_or(state.stored_at, |start| state.stored_at.max(start.stored_at));
     let mut positions = Positions::at(end);
     positions.advance_durable(end);
     let log = Log {
@@ -93,8 +124,8 @@ pub fn open(
         segments: Arc::new(ArcSwap::from_pointee(segments)),
         positions,
         next_index: next,
-        term: state.term,
-        stored_at: state.stored_at,
+        term,
+        stored_at,
         prepared: Arc::new(Mutex::new(None)),
         spares: Arc::default(),
         is_on_spare: false,
@@ -147,8 +178,8 @@ fn cluster_id(chance: &mut Chance) -> [u8; 16] {
     id
 }
 
-/// Opens every segment, oldest first, and removes what was prepared and never used.
-fn open_segments(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
+/// Opens every segment that belongs to the store, oldest first, and removes what was prepared and never used.
+fn open_segments(disk: &dyn Disk, start: Option<&Start>, report: &mut Report) -> Result<Vec<Arc<Segment>>, OpenError> {
     let io = |operation, name: &str| {
         let name = name.to_owned();
         move |source| OpenError::Io { operation, name, source }
@@ -159,15 +190,30 @@ fn open_segments(disk: &dyn Disk) -> Result<Vec<Arc<Segment>>, OpenError> {
     }
     let mut bases: Vec<LogPosition> = names.iter().filter_map(|name| segment::parse_name(name)).collect();
     bases.sort_unstable();
+    let known = start.map_or(&[][..], |start| &start.segments);
+    if let Some(start) = start {
+        // Older ones that are not known are on their way out.
+        bases.retain(|base| *base >= start.from || known.iter().any(|header| header.base == *base));
+        for header in known.iter().filter(|header| header.base < start.from && !bases.contains(&header.base)) {
+            tracing::error!(segment = segment::name(header.base), "a segment is missing; all of it is quarantined");
+            report.quarantined.push(header.base..header.end());
+        }
+    }
     let newest = bases.last().copied();
     let mut segments = Vec::with_capacity(bases.len());
     for base in bases {
         let name = segment::name(base);
-        let file = disk.open(&name).map_err(io("opening", &name))?;
+        let is_old = start.is_some_and(|start| base < start.from);
+        let file = if is_old { disk.open_to_read(&name) } else { disk.open(&name) }.map_err(io("opening", &name))?;
         let mut block = vec![0; LOG_BLOCK_BYTES as usize];
         file.read_at(&mut block, 0).map_err(io("reading", &name))?;
+        let noted = known.iter().find(|header| header.base == base);
         let header = match segment::Header::decode(&block) {
             Ok(header) if header.base == base => header,
+            Ok(_) | Err(HeaderError::Damaged) if noted.is_some() => {
+                tracing::error!(segment = name, "the segment's header is damaged; a checkpoint knows what it was");
+                *noted.expect("just seen")
+            }
             // Without its header a segment's batches cannot be told from rubbish: all of it is quarantined by the scan,
             // which finds the next segment's first index further on than it should be.
             Ok(_) | Err(HeaderError::Damaged) if Some(base) != newest => {
@@ -206,10 +252,22 @@ struct Scan<'a> {
     state: State,
     /// All that was read so far came from the device.
     is_device_read: bool,
+    /// Batches below were durable, as a checkpoint knows.
+    reached: BatchIndex,
     report: Report,
 }
 
 impl Scan<'_> {
+    /// What lies before the first segment that is read is known otherwise.
+    fn begin(&mut self, start: &Start) {
+        let first = start.segments.iter().find(|header| header.base >= start.from);
+        self.next = first.map_or(start.next_index, |header| header.base_index);
+        self.state.next_index = self.next;
+        self.state.end = start.from;
+        self.state.proved = start.durable;
+        self.reached = start.next_index;
+    }
+
     fn run(&mut self, visit: &mut dyn FnMut(Found<'_>)) -> Result<(), OpenError> {
         let mut number = 0;
         while let Some(segment) = self.segments.get(number) {
@@ -228,6 +286,10 @@ impl Scan<'_> {
                     _ => match self.resume(&mut window, number, at)? {
                         Resume::Here(later) => at = later,
                         Resume::NextSegment => break false,
+                        Resume::Behind(proved) => {
+                            at = proved;
+                            break true;
+                        }
                         // Either there is nothing more, or what there is was never acknowledged.
                         Resume::Nowhere => break true,
                     },
@@ -285,7 +347,8 @@ impl Scan<'_> {
     fn resume(&mut self, window: &mut Window<'_>, number: usize, bad: LogPosition) -> Result<Resume, OpenError> {
         let mut from = bad.plus(ALIGNMENT as u64);
         window.zeros_from = from;
-        let mut is_proved = self.segments.get(number + 1).is_some();
+        let is_last = self.segments.get(number + 1).is_none();
+        let mut is_proved = !is_last || self.state.proved > bad;
         let mut first_later = None;
         while let Some((position, header)) = window.search(from)? {
             first_later.get_or_insert((position, header.index));
@@ -303,11 +366,17 @@ impl Scan<'_> {
         if let Some((later, _)) = first_later.filter(|(_, index)| *index == self.next) {
             return Ok(Resume::Here(later));
         }
-        let end = self.segments[number].header.end();
+        let end = if is_last { self.state.proved } else { self.segments[number].header.end() };
         let first_later = first_later.map(|(position, _)| position);
         let hole = bad..first_later.unwrap_or(end);
         tracing::error!(from = hole.start.0, to = hole.end.0, "synced bytes of the log are damaged and quarantined");
         self.report.quarantined.push(hole);
+        if is_last && first_later.is_none() {
+            // The numbers of what is gone are not given again.
+            self.next = self.next.max(self.reached);
+            self.state.next_index = self.next;
+            return Ok(Resume::Behind(self.state.proved));
+        }
         Ok(first_later.map_or(Resume::NextSegment, Resume::Here))
     }
 }
@@ -315,6 +384,8 @@ impl Scan<'_> {
 enum Resume {
     Here(LogPosition),
     NextSegment,
+    /// Everything up to there is gone that a checkpoint knows to have been durable.
+    Behind(LogPosition),
     Nowhere,
 }
 
@@ -372,113 +443,6 @@ fn zero_rest(tail: &Segment, from: LogPosition, to: LogPosition) -> io::Result<u
     }
     Ok(torn)
 }
-
-/// Reads what the device holds, where that can be had. Gives whether it could.
-fn read_surely(segment: &Segment, at: LogPosition, bytes: &mut [u8]) -> io::Result<bool> {
-    match segment.file.read_device(bytes, segment.offset(at)) {
-        Some(result) => result.map(|()| true),
-        None => segment.file.read_at(bytes, segment.offset(at)).map(|()| false),
-    }
-}
-
-const WINDOW_BYTES: usize = 1 << 20;
-
-/// A part of a segment in memory, moved along by the scan.
-struct Window<'a> {
-    segment: &'a Segment,
-    start: LogPosition,
-    bytes: Vec<u8>,
-    is_device_read: bool,
-    /// As far as searches have come, there are only zeros from here on.
-    zeros_from: LogPosition,
-}
-
-impl<'a> Window<'a> {
-    fn new(segment: &'a Segment) -> Self {
-        let start = segment.first();
-        Self { segment, start, bytes: Vec::new(), is_device_read: true, zeros_from: start }
-    }
-
-    /// `length` bytes from `at` on; none when they would reach beyond the segment.
-    fn slice(&mut self, at: LogPosition, length: usize) -> Result<Option<&[u8]>, OpenError> {
-        if at.plus(length as u64) > self.segment.header.end() {
-            return Ok(None);
-        }
-        let is_inside = at >= self.start && at.plus(length as u64) <= self.start.plus(self.bytes.len() as u64);
-        if !is_inside {
-            let rest = usize::try_from(self.segment.header.end().since(at)).unwrap_or(usize::MAX);
-            self.bytes.resize(length.max(WINDOW_BYTES).min(rest), 0);
-            self.start = at;
-            let result = read_surely(self.segment, at, &mut self.bytes);
-            self.is_device_read &= result.map_err(|source| OpenError::Io {
-                operation: "reading",
-                name: segment::name(self.segment.header.base),
-                source,
-            })?;
-        }
-        let from = usize::try_from(at.since(self.start)).expect("inside the window");
-        Ok(Some(&self.bytes[from..from + length]))
-    }
-
-    /// The header of the batch at `at`, when the whole batch is there and sound.
-    fn batch(&mut self, at: LogPosition) -> Result<Option<Header>, OpenError> {
-        let seed = self.segment.seed;
-        let Some(bytes) = self.slice(at, HEADER_BYTES)? else { return Ok(None) };
-        let bytes: &[u8; HEADER_BYTES] = bytes.try_into().expect("as long as asked for");
-        let Some(header) = Header::decode(bytes, seed).filter(|header| header.position == at) else { return Ok(None) };
-        let Ok(total) = usize::try_from(header.total()) else { return Ok(None) };
-        let length = header.length as usize;
-        let Some(bytes) = self.slice(at, total)? else { return Ok(None) };
-        let records = &bytes[HEADER_BYTES..HEADER_BYTES + length];
-        Ok((crc32c::crc32c(records) == header.records_crc).then_some(header))
-    }
-
-    fn records(&mut self, at: LogPosition, header: &Header) -> Result<&[u8], OpenError> {
-        let length = header.length as usize;
-        let bytes = self.slice(at.plus(HEADER_BYTES as u64), length)?;
-        Ok(bytes.expect("the batch was checked to lie inside its segment"))
-    }
-
-    /// What is in memory from `at` on, at least a batch header; the next part of the segment when that is too little.
-    fn rest(&mut self, at: LogPosition) -> Result<Option<&[u8]>, OpenError> {
-        let ends = self.start.plus(self.bytes.len() as u64);
-        let length = match at >= self.start && at.plus(HEADER_BYTES as u64) <= ends {
-            true => ends.since(at),
-            false => self.segment.header.end().since(at).min(WINDOW_BYTES as u64),
-        };
-        self.slice(at, usize::try_from(length).expect("windows are small"))
-    }
-
-    /// The first sound batch at or after `from`.
-    fn search(&mut self, from: LogPosition) -> Result<Option<(LogPosition, Header)>, OpenError> {
-        let magic = MAGIC.to_le_bytes();
-        let mut at = LogPosition(from.0.next_multiple_of(ALIGNMENT as u64));
-        let end = self.segment.header.end();
-        while at.plus(HEADER_BYTES as u64) <= end {
-            let Some(bytes) = self.rest(at)? else { break };
-            let length = bytes.len() / ALIGNMENT * ALIGNMENT;
-            // Most of what is searched was never written.
-            let zeros = bytes.rchunks(ZEROS.len()).take_while(|block| **block == ZEROS[..block.len()]);
-            let used = bytes.len() - zeros.map(<[u8]>::len).sum::<usize>();
-            let hit = bytes[..used].chunks_exact(ALIGNMENT).position(|chunk| chunk[..4] == magic);
-            if used > 0 {
-                self.zeros_from = at.plus(used as u64);
-            }
-            let Some(hit) = hit else {
-                at = at.plus(length as u64);
-                continue;
-            };
-            at = at.plus((hit * ALIGNMENT) as u64);
-            if let Some(header) = self.batch(at)? {
-                return Ok(Some((at, header)));
-            }
-            at = at.plus(ALIGNMENT as u64);
-        }
-        Ok(None)
-    }
-}
-
-const ZEROS: [u8; LOG_BLOCK_BYTES as usize] = [0; LOG_BLOCK_BYTES as usize];
 
 #[cfg(test)]
 #[path = "recovery_tests.rs"]

@@ -1,5 +1,6 @@
 //! Stories of opening a log: what is cut, what is quarantined, what is refused.
 
+use super::super::batch::{HEADER_BYTES, MAGIC};
 use super::*;
 use crate::disk::sim::SimDisk;
 use crate::log::CommitRule;
@@ -12,7 +13,7 @@ type Opened = Result<(Log, Report, Vec<String>), OpenError>;
 fn try_open(disk: &SimDisk) -> Opened {
     let mut found = Vec::new();
     let mut visit = |batch: Found<'_>| found.push(String::from_utf8_lossy(batch.records).into_owned());
-    let (log, report) = open(Arc::new(disk.clone()), OPTIONS, Chance::new(3), &mut visit)?;
+    let (log, report) = open(Arc::new(disk.clone()), OPTIONS, None, Chance::new(3), &mut visit)?;
     Ok((log, report, found))
 }
 
@@ -261,7 +262,7 @@ fn acknowledged_groups_are_not_written_again_when_the_device_has_them() {
 fn a_torn_group_full_of_what_looks_like_batches_is_searched_once() {
     let disk = SimDisk::new(1);
     let options = LogOptions { segment_bytes: 16 << 20, ..OPTIONS };
-    let open_it = || open(Arc::new(disk.clone()), options, Chance::new(3), &mut |_| ()).expect("the log opens");
+    let open_it = || open(Arc::new(disk.clone()), options, None, Chance::new(3), &mut |_| ()).expect("the log opens");
     let (mut log, _) = open_it();
     let start = append(&mut log, &["a"]);
     drop(log);

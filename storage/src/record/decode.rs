@@ -99,6 +99,11 @@ fn decode_fact(kind: u8, from: &mut Decoder<'_>) -> Result<Fact, Malformed> {
             queue: QueueIndex(from.number()?),
             below: QueueOffset(from.varint()?),
         },
+        kind::EXPIRE => Fact::Expire {
+            topic: TopicId(from.number()?),
+            queue: QueueIndex(from.number()?),
+            below: QueueOffset(from.varint()?),
+        },
         kind::SCHEDULE => Fact::Schedule(ScheduleSpec {
             name: from.text()?.into(),
             is_dropped: decode_bool(from)?,

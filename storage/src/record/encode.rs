@@ -104,7 +104,7 @@ fn encode_fact(out: &mut Vec<u8>, fact: &Fact) {
             out.u64(*message_group);
             out.u8((*is_on).into());
         }
-        Fact::Purge { topic, queue, below } => {
+        Fact::Purge { topic, queue, below } | Fact::Expire { topic, queue, below } => {
             out.varint(topic.0.into());
             out.varint(queue.0.into());
             out.varint(below.0);

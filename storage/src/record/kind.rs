@@ -20,6 +20,7 @@ pub const SCHEDULE: u8 = 15;
 pub const MEMBERS: u8 = 16;
 pub const EPOCH: u8 = 17;
 pub const MARK: u8 = 18;
+pub const EXPIRE: u8 = 19;
 
 impl Record {
     pub fn kind(&self) -> u8 {
@@ -38,6 +39,7 @@ impl Record {
             Self::Fact(Fact::Purge { .. }) => PURGE,
             Self::Topic(_) => TOPIC,
             Self::Group(_) => GROUP,
+            Self::Fact(Fact::Expire { .. }) => EXPIRE,
             Self::Fact(Fact::Schedule(_)) => SCHEDULE,
             Self::Members { .. } => MEMBERS,
             Self::Epoch { .. } => EPOCH,

@@ -162,6 +162,12 @@ pub enum Fact {
         queue: QueueIndex,
         below: QueueOffset,
     },
+    /// As a purge, by retention: what a group had not read is counted.
+    Expire {
+        topic: TopicId,
+        queue: QueueIndex,
+        below: QueueOffset,
+    },
     Schedule(ScheduleSpec),
 }
 

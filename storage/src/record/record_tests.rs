@@ -65,6 +65,7 @@ fn samples() -> Vec<Record> {
         Fact::Seek { group, topic, queue, to: offset, generation: 2 },
         Fact::Park { group, topic, message_group: u64::MAX, is_on: true },
         Fact::Purge { topic, queue, below: offset },
+        Fact::Expire { topic, queue, below: offset },
         Fact::Schedule(ScheduleSpec { name: "nightly".into(), is_dropped: false, content: [1, 2, 3].into() }),
     ];
     let mut all = vec![
@@ -106,7 +107,7 @@ fn encoded(record: &Record) -> Vec<u8> {
 fn every_kind_of_record_comes_back_as_it_was() {
     let samples = samples();
     let kinds: std::collections::BTreeSet<u8> = samples.iter().map(Record::kind).collect();
-    assert_eq!(kinds, (1..=18).collect(), "a sample of every kind");
+    assert_eq!(kinds, (1..=19).collect(), "a sample of every kind");
     for record in samples {
         let mut bytes = encoded(&record);
         bytes.extend_from_slice(b"the next record");

@@ -5,11 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{GroupId, GroupName, QueueIndex, Timestamp, TopicId, TopicName};
+use base::{GroupId, GroupName, LogPosition, QueueIndex, Timestamp, TopicId, TopicName};
 use hashbrown::HashMap;
 
-use super::queue::Queue;
+use super::queue::{Queue, QueueId};
 use crate::codec::{Decoder, Encode, Malformed};
+use crate::index::Sealed;
 use crate::record::ScheduleSpec;
 use crate::watch::Watchers;
 
@@ -117,9 +118,32 @@ pub struct Catalog {
     schedules: HashMap<Arc<str>, ScheduleSpec>,
     next_topic: u32,
     next_group: u32,
+    /// Everything that lies below is in here.
+    covers: LogPosition,
+    /// Where the queues' older entries are.
+    index: Arc<Sealed>,
 }
 
 impl Catalog {
+    pub(crate) fn new(index: Arc<Sealed>) -> Self {
+        Self { index, ..Self::default() }
+    }
+
+    /// Everything that lies below is in here.
+    pub fn covers(&self) -> LogPosition {
+        self.covers
+    }
+
+    pub(crate) fn cover(&mut self, below: LogPosition) {
+        self.covers = self.covers.max(below);
+    }
+
+    /// Ids below were given out, whether what had them is still there or not.
+    pub(crate) fn reserve_ids(&mut self, next_topic: u32, next_group: u32) {
+        self.next_topic = self.next_topic.max(next_topic);
+        self.next_group = self.next_group.max(next_group);
+    }
+
     pub fn topic(&self, name: &TopicName) -> Option<&Arc<Topic>> {
         self.topics.get(name)
     }
@@ -167,11 +191,14 @@ impl Catalog {
         if spec.is_dropped {
             return;
         }
-        let (mut queues, watchers) = match known {
+        let (mut queues, watchers): (Vec<_>, _) = match known {
             Some(known) => (known.queues.clone(), known.watchers.clone()),
             None => Default::default(),
         };
-        queues.resize_with(usize::from(spec.queues).max(queues.len()), Arc::default);
+        for number in queues.len()..usize::from(spec.queues) {
+            let queue = QueueIndex(u16::try_from(number).expect("topics have at most 1,024 queues"));
+            queues.push(Arc::new(Queue::new(QueueId { topic: spec.id, queue }, self.index.clone())));
+        }
         let topic = Arc::new(Topic { spec: spec.clone(), queues, watchers });
         self.topics.insert(spec.name.clone(), topic.clone());
         self.topics_by_id.insert(spec.id, topic);

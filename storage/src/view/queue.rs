@@ -1,17 +1,20 @@
-//! The messages of one queue, in order: 32 bytes each.
+//! The messages of one queue, in order: 32 bytes each. Those of sealed segments lie in index files, the newer ones in memory.
 //!
 //! Q1. Offsets are dense: the entry after `next - 1` has offset `next`. What damage took leaves lost entries behind.
 //! Q2. `visible_since` never falls within a queue, so a time is found by bisection.
+//! Q3. What is below `sealed` is in a durable index file that [`Sealed`] knows.
 //!
 //! Read by subscriptions while the writer appends: a mutex, held for at most `READ_ENTRIES_MAX` entries, because a
-//! snapshot per append would cost more than the lock.
+//! snapshot per append would cost more than the lock. No file is read under it.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use base::limits::READ_ENTRIES_MAX;
-use base::{LogPosition, QueueOffset, Timestamp};
+use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 use parking_lot::Mutex;
 
+use crate::index::Sealed;
 use crate::record::Pointer;
 
 /// Where a message of a queue lies, and what filters, lanes and ages need to know of it.
@@ -25,7 +28,10 @@ pub struct Entry {
     pub tag_hash: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() == 32);
+/// Bytes of an entry, in memory and in an index file.
+pub const ENTRY_BYTES: usize = 32;
+
+const _: () = assert!(size_of::<Entry>() == ENTRY_BYTES);
 
 const FLAG_LOST: u64 = 1;
 
@@ -36,8 +42,31 @@ impl Entry {
         Self { visible_since, group_hash, packed, length: pointer.length, tag_hash }
     }
 
-    fn lost(visible_since: Timestamp) -> Self {
+    pub fn lost(visible_since: Timestamp) -> Self {
         Self { visible_since, group_hash: 0, packed: FLAG_LOST << 56, length: 0, tag_hash: 0 }
+    }
+
+    /// As it lies in an index file.
+    pub fn encode(&self) -> [u8; ENTRY_BYTES] {
+        let mut out = [0; ENTRY_BYTES];
+        out[..8].copy_from_slice(&self.visible_since.0.to_le_bytes());
+        out[8..16].copy_from_slice(&self.group_hash.to_le_bytes());
+        out[16..24].copy_from_slice(&self.packed.to_le_bytes());
+        out[24..28].copy_from_slice(&self.length.to_le_bytes());
+        out[28..].copy_from_slice(&self.tag_hash.to_le_bytes());
+        out
+    }
+
+    pub fn decode(bytes: &[u8; ENTRY_BYTES]) -> Self {
+        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+        let u64_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+        Self {
+            visible_since: Timestamp(u64_at(0)),
+            group_hash: u64_at(8),
+            packed: u64_at(16),
+            length: u32_at(24),
+            tag_hash: u32_at(28),
+        }
     }
 
     pub fn pointer(&self) -> Pointer {
@@ -61,16 +90,29 @@ const CHUNK: usize = 1024;
 struct Content {
     /// Offset of the first entry kept.
     first: u64,
-    /// Offset of the first entry of the first chunk; at or below `first`.
+    /// Offset of the first entry that is in no index file; below `first` after a purge.
+    sealed: u64,
+    /// Offset of the first entry of the first chunk; at or below `sealed`.
     base: u64,
     chunks: VecDeque<Vec<Entry>>,
     next: u64,
+    /// When the newest entry became visible.
+    newest: Timestamp,
+}
+
+/// Which queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct QueueId {
+    pub topic: TopicId,
+    pub queue: QueueIndex,
 }
 
 /// One queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    id: QueueId,
     content: Mutex<Content>,
+    index: Arc<Sealed>,
 }
 
 /// Bounds of a queue at one moment.
@@ -80,65 +122,103 @@ pub struct Bounds {
     pub next: QueueOffset,
 }
 
+/// What a checkpoint keeps of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub first: QueueOffset,
+    /// Behind the last entry that is in an index file.
+    pub sealed: QueueOffset,
+}
+
 impl Queue {
+    pub fn new(id: QueueId, index: Arc<Sealed>) -> Self {
+        Self { id, content: Mutex::default(), index }
+    }
+
+    pub fn id(&self) -> QueueId {
+        self.id
+    }
+
     pub fn bounds(&self) -> Bounds {
         let content = self.content.lock();
         Bounds { first: QueueOffset(content.first), next: QueueOffset(content.next) }
     }
 
     /// Appends up to `max` entries from `from` on to `out`; gives the offset of the first one, which is later than `from`
-    /// when the queue starts later.
+    /// when the queue starts later. Reads index files on the calling thread. What cannot be read now is left out: the
+    /// upkeep thread makes a damaged index anew, and rings.
     pub fn read(&self, from: QueueOffset, max: usize, out: &mut Vec<Entry>) -> QueueOffset {
-        let content = self.content.lock();
-        let start = from.0.max(content.first);
-        let mut left = max.min(READ_ENTRIES_MAX);
-        let mut offset = start;
-        while left > 0 && offset < content.next {
-            let (chunk, within) = content.locate(offset);
-            let rest = &content.chunks[chunk][within..];
-            let taken = &rest[..rest.len().min(left)];
-            out.extend_from_slice(taken);
-            left -= taken.len();
-            offset += taken.len() as u64;
+        let max = max.min(READ_ENTRIES_MAX);
+        let (start, sealed) = {
+            let content = self.content.lock();
+            let start = from.0.max(content.first);
+            if start >= content.sealed {
+                content.read(start, max, out);
+                return QueueOffset(start);
+            }
+            (start, content.sealed)
+        };
+        let count = usize::try_from(sealed - start).unwrap_or(usize::MAX).min(max);
+        if let Err(error) = self.index.read(self.id, QueueOffset(start), count, out) {
+            tracing::error!(queue = ?self.id, offset = start, %error, "entries of a queue cannot be read");
         }
         QueueOffset(start)
     }
 
     pub fn entry(&self, offset: QueueOffset) -> Option<Entry> {
-        let content = self.content.lock();
-        if offset.0 < content.first || offset.0 >= content.next {
+        let bounds = self.bounds();
+        if offset < bounds.first || offset >= bounds.next {
             return None;
         }
-        let (chunk, within) = content.locate(offset.0);
-        Some(content.chunks[chunk][within])
+        let mut found = Vec::with_capacity(1);
+        let first = self.read(offset, 1, &mut found);
+        found.pop().filter(|_| first == offset)
     }
 
     /// The first offset that became visible at or after `time`; the next offset when there is none.
     pub fn offset_at(&self, time: Timestamp) -> QueueOffset {
-        let content = self.content.lock();
-        let (mut low, mut high) = (content.first, content.next);
+        let Bounds { first, next } = self.bounds();
+        let (mut low, mut high) = (first.0, next.0);
         while low < high {
             let middle = low + (high - low) / 2;
-            let (chunk, within) = content.locate(middle);
-            if content.chunks[chunk][within].visible_since < time {
-                low = middle + 1;
-            } else {
-                high = middle;
+            match self.entry(QueueOffset(middle)) {
+                Some(entry) if entry.visible_since >= time => high = middle,
+                _ => low = middle + 1,
             }
         }
         QueueOffset(low)
+    }
+
+    pub fn kept(&self) -> Kept {
+        let content = self.content.lock();
+        Kept { first: QueueOffset(content.first), sealed: QueueOffset(content.sealed) }
+    }
+
+    /// Takes over what a checkpoint kept, before the log is read on.
+    pub(crate) fn restore(&self, kept: Kept) {
+        let mut content = self.content.lock();
+        assert!(content.next == 0 && content.chunks.is_empty(), "a queue is restored before it is used");
+        content.first = kept.first.0;
+        content.sealed = kept.sealed.0;
+        content.base = kept.sealed.0;
+        content.next = kept.sealed.0;
+    }
+
+    /// Entries below `sealed` are in an index file now, and leave memory (Q3).
+    pub(crate) fn seal(&self, sealed: QueueOffset) {
+        let mut content = self.content.lock();
+        assert!(sealed.0 <= content.next, "Q3: {:?} is sealed to {sealed} and ends at {}", self.id, content.next);
+        content.sealed = content.sealed.max(sealed.0);
+        content.free();
     }
 
     /// Adds the entry of `offset`. Gives the number of offsets that damage left out before it.
     pub(crate) fn push(&self, offset: QueueOffset, mut entry: Entry) -> u64 {
         let mut content = self.content.lock();
         assert!(offset.0 >= content.next, "Q1: offset {offset} is given twice; the next one is {}", content.next);
-        let missing = offset.0 - content.next;
-        let newest = content.chunks.back().and_then(|chunk| chunk.last()).map(|entry| entry.visible_since);
-        entry.visible_since = entry.visible_since.max(newest.unwrap_or_default());
-        for _ in 0..missing {
-            content.append(Entry::lost(entry.visible_since));
-        }
+        entry.visible_since = entry.visible_since.max(content.newest);
+        let missing = content.extend_lost(offset.0, entry.visible_since);
+        content.newest = entry.visible_since;
         content.append(entry);
         missing
     }
@@ -146,25 +226,32 @@ impl Queue {
     /// Marks everything below `next` that is not there as lost. Gives how many offsets that are.
     pub(crate) fn extend_lost(&self, next: QueueOffset) -> u64 {
         let mut content = self.content.lock();
-        let missing = next.0.saturating_sub(content.next);
-        let newest = content.chunks.back().and_then(|chunk| chunk.last()).map(|entry| entry.visible_since);
-        for _ in 0..missing {
-            content.append(Entry::lost(newest.unwrap_or_default()));
-        }
-        missing
+        // A purge that a checkpoint knew may lie behind what is left of the log.
+        let (next, newest) = (next.0.max(content.first), content.newest);
+        content.extend_lost(next, newest)
     }
 
     pub(crate) fn purge(&self, below: QueueOffset) {
         let mut content = self.content.lock();
-        content.first = below.0.clamp(content.first, content.next);
-        while content.base + CHUNK as u64 <= content.first && !content.chunks.is_empty() {
-            content.chunks.pop_front();
-            content.base += CHUNK as u64;
-        }
+        content.first = content.first.max(below.0);
+        content.free();
     }
 }
 
 impl Content {
+    fn read(&self, start: u64, max: usize, out: &mut Vec<Entry>) {
+        let mut left = max;
+        let mut offset = start;
+        while left > 0 && offset < self.next {
+            let (chunk, within) = self.locate(offset);
+            let rest = &self.chunks[chunk][within..];
+            let taken = &rest[..rest.len().min(left)];
+            out.extend_from_slice(taken);
+            left -= taken.len();
+            offset += taken.len() as u64;
+        }
+    }
+
     fn locate(&self, offset: u64) -> (usize, usize) {
         let index = usize::try_from(offset - self.base).expect("entries fit in memory");
         (index / CHUNK, index % CHUNK)
@@ -177,6 +264,28 @@ impl Content {
         }
         self.next += 1;
     }
+
+    fn extend_lost(&mut self, next: u64, visible_since: Timestamp) -> u64 {
+        let missing = next.saturating_sub(self.next);
+        for _ in 0..missing {
+            self.append(Entry::lost(visible_since));
+        }
+        missing
+    }
+
+    /// Frees chunks that hold only what was purged or sealed.
+    fn free(&mut self) {
+        let needed = self.first.max(self.sealed);
+        if needed >= self.next {
+            self.chunks = VecDeque::new();
+            self.base = self.next;
+            return;
+        }
+        while self.base + CHUNK as u64 <= needed && !self.chunks.is_empty() {
+            self.chunks.pop_front();
+            self.base += CHUNK as u64;
+        }
+    }
 }
 
 #[cfg(test)]
@@ -188,9 +297,13 @@ mod tests {
         Entry::new(pointer, Timestamp(visible_since), 5, 6, 7)
     }
 
+    fn queue() -> Queue {
+        Queue::new(QueueId { topic: TopicId(0), queue: QueueIndex(0) }, Arc::new(Sealed::nowhere()))
+    }
+
     #[test]
     fn entries_come_back_in_order_over_chunks_and_after_a_purge() {
-        let queue = Queue::default();
+        let queue = queue();
         for offset in 0..3000 {
             assert_eq!(queue.push(QueueOffset(offset), entry(offset, offset)), 0);
         }
@@ -209,7 +322,7 @@ mod tests {
 
     #[test]
     fn offsets_that_damage_took_are_lost_entries() {
-        let queue = Queue::default();
+        let queue = queue();
         queue.push(QueueOffset(0), entry(1, 1));
         assert_eq!(queue.push(QueueOffset(3), entry(2, 2)), 2);
         let lost: Vec<_> = (0..4).map(|o| queue.entry(QueueOffset(o)).is_some_and(|e| e.is_lost())).collect();

@@ -27,6 +27,10 @@ pub struct Tally {
     pub restarts: u64,
     pub segments: u64,
     pub dead_letters: u64,
+    pub sealed: u64,
+    pub checkpoints: u64,
+    /// Merges of runs of timers.
+    pub merged: u64,
 }
 
 /// Runs one seed; every eighth damages the disk instead of crashing. With `is_loud` each event is printed.

@@ -157,6 +157,10 @@ fn of_fact(fact: &Fact) -> Fields {
             let purge = vec![("topic", number(topic.0)), ("queue", number(queue.0)), ("below", number(below.0))];
             vec![("purge", Value::Fields(purge))]
         }
+        Fact::Expire { topic, queue, below } => {
+            let expire = vec![("topic", number(topic.0)), ("queue", number(queue.0)), ("below", number(below.0))];
+            vec![("expire", Value::Fields(expire))]
+        }
         Fact::Schedule(spec) => vec![
             ("name", text(&spec.name)),
             ("dropped", number(u8::from(spec.is_dropped))),

@@ -321,6 +321,7 @@ fn payload_of(kind: u8, from: &mut Bytes<'_>) -> Fields {
         10 => vec![("pair", pair(from)), ("seek", varints(from, &["queue", "to", "generation"]))],
         11 => vec![("pair", pair(from)), ("message group", Number(from.u64())), ("on", Number(from.bool()))],
         12 => vec![("purge", varints(from, &["topic", "queue", "below"]))],
+        19 => vec![("expire", varints(from, &["topic", "queue", "below"]))],
         13 => vec![
             ("id", Number(from.varint())),
             ("name", Text(from.text())),

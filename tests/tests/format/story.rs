@@ -27,6 +27,7 @@ pub const OPTIONS: store::Options = store::Options {
     log: LogOptions { segment_bytes: 64 << 10, commit: CommitRule::OnSync },
     node: 9,
     tail_cache_bytes: 0,
+    timers: storage::view::timers::DEFAULT_BOUNDS,
 };
 
 struct Silent;
@@ -194,6 +195,7 @@ impl Story {
         self.fact(Fact::Seek { group, topic, queue, to: offset, generation: 7 });
         self.fact(Fact::Park { group, topic, message_group: u64::MAX, is_on: true });
         self.fact(Fact::Purge { topic, queue: QueueIndex(3), below: QueueOffset(1) });
+        self.fact(Fact::Expire { topic, queue: QueueIndex(2), below: QueueOffset(1) });
         let schedule =
             |name: &str, is_dropped| ScheduleSpec { name: name.into(), is_dropped, content: [1, 2, 3].into() };
         self.fact(Fact::Schedule(schedule("nightly", false)));

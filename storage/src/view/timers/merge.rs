@@ -44,6 +44,8 @@ struct Input {
 pub enum MergeError {
     #[error("writing the merged run failed: {0}")]
     Write(#[from] io::Error),
+    #[error("the merged run cannot be read: {0}")]
+    Reread(#[from] TableError),
     #[error("run {number} cannot be read: {source}")]
     Read { number: u64, source: TableError },
 }

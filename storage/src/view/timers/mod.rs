@@ -96,9 +96,17 @@ pub struct Timers {
     strays: HashSet<LogPosition>,
 }
 
+pub const DEFAULT_BOUNDS: Bounds = Bounds { wheel: WHEEL_TIMERS_MAX, young: YOUNG_TIMERS_MAX, merged: MERGED_RUNS };
+
+impl Default for Bounds {
+    fn default() -> Self {
+        DEFAULT_BOUNDS
+    }
+}
+
 impl Default for Timers {
     fn default() -> Self {
-        Self::with_bounds(Bounds { wheel: WHEEL_TIMERS_MAX, young: YOUNG_TIMERS_MAX, merged: MERGED_RUNS })
+        Self::with_bounds(DEFAULT_BOUNDS)
     }
 }
 

@@ -48,6 +48,10 @@ impl RunFile {
         u32::try_from(self.section.count).expect("checked when it was opened")
     }
 
+    pub fn bytes(&self) -> u64 {
+        self.table.bytes()
+    }
+
     pub fn rows_per_block(&self) -> u32 {
         u32::try_from(self.section.rows_per_block()).expect("small")
     }

@@ -28,6 +28,7 @@ pub struct Snapshot {
 #[derive(Debug)]
 pub struct RunState {
     pub number: u64,
+    pub bytes: u64,
     pub version: u64,
     /// None: what the last durable checkpoint says of it holds still.
     pub ledger: Option<Ledger>,
@@ -108,6 +109,7 @@ impl Timers {
         self.runs.retain(|run| run.counts().total > 0 || run.ended_in_merge.is_some());
         let runs = self.runs.iter().filter(|run| run.counts().total > 0).map(|run| RunState {
             number: run.number,
+            bytes: run.file.bytes(),
             version: run.version,
             ledger: (run.version != run.durable).then(|| run.ledger.clone()),
         });

@@ -30,12 +30,13 @@ impl World {
     }
 
     pub(super) fn take_over(&mut self, recovered: Recovered) {
-        let Recovered { writer, timer, reader, .. } = recovered;
+        let Recovered { writer, timer, reader, upkeep, .. } = recovered;
         self.tally.segments = self.tally.segments.max(writer.log().segments().load().len() as u64);
         self.running = Some(Running {
             writer,
             timer,
             reader,
+            upkeep: Some(upkeep),
             subs: Vec::new(),
             inbox: VecDeque::new(),
             owners: HashMap::new(),

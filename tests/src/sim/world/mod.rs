@@ -9,6 +9,7 @@ mod operators;
 mod requests;
 mod scene;
 mod subscriptions;
+mod upkeep;
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -25,6 +26,8 @@ use storage::record::Pointer;
 use storage::request::{Answer, Change, ReplySink, Request};
 use storage::store::{self, Reader};
 use storage::timer::TimerCore;
+use storage::upkeep::Upkeep;
+use storage::view::timers::Bounds;
 use storage::view::transactions::Outcome;
 use storage::writer::Writer;
 
@@ -90,6 +93,8 @@ pub struct Running {
     pub writer: Writer,
     pub timer: TimerCore,
     pub reader: Reader,
+    /// Away while it works.
+    upkeep: Option<Upkeep>,
     subs: Vec<Sub>,
     inbox: VecDeque<(u64, Request)>,
     owners: HashMap<u64, Owner>,
@@ -163,12 +168,14 @@ impl World {
         let disk = if chance.one_in(2) { disk.without_device_reads() } else { disk };
         let segment_bytes = *chance.pick(&[64, 96, 256]) << 10;
         let log = LogOptions { segment_bytes, commit: CommitRule::OnSync };
+        // Small, so that a few timers fill the wheel, and a few runs are merged.
+        let timers = Bounds { wheel: *chance.pick(&[4, 16, 1000]), young: 1000, merged: *chance.pick(&[2, 3, 10]) };
         let tail_cache_bytes = *chance.pick(&[0, 16 << 10, 1 << 20]);
         Self {
             chance,
             clock: Arc::new(ManualClock::at(Timestamp(START))),
             disk,
-            options: store::Options { log, node: 1, tail_cache_bytes },
+            options: store::Options { log, node: 1, tail_cache_bytes, timers },
             running: None,
             oracle: Oracle::default(),
             presence: Presence::default(),
@@ -213,7 +220,8 @@ impl World {
             38..=59 => self.settle(),
             60..=62 => self.end_transaction(),
             63..=65 => self.ask_timer(),
-            66..=74 => self.advance(),
+            66..=72 => self.advance(),
+            73..=74 => self.upkeep(),
             75..=80 => self.cold(),
             81 => self.filter(),
             82..=83 => self.cancel_poll(),
@@ -227,6 +235,7 @@ impl World {
                 self.restart(is_power_lost);
             }
             93..=95 => self.operate(),
+            96..=97 => self.upkeep(),
             _ => drop(self.run().writer.mark()),
         }
         if self.disk.is_crashed() {

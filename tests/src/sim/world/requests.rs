@@ -22,7 +22,9 @@ impl World {
     /// One group of up to `max` requests, and everything that follows from its answers.
     pub fn commit(&mut self, max: usize) {
         let sink = self.sink.clone();
-        let before = self.is_armed.then(|| {
+        let is_whole = self.running.as_ref().is_some_and(|running| running.writer.views().index.indexes().is_empty());
+        // Index files cannot be read once the machine is gone.
+        let before = (self.is_armed && is_whole).then(|| {
             let running = self.running.as_ref().expect("the process lives");
             Snapshot::of(running.writer.views(), &running.timer)
         });
@@ -53,7 +55,7 @@ impl World {
         }
         say!(self, "commit of {count}, failed: {has_failed}");
         let running = self.running.as_mut().expect("the process lives");
-        running.timer.apply(&events);
+        running.timer.apply(&events, positions.applied);
         self.oracle.scan(&running.reader);
         for answer in deliveries.into_iter().flat_map(|delivery| delivery.answers) {
             self.answer(answer.ticket, answer.result);

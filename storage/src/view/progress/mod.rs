@@ -6,15 +6,22 @@
 //! P1. An acknowledged offset has no attempts and no lease.
 //! P2. An offset is in at most one lease.
 //! P3. Every seek begins a generation that its queue never had.
+//! P4. A record is applied once: one that lies below `covers` was, before a checkpoint.
+
+mod acknowledged;
+mod attempts;
+pub mod rows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::{QueueIndex, QueueOffset, Timestamp};
+use base::{LogPosition, QueueIndex, QueueOffset, Timestamp};
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
-use super::bitmap::Acknowledged;
+use acknowledged::Acknowledged;
+use attempts::Attempts;
+
 use crate::record::{AckRange, FilterSpec, LeaseEntry, RetryEntry};
 
 /// A message of a topic.
@@ -35,20 +42,56 @@ pub struct Lease {
     pub entries: Vec<LeaseEntry>,
 }
 
+/// What is known of one queue.
+#[derive(Debug, Clone, Default)]
+struct State {
+    offsets: Acknowledged,
+    /// Where the record lies that changed it last.
+    changed: LogPosition,
+}
+
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.offsets == other.offsets
+    }
+}
+
+impl Eq for State {}
+
 /// The state of one (group, topic).
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Progress {
     /// None until the first `Subscribe`.
     pub filter: Option<FilterSpec>,
-    queues: BTreeMap<QueueIndex, Acknowledged>,
-    retries: HashMap<Slot, Retry>,
+    queues: BTreeMap<QueueIndex, State>,
+    attempts: Attempts,
     leases: BTreeMap<u64, Lease>,
     leased: HashMap<Slot, u64>,
     parked: HashSet<u64>,
     generations: BTreeMap<QueueIndex, u32>,
     /// Seeks, parks and purges so far.
     operations: u64,
+    /// Messages that went before the group had read them.
+    expired: u64,
+    /// Everything about this pair that lies below is in here.
+    covers: LogPosition,
 }
+
+impl PartialEq for Progress {
+    /// Whether both mean the same; how far either has come in the log is another question.
+    fn eq(&self, other: &Self) -> bool {
+        self.filter == other.filter
+            && self.queues == other.queues
+            && self.attempts == other.attempts
+            && self.leases == other.leases
+            && self.leased == other.leased
+            && self.parked == other.parked
+            && self.generations == other.generations
+            && (self.operations, self.expired) == (other.operations, other.expired)
+    }
+}
+
+impl Eq for Progress {}
 
 impl Progress {
     pub fn is_subscribed(&self) -> bool {
@@ -56,27 +99,29 @@ impl Progress {
     }
 
     pub fn floor(&self, queue: QueueIndex) -> QueueOffset {
-        self.queues.get(&queue).map_or(QueueOffset(0), Acknowledged::floor)
+        self.queues.get(&queue).map_or(QueueOffset(0), |state| state.offsets.floor())
     }
 
     pub fn is_acknowledged(&self, (queue, offset): Slot) -> bool {
-        self.queues.get(&queue).is_some_and(|queue| queue.contains(offset))
+        self.queues.get(&queue).is_some_and(|state| state.offsets.contains(offset))
     }
 
     /// Messages below `next` that are not acknowledged.
     pub fn lag(&self, queue: QueueIndex, next: QueueOffset) -> u64 {
         match self.queues.get(&queue) {
-            Some(state) => next.0.saturating_sub(state.floor().0).saturating_sub(state.count_above_floor()),
+            Some(State { offsets, .. }) => {
+                next.0.saturating_sub(offsets.floor().0).saturating_sub(offsets.count_above_floor())
+            }
             None => next.0,
         }
     }
 
     pub fn retry(&self, slot: Slot) -> Option<Retry> {
-        self.retries.get(&slot).copied()
+        self.attempts.get(slot)
     }
 
     pub fn retries(&self) -> impl Iterator<Item = (Slot, Retry)> + '_ {
-        self.retries.iter().map(|(slot, retry)| (*slot, *retry))
+        self.attempts.iter()
     }
 
     pub fn leases(&self) -> impl Iterator<Item = (u64, &Lease)> + '_ {
@@ -85,9 +130,10 @@ impl Progress {
 
     /// The first offset of which nothing is known: neither acknowledged, nor tried, nor handed out, nor behind any such.
     pub fn end(&self, queue: QueueIndex) -> QueueOffset {
-        let acknowledged = self.queues.get(&queue).map_or(QueueOffset(0), Acknowledged::end);
-        let slots = self.retries.keys().chain(self.leased.keys()).filter(|(of, _)| *of == queue);
-        slots.map(|(_, offset)| offset.next()).max().unwrap_or_default().max(acknowledged)
+        let acknowledged = self.queues.get(&queue).map_or(QueueOffset(0), |state| state.offsets.end());
+        let leased = self.leased.keys().filter(|(of, _)| *of == queue).map(|(_, offset)| *offset);
+        let known = leased.chain(self.attempts.last(queue)).max();
+        known.map(QueueOffset::next).unwrap_or_default().max(acknowledged)
     }
 
     pub fn is_parked(&self, message_group: u64) -> bool {
@@ -103,11 +149,34 @@ impl Progress {
         self.operations
     }
 
+    /// Messages that retention took before this group had read them.
+    pub fn expired(&self) -> u64 {
+        self.expired
+    }
+
+    /// Lets `change` apply the record at `position`, unless it is in here already (P4).
+    pub(crate) fn apply(&mut self, position: LogPosition, change: impl FnOnce(&mut Self)) {
+        if position < self.covers {
+            return;
+        }
+        self.covers = position;
+        change(self);
+        self.covers = position.plus(1);
+    }
+
+    fn state(&mut self, queue: QueueIndex) -> &mut Acknowledged {
+        let state = self.queues.entry(queue).or_default();
+        state.changed = self.covers;
+        &mut state.offsets
+    }
+
     pub(crate) fn subscribe(&mut self, start: &[(QueueIndex, QueueOffset)], filter: &FilterSpec) {
         // Where a group starts is fixed by its first contact; later records change the filter only.
         if self.filter.is_none() {
             for (queue, offset) in start {
-                self.queues.entry(*queue).or_insert_with(|| Acknowledged::starting_at(*offset));
+                if !self.queues.contains_key(queue) {
+                    *self.state(*queue) = Acknowledged::starting_at(*offset);
+                }
             }
         }
         self.filter = Some(filter.clone());
@@ -115,7 +184,7 @@ impl Progress {
 
     pub(crate) fn settle(&mut self, acks: &[AckRange], retries: &[RetryEntry]) {
         for range in acks {
-            self.queues.entry(range.queue).or_default().insert(range.first, range.count);
+            self.state(range.queue).insert(range.first, range.count);
             self.forget(range);
         }
         for retry in retries {
@@ -125,9 +194,10 @@ impl Progress {
             }
             self.unlease(slot);
             if retry.attempts == 0 && retry.next_visible == Timestamp::ZERO {
-                self.retries.remove(&slot);
+                self.attempts.remove(slot, self.covers);
             } else {
-                self.retries.insert(slot, Retry { attempts: retry.attempts, next_visible: retry.next_visible });
+                let used = Retry { attempts: retry.attempts, next_visible: retry.next_visible };
+                self.attempts.insert(slot, used, self.covers);
             }
         }
     }
@@ -148,11 +218,11 @@ impl Progress {
 
     pub(crate) fn seek(&mut self, queue: QueueIndex, to: QueueOffset, generation: u32) {
         self.operations += 1;
-        self.queues.entry(queue).or_default().seek(to);
+        self.state(queue).seek(to);
         // Two operators may have chosen the same number.
         let generation = generation.max(self.generation(queue).saturating_add(1));
         self.generations.insert(queue, generation);
-        self.retries.retain(|(of, _), _| *of != queue);
+        self.attempts.clear_queue(queue, self.covers);
         let leased: Vec<Slot> = self.leased.keys().filter(|(of, _)| *of == queue).copied().collect();
         leased.into_iter().for_each(|slot| self.unlease(slot));
     }
@@ -179,18 +249,27 @@ impl Progress {
         }
     }
 
+    /// As [`Progress::purge`], by retention: what nobody waits for disturbs nobody. Gives how many had not been read.
+    pub(crate) fn expire(&mut self, queue: QueueIndex, below: QueueOffset) -> u64 {
+        let unread = self.queues.get(&queue).map_or(below.0, |state| state.offsets.missing_below(below));
+        if unread == 0 || !self.is_subscribed() {
+            return 0;
+        }
+        self.expired += unread;
+        self.purge(queue, below);
+        unread
+    }
+
     /// Drops what is kept for the offsets of a range, walking the shorter of the two.
     fn forget(&mut self, range: &AckRange) {
         let end = range.first.0.saturating_add(range.count);
-        let kept = self.retries.len() + self.leased.len();
-        if range.count <= kept as u64 {
+        self.attempts.remove_range(range.queue, range.first.0, end, self.covers);
+        if range.count <= self.leased.len() as u64 {
             for offset in range.first.0..end {
-                self.retries.remove(&(range.queue, QueueOffset(offset)));
                 self.unlease((range.queue, QueueOffset(offset)));
             }
-        } else if kept > 0 {
+        } else if !self.leased.is_empty() {
             let is_in = |(queue, offset): &Slot| *queue == range.queue && (range.first.0..end).contains(&offset.0);
-            self.retries.retain(|slot, _| !is_in(slot));
             let leased: Vec<Slot> = self.leased.keys().filter(|slot| is_in(slot)).copied().collect();
             leased.into_iter().for_each(|slot| self.unlease(slot));
         }

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 
 use base::QueueOffset;
 
+use crate::codec::{Decoder, Encode, Malformed};
+
 /// Acknowledged offsets. One bit each above the floor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Acknowledged {
@@ -50,6 +52,20 @@ impl Acknowledged {
         word.is_some_and(|word| word & (1 << (index % 64)) != 0)
     }
 
+    /// How many offsets below `end` are not acknowledged.
+    pub fn missing_below(&self, end: QueueOffset) -> u64 {
+        let mut missing = end.0.saturating_sub(self.floor);
+        for (index, word) in self.words.iter().enumerate() {
+            let base = self.base + index as u64 * 64;
+            let (from, to) = (base.max(self.floor), (base + 64).min(end.0));
+            if from < to {
+                let mask = (u64::MAX >> (64 - (to - from))) << (from - base);
+                missing -= u64::from((word & mask).count_ones());
+            }
+        }
+        missing
+    }
+
     /// Acknowledges `count` offsets from `first` on; those that were so before stay so.
     pub fn insert(&mut self, first: QueueOffset, count: u64) {
         let end = first.0.saturating_add(count);
@@ -73,6 +89,32 @@ impl Acknowledged {
     /// Starts anew at `to`.
     pub fn seek(&mut self, to: QueueOffset) {
         *self = Self::starting_at(to);
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.varint(self.floor);
+        out.varint(self.words.len() as u64);
+        self.words.iter().for_each(|word| out.u64(*word));
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut from = Decoder::new("acknowledged offsets", bytes);
+        let mut restored = Self::starting_at(QueueOffset(from.varint()?));
+        let count = from.varint()?;
+        for _ in 0..count {
+            restored.words.push_back(from.u64()?);
+        }
+        from.end()?;
+        let below = restored.floor - restored.base;
+        let set: u64 = restored.words.iter().map(|word| u64::from(word.count_ones())).sum();
+        let words = restored.words.front().copied().unwrap_or(u64::MAX);
+        let in_front = u64::from((words & ((1 << below) - 1)).count_ones());
+        // The floor is not acknowledged, and everything below it is.
+        if words >> below & 1 != 0 && !restored.words.is_empty() {
+            return Err(from.malformed());
+        }
+        restored.above = set.saturating_sub(if restored.words.is_empty() { 0 } else { in_front });
+        Ok(restored)
     }
 
     fn raise(&mut self) {
@@ -118,6 +160,12 @@ mod tests {
                 prop_assert_eq!(tested.end().0, reference.last().map_or(0, |last| last + 1));
                 let above = reference.iter().filter(|offset| **offset > floor).count() as u64;
                 prop_assert_eq!(tested.count_above_floor(), above);
+                let end = first + count / 2;
+                let missing = (0..end).filter(|offset| !reference.contains(offset)).count() as u64;
+                prop_assert_eq!(tested.missing_below(QueueOffset(end)), missing);
+                let mut bytes = Vec::new();
+                tested.encode(&mut bytes);
+                prop_assert_eq!(Acknowledged::decode(&bytes), Ok(tested.clone()));
                 for offset in 0..520 {
                     prop_assert_eq!(tested.contains(QueueOffset(offset)), reference.contains(&offset));
                 }

@@ -1,0 +1,169 @@
+//! The files of checkpoints: manifests, and tables with their copies.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Manifest, ManifestError};
+use crate::disk::{Disk, File};
+use crate::table::{self, Kind, Table, TableError};
+
+const MANIFEST_PREFIX: &str = "checkpoint-";
+/// Bytes that are copied at once.
+const PIECE: usize = 1 << 20;
+
+pub fn manifest_name(number: u64) -> String {
+    format!("{MANIFEST_PREFIX}{number:020}")
+}
+
+pub fn parse_manifest_name(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix(MANIFEST_PREFIX)?;
+    (digits.len() == 20).then(|| digits.parse().ok())?
+}
+
+pub fn data_name(kind: Kind, number: u64) -> String {
+    format!("{}-{number:020}.table", kind.name())
+}
+
+pub fn copy_name(kind: Kind, number: u64) -> String {
+    format!("{}-{number:020}.copy", kind.name())
+}
+
+/// The number in the name of a table or of its copy.
+pub fn parse_data_name(name: &str) -> Option<u64> {
+    let (stem, _) =
+        name.split_once(".table").or_else(|| name.split_once(".copy")).filter(|(_, rest)| rest.is_empty())?;
+    let (_, digits) = stem.rsplit_once('-')?;
+    (digits.len() == 20).then(|| digits.parse().ok())?
+}
+
+/// A manifest in its file.
+pub struct ManifestFile;
+
+impl ManifestFile {
+    /// Durable when it returns (K1).
+    pub fn write(disk: &dyn Disk, manifest: &Manifest) -> io::Result<()> {
+        let bytes = manifest.encode();
+        let name = manifest_name(manifest.number);
+        let temporary = table::temporary(&name);
+        remove_if_there(disk, &temporary)?;
+        let file = disk.create(&temporary, bytes.len() as u64)?;
+        file.write_at(&bytes, 0)?;
+        file.sync_all()?;
+        table::publish(disk, &temporary, &name)
+    }
+
+    pub fn read(disk: &dyn Disk, number: u64) -> io::Result<Result<Manifest, ManifestError>> {
+        let file = disk.open_to_read(&manifest_name(number))?;
+        let length = usize::try_from(file.length()?).map_err(io::Error::other)?;
+        let mut bytes = vec![0; length];
+        file.read_at(&mut bytes, 0)?;
+        Ok(Manifest::decode(&bytes))
+    }
+}
+
+pub fn remove_if_there(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// A table of a checkpoint and its copy (K4).
+pub struct Pair;
+
+impl Pair {
+    /// Reads back the table that was just written under its temporary name, copies it, and gives both their names. The
+    /// names are durable after the next sync of the directory.
+    pub fn publish(disk: &dyn Disk, kind: Kind, number: u64, store: [u8; 16]) -> Result<(), TableError> {
+        let (data, copy) = (data_name(kind, number), copy_name(kind, number));
+        let temporary = table::temporary(&data);
+        let written = Table::open(disk, &temporary, store)?;
+        written.verify()?;
+        let fail = |source: io::Error| TableError::Io {
+            name: copy.as_str().into(),
+            operation: "copying",
+            source: Arc::new(source),
+        };
+        write_copy(disk, &temporary, written.bytes(), &copy).map_err(fail)?;
+        disk.rename(&temporary, &data).map_err(fail)
+    }
+
+    /// Opens whichever is sound, every block read, and mends the other.
+    pub fn open(disk: &dyn Disk, kind: Kind, number: u64, store: [u8; 16]) -> Result<Table, TableError> {
+        let names = [data_name(kind, number), copy_name(kind, number)];
+        let open = |name: &str| {
+            let table = Table::open(disk, name, store)?;
+            let identity = table.identity();
+            if (identity.kind, identity.number) != (kind, number) {
+                return Err(table.malformed("it is another table"));
+            }
+            table.verify()?;
+            Ok(table)
+        };
+        let (sound, damaged) = match open(&names[0]) {
+            Ok(table) => match open(&names[1]) {
+                Ok(_) => return Ok(table),
+                Err(error) => (table, (1, error)),
+            },
+            Err(error) => match open(&names[1]) {
+                Ok(table) => (table, (0, error)),
+                Err(_) => return Err(error),
+            },
+        };
+        let (index, error) = damaged;
+        tracing::error!(%error, "a table is damaged; it is made anew from the other one");
+        let (from, to) = (&names[1 - index], &names[index]);
+        let mended = remove_if_there(disk, to).and_then(|()| write_copy(disk, from, sound.bytes(), to));
+        if let Err(error) = mended.and_then(|()| disk.sync_directory()) {
+            tracing::error!(table = to, %error, "a damaged table could not be made anew");
+        }
+        Ok(sound)
+    }
+
+    /// Opens a table for one who turns to its copy where a block cannot be read: no block is read now.
+    pub fn open_unread(
+        disk: &dyn Disk,
+        kind: Kind,
+        number: u64,
+        store: [u8; 16],
+    ) -> Result<(Arc<Table>, Option<Arc<Table>>), TableError> {
+        let open = |name: String| {
+            let table = Table::open(disk, &name, store)?;
+            let identity = table.identity();
+            if (identity.kind, identity.number) != (kind, number) {
+                return Err(table.malformed("it is another table"));
+            }
+            Ok(Arc::new(table))
+        };
+        match (open(data_name(kind, number)), open(copy_name(kind, number))) {
+            (Ok(table), Ok(copy)) => Ok((table, Some(copy))),
+            (Ok(one), Err(error)) | (Err(error), Ok(one)) => {
+                tracing::error!(%error, "a table is damaged; the other one is used");
+                Ok((one, None))
+            }
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    pub fn remove(disk: &dyn Disk, name: &str) {
+        if let Err(error) = remove_if_there(disk, name) {
+            tracing::warn!(name, %error, "a file that is no longer needed cannot be removed");
+        }
+    }
+}
+
+fn write_copy(disk: &dyn Disk, from: &str, bytes: u64, to: &str) -> io::Result<()> {
+    let temporary = table::temporary(to);
+    remove_if_there(disk, &temporary)?;
+    let (source, target): (Arc<dyn File>, _) = (disk.open_to_read(from)?, disk.create(&temporary, 0)?);
+    let mut at = 0;
+    let mut piece = vec![0; PIECE];
+    while at < bytes {
+        let length = usize::try_from((bytes - at).min(PIECE as u64)).expect("a piece is small");
+        source.read_at(&mut piece[..length], at)?;
+        target.write_at(&piece[..length], at)?;
+        at += length as u64;
+    }
+    target.sync_all()?;
+    disk.rename(&temporary, to)
+}

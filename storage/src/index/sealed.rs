@@ -1,0 +1,234 @@
+//! All index files of a store: where entries of sealed segments are read, and messages looked up.
+//!
+//! S1. A path lists the stretches of one queue in ascending order, and every one up to the segment that it was made for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use base::{LogPosition, QueueOffset, Timestamp, TopicId};
+use hashbrown::HashMap;
+use parking_lot::Mutex;
+
+use super::{SegmentIndex, Stretch};
+use crate::hash::{HashKey, Lookup};
+use crate::table::TableError;
+use crate::view::queue::{Entry, QueueId};
+
+/// Stretches that are remembered for all queues together: 32 B each.
+const STRETCHES_MAX: usize = 1 << 18;
+
+/// Where one queue's entries are, as far as somebody has asked.
+#[derive(Debug, Clone)]
+struct Path {
+    stretches: Vec<(LogPosition, Stretch)>,
+    /// The base of the newest segment that was looked at.
+    through: Option<LogPosition>,
+}
+
+#[derive(Debug, Default)]
+struct Paths {
+    by_queue: HashMap<QueueId, Arc<Path>>,
+    stretches: usize,
+    /// Raised when a segment goes: paths made before mean nothing.
+    generation: u64,
+}
+
+/// Shared by everybody who reads queues; the upkeep thread adds and removes.
+#[derive(Debug, Default)]
+pub struct Sealed {
+    /// By base.
+    indexes: ArcSwap<Vec<Arc<SegmentIndex>>>,
+    /// Paths of queues that are read: a look-up in the directories of many segments is dear.
+    paths: Mutex<Paths>,
+    /// Segments whose index was found to be damaged and has to be made anew.
+    damaged: Mutex<BTreeSet<LogPosition>>,
+}
+
+impl Sealed {
+    /// Of a store that has sealed nothing.
+    pub fn nowhere() -> Self {
+        Self::default()
+    }
+
+    /// Oldest first.
+    pub fn indexes(&self) -> arc_swap::Guard<Arc<Vec<Arc<SegmentIndex>>>> {
+        self.indexes.load()
+    }
+
+    pub fn find(&self, base: LogPosition) -> Option<Arc<SegmentIndex>> {
+        let all = self.indexes.load();
+        all.binary_search_by_key(&base, |index| index.base()).ok().map(|at| all[at].clone())
+    }
+
+    /// Takes an index in; in place of an older one of the same segment.
+    pub(crate) fn add(&self, index: SegmentIndex) {
+        let mut all = Vec::clone(&self.indexes.load());
+        let is_newest = all.last().is_none_or(|newest| newest.base() < index.base());
+        let base = index.base();
+        match all.binary_search_by_key(&base, |index| index.base()) {
+            Ok(at) => all[at] = Arc::new(index),
+            Err(at) => all.insert(at, Arc::new(index)),
+        }
+        self.indexes.store(Arc::new(all));
+        if !is_newest {
+            self.forget_paths();
+        }
+        self.damaged.lock().remove(&base);
+    }
+
+    /// Its segment goes.
+    pub(crate) fn remove(&self, base: LogPosition) {
+        let mut all = Vec::clone(&self.indexes.load());
+        all.retain(|index| index.base() != base);
+        self.indexes.store(Arc::new(all));
+        self.forget_paths();
+        self.damaged.lock().remove(&base);
+    }
+
+    fn forget_paths(&self) {
+        let mut paths = self.paths.lock();
+        *paths = Paths { generation: paths.generation + 1, ..Paths::default() };
+    }
+
+    /// Segments whose index is to be made anew.
+    pub fn damaged(&self) -> Vec<LogPosition> {
+        self.damaged.lock().iter().copied().collect()
+    }
+
+    pub(crate) fn report(&self, base: LogPosition, error: &TableError) {
+        if error.is_damage() {
+            tracing::error!(segment = base.0, %error, "an index file is damaged and will be made anew");
+            self.damaged.lock().insert(base);
+        }
+    }
+
+    fn noted<T>(&self, index: &SegmentIndex, result: Result<T, TableError>) -> Result<T, TableError> {
+        result.inspect_err(|error| self.report(index.base(), error))
+    }
+
+    /// Adds `count` entries of a queue from `from` on to `out`. What no index has was lost to damage.
+    pub fn read(&self, id: QueueId, from: QueueOffset, count: usize, out: &mut Vec<Entry>) -> Result<(), TableError> {
+        let path = self.path(id)?;
+        let end = from.0 + count as u64;
+        let mut at = from.0;
+        let mut newest = Timestamp::ZERO;
+        let lose = |out: &mut Vec<Entry>, at: &mut u64, to: u64, newest: Timestamp| {
+            while *at < to {
+                out.push(Entry::lost(newest));
+                *at += 1;
+            }
+        };
+        let first = path.stretches.partition_point(|(_, stretch)| stretch.end().0 <= at);
+        for (base, stretch) in &path.stretches[first..] {
+            if at >= end {
+                break;
+            }
+            lose(out, &mut at, stretch.first.0.min(end), newest);
+            let Some(index) = self.find(*base) else { continue };
+            if at < end {
+                let before = out.len();
+                let read = index.entries(*stretch, at - stretch.first.0, end - at, out);
+                self.noted(&index, read)?;
+                at += (out.len() - before) as u64;
+                newest = out.last().map_or(newest, |entry| entry.visible_since);
+            }
+        }
+        lose(out, &mut at, end, newest);
+        Ok(())
+    }
+
+    /// Where a queue's entries are, in all index files that there are now.
+    fn path(&self, id: QueueId) -> Result<Arc<Path>, TableError> {
+        let (known, generation) = {
+            let paths = self.paths.lock();
+            (paths.by_queue.get(&id).cloned(), paths.generation)
+        };
+        let all = self.indexes.load();
+        let newest = all.last().map(|index| index.base());
+        if let Some(known) = known.as_ref().filter(|known| known.through == newest) {
+            return Ok(known.clone());
+        }
+        let mut path = known.map_or(Path { stretches: Vec::new(), through: None }, |known| Path::clone(&known));
+        let seen = path.through.map_or(0, |through| all.partition_point(|index| index.base() <= through));
+        for index in &all[seen..] {
+            if let Some(stretch) = self.noted(index, index.stretch(id))? {
+                path.stretches.push((index.base(), stretch));
+            }
+        }
+        path.through = newest;
+        let path = Arc::new(path);
+        let mut paths = self.paths.lock();
+        if paths.generation == generation {
+            if paths.stretches + path.stretches.len() > STRETCHES_MAX {
+                *paths = Paths { generation, ..Paths::default() };
+            }
+            paths.stretches += path.stretches.len() + 1;
+            if let Some(old) = paths.by_queue.insert(id, path.clone()) {
+                paths.stretches -= old.stretches.len() + 1;
+            }
+        }
+        Ok(path)
+    }
+
+    /// For whom older segments have to stay: topics whose messages have a body in `range` and became visible in a sealed
+    /// segment behind it, and when the newest of each did.
+    pub fn references(&self, range: &Range<LogPosition>) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
+        let mut found: BTreeMap<TopicId, Timestamp> = BTreeMap::new();
+        for index in self.indexes.load().iter().filter(|index| index.base() >= range.end) {
+            let read = index.references(range, &mut |topic, newest| {
+                let known = found.entry(topic).or_default();
+                *known = newest.max(*known);
+            });
+            self.noted(index, read)?;
+        }
+        Ok(found)
+    }
+
+    /// Where bodies may lie that were sent to `topic` with this key or id, newest first, at most `max`. Hashes may agree by
+    /// chance: who reads a body compares.
+    pub fn look_up(
+        &self,
+        hash_key: &HashKey,
+        topic: TopicId,
+        what: Lookup,
+        text: &str,
+        max: usize,
+    ) -> Result<Vec<LogPosition>, TableError> {
+        let hash = hash_key.lookup(topic, what, text);
+        let mut found = Vec::new();
+        for index in self.indexes.load().iter().rev().filter(|index| index.has(topic)) {
+            let mut here = self.noted(index, index.bodies(hash))?;
+            here.sort_unstable();
+            here.dedup();
+            found.extend(here.into_iter().rev());
+            if found.len() >= max {
+                break;
+            }
+        }
+        found.truncate(max);
+        Ok(found)
+    }
+
+    /// Entries of a message group in a topic's sealed segments, oldest first, at most `max`.
+    pub fn members(
+        &self,
+        hash_key: &HashKey,
+        topic: TopicId,
+        group_hash: u64,
+        max: usize,
+    ) -> Result<Vec<Entry>, TableError> {
+        let hash = hash_key.lookup_group(topic, group_hash);
+        let mut found = Vec::new();
+        for index in self.indexes.load().iter().filter(|index| index.has(topic)) {
+            let members = self.noted(index, index.members(hash))?;
+            found.extend(members.into_iter().filter(|entry| entry.group_hash == group_hash));
+            if found.len() >= max {
+                break;
+            }
+        }
+        found.truncate(max);
+        Ok(found)
+    }
+}

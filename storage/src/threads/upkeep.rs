@@ -1,0 +1,269 @@
+//! The upkeep thread: makes room ahead of the writer, seals, takes checkpoints.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use base::{Chance, Clock, LogPosition};
+use parking_lot::{Condvar, Mutex};
+
+use super::TimerInbox;
+use crate::checkpoint::CheckpointError;
+use crate::disk::Disk;
+use crate::inbox::Inbox;
+use crate::log;
+use crate::metrics::Metrics;
+use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission};
+use crate::upkeep::{Errand, Owners, Standing, Upkeep as Core};
+use crate::writer::Reserve;
+
+/// How often the free space is looked at, and whether something is due.
+const UPKEEP_EVERY: Duration = Duration::from_millis(500);
+/// How long upkeep leaves alone what failed.
+const RETRY_MS: u64 = 5_000;
+
+/// The space that is kept free: a share of the file system or a number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum ReserveRule {
+    Percent(u8),
+    Bytes(u64),
+}
+
+/// When upkeep does what it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// The longest time between two checkpoints of a store that is written to.
+    pub checkpoint_every: Duration,
+    /// The most log between two checkpoints.
+    pub checkpoint_bytes: u64,
+}
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self { checkpoint_every: Duration::from_secs(60), checkpoint_bytes: 512 << 20 }
+    }
+}
+
+/// What the upkeep thread is told, and tells.
+#[derive(Default)]
+pub(super) struct Upkeep {
+    wanted: Mutex<Option<Wanted>>,
+    pub bell: Condvar,
+    pub reserve: Mutex<Reserve>,
+    pub failure: Mutex<Option<String>>,
+    pub is_closed: AtomicBool,
+}
+
+/// The next segment, and the spare ones, of this size.
+#[derive(Clone)]
+struct Wanted {
+    size: u64,
+    slot: log::Slot,
+    spares: log::Spares,
+}
+
+impl Upkeep {
+    pub fn want(&self, size: u64, slot: log::Slot, spares: log::Spares) {
+        let mut wanted = self.wanted.lock();
+        if wanted.is_none() {
+            *wanted = Some(Wanted { size, slot, spares });
+            self.bell.notify_one();
+        }
+    }
+
+    pub fn check_space(&self, disk: &dyn Disk, rule: ReserveRule) {
+        match disk.space() {
+            Ok(space) => {
+                let reserve = match rule {
+                    ReserveRule::Percent(percent) => space.total / 100 * u64::from(percent),
+                    ReserveRule::Bytes(bytes) => bytes,
+                };
+                *self.reserve.lock() = Reserve::of(space, reserve);
+            }
+            Err(error) => tracing::warn!(%error, "the free space of the data directory cannot be found out"),
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+}
+
+/// Takes one value from one thread to another.
+pub(super) struct Slot<T> {
+    value: Mutex<Option<T>>,
+    bell: Condvar,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Self {
+        Self { value: Mutex::new(None), bell: Condvar::new() }
+    }
+}
+
+impl<T> Slot<T> {
+    pub fn put(&self, value: T) {
+        *self.value.lock() = Some(value);
+        self.bell.notify_one();
+    }
+
+    fn wait(&self) -> T {
+        let mut value = self.value.lock();
+        loop {
+            match value.take() {
+                Some(value) => return value,
+                None => self.bell.wait(&mut value),
+            }
+        }
+    }
+}
+
+impl ReplySink for Slot<Answer> {
+    fn deliver(&self, answers: &mut Vec<Answer>) {
+        answers.drain(..).for_each(|answer| self.put(answer));
+    }
+}
+
+/// The threads that upkeep asks.
+pub(super) struct Others {
+    pub inbox: Arc<Inbox>,
+    pub timer: Arc<TimerInbox>,
+}
+
+impl Owners for Others {
+    fn standing(&mut self) -> Result<Standing, CheckpointError> {
+        let slot: Arc<Slot<Answer>> = Arc::default();
+        let submission = Submission { request: Request::Standing, reply: ReplyTo { sink: slot.clone(), ticket: 0 } };
+        self.inbox.push(Lane::Request, submission).map_err(|(_, refused)| CheckpointError::Log(refused.to_string()))?;
+        match slot.wait().result {
+            Ok(Done::Standing(standing)) => Ok(standing),
+            Ok(other) => Err(CheckpointError::Log(format!("answered {other:?}"))),
+            Err(refused) => Err(CheckpointError::Log(refused.to_string())),
+        }
+    }
+
+    fn timers(&mut self, errand: Errand) {
+        let slot: Arc<Slot<()>> = Arc::default();
+        let done = slot.clone();
+        let errand: Errand = Box::new(move |timers| {
+            errand(timers);
+            done.put(());
+        });
+        self.timer.push(|work| work.errands.push(errand));
+        slot.wait();
+    }
+}
+
+/// Drives the core.
+pub(super) struct Driver {
+    pub disk: Arc<dyn Disk>,
+    pub core: Core,
+    pub owners: Others,
+    pub clock: Arc<dyn Clock>,
+    pub metrics: Metrics,
+    pub options: super::Options,
+    pub shared: Arc<Upkeep>,
+}
+
+/// When the last checkpoint was taken, and where.
+#[derive(Default, Clone, Copy)]
+struct Last {
+    at_ms: u64,
+    position: LogPosition,
+    /// Something failed; not before this time again.
+    not_before_ms: u64,
+}
+
+impl Driver {
+    pub fn run(mut self) {
+        let mut chance = Chance::from_system();
+        let mut last = Last { at_ms: self.clock.monotonic_ms(), ..Last::default() };
+        last.position = self.core.newest().map_or(LogPosition(0), |newest| newest.durable);
+        while !self.shared.is_closed() {
+            let wanted = {
+                let mut wanted = self.shared.wanted.lock();
+                if wanted.is_none() {
+                    self.shared.bell.wait_for(&mut wanted, UPKEEP_EVERY);
+                }
+                wanted.clone()
+            };
+            self.shared.check_space(&*self.disk, self.options.reserve);
+            if let Some(wanted) = wanted {
+                self.prepare(&wanted, &mut chance);
+                *self.shared.wanted.lock() = None;
+            }
+            if self.clock.monotonic_ms() >= last.not_before_ms && !self.shared.is_closed() {
+                self.look_after(&mut last, false);
+            }
+        }
+        self.look_after(&mut last, true);
+    }
+
+    /// Files for the time to come.
+    fn prepare(&self, Wanted { size, slot, spares }: &Wanted, chance: &mut Chance) {
+        if slot.lock().is_none() && !self.shared.is_closed() {
+            match log::prepare(&*self.disk, *size, chance.next_u64(), || ()) {
+                Ok(prepared) => *slot.lock() = Some(prepared),
+                Err(error) => {
+                    tracing::warn!(%error, "the next segment cannot be prepared; the writer will allocate one");
+                }
+            }
+        }
+        while spares.lock().len() < log::SPARES {
+            match log::allocate(&*self.disk, *size, chance.next_u64()) {
+                Ok(spare) => spares.lock().push(spare),
+                Err(error) => {
+                    tracing::warn!(%error, "there is no room for a spare segment");
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Seals what is full, and takes a checkpoint when it is time, or when this is the end.
+    fn look_after(&mut self, last: &mut Last, is_end: bool) {
+        if let Err(error) = self.try_look_after(last, is_end) {
+            tracing::error!(%error, "upkeep failed; it is tried again");
+            last.not_before_ms = self.clock.monotonic_ms() + RETRY_MS;
+        }
+    }
+
+    fn try_look_after(&mut self, last: &mut Last, is_end: bool) -> Result<(), UpkeepError> {
+        if self.shared.failure.lock().is_some() {
+            // What the log holds is unknown until a recovery.
+            return Ok(());
+        }
+        let standing = self.owners.standing()?;
+        let applied = standing.positions.applied;
+        while !self.shared.is_closed() && self.core.seal(applied)? {}
+        self.core.mend_indexes()?;
+        let Schedule { checkpoint_every, checkpoint_bytes } = self.options.upkeep;
+        let now_ms = self.clock.monotonic_ms();
+        let every_ms = u64::try_from(checkpoint_every.as_millis()).unwrap_or(u64::MAX);
+        let written = applied.since(last.position.min(applied));
+        let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
+        let is_due =
+            is_crowded || written >= checkpoint_bytes || (written > 0 && now_ms >= last.at_ms.saturating_add(every_ms));
+        if is_due || is_end {
+            let began = self.clock.monotonic_ns();
+            let bytes = self.core.checkpoint(&mut self.owners, self.clock.now())?.bytes();
+            let taken = self.clock.monotonic_ns() - began;
+            self.metrics.checkpoint_duration.observe(taken as f64 / 1e9);
+            self.metrics.checkpoint_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+            *last = Last { at_ms: self.clock.monotonic_ms(), position: applied, not_before_ms: 0 };
+        }
+        while !self.shared.is_closed() && self.core.merge_timers(&mut self.owners)? {}
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum UpkeepError {
+    #[error(transparent)]
+    Seal(#[from] crate::upkeep::SealError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}

@@ -1,0 +1,134 @@
+//! Upkeep: what a store does beside its work, so that it can grow old. Sealing, checkpoints, retention, scrubbing.
+//!
+//! A core without a clock or a thread of its own: the upkeep thread drives it in servers, the simulation step by step.
+//!
+//! U1. What a step does is either done or can be done again: a crash between any two operations loses nothing.
+//! U2. Nothing is removed that one of the two kept checkpoints needs.
+
+mod checkpoint;
+mod merge;
+mod seal;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
+use parking_lot::Mutex;
+
+use crate::checkpoint::{CheckpointError, Manifest};
+use crate::disk::Disk;
+use crate::hash::HashKey;
+use crate::log::Segments;
+use crate::position::Positions;
+use crate::timer::TimerCore;
+use crate::view::SharedViews;
+use crate::view::queue::QueueId;
+
+pub use seal::{SealError, open_all};
+
+/// Where the log stands. Everything applied is durable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Standing {
+    pub positions: Positions,
+    pub next_index: BatchIndex,
+    pub term: Term,
+    pub stored_at: Timestamp,
+}
+
+/// Those who own what upkeep only looks at.
+pub trait Owners {
+    /// Where the log stands when everything that was asked before is applied and durable, and the timers were told.
+    fn standing(&mut self) -> Result<Standing, CheckpointError>;
+    /// Does something with the timers, between what their owner does otherwise; returns when it is done.
+    fn timers(&mut self, errand: Errand);
+    /// Called between the parts of a longer work: others go on meanwhile.
+    fn meanwhile(&mut self) {}
+}
+
+/// Something to be done with the timers. Must be short: timers that are due wait for it.
+pub type Errand = Box<dyn FnOnce(&mut TimerCore) + Send>;
+
+/// Does something with the timers, and gives what came of it.
+pub(crate) fn at_timers<T: Send + 'static>(
+    owners: &mut dyn Owners,
+    errand: impl FnOnce(&mut TimerCore) -> T + Send + 'static,
+) -> T {
+    let slot = Arc::new(Mutex::new(None));
+    let answer = slot.clone();
+    owners.timers(Box::new(move |timers| *answer.lock() = Some(errand(timers))));
+    slot.lock().take().expect("an errand is done when the call returns")
+}
+
+/// What a recovery leaves for upkeep to go on from.
+pub struct Legacy {
+    pub store: [u8; 16],
+    pub hash_key: HashKey,
+    pub segments: Segments,
+    pub views: SharedViews,
+    /// The checkpoint that was restored, and those that are kept besides, newest last.
+    pub kept: Vec<Manifest>,
+    /// What was damaged, now and before.
+    pub holes: Vec<Range<LogPosition>>,
+}
+
+/// The state of upkeep.
+pub struct Upkeep {
+    disk: Arc<dyn Disk>,
+    store: [u8; 16],
+    hash_key: HashKey,
+    segments: Segments,
+    views: SharedViews,
+    chance: Chance,
+    /// Newest last.
+    kept: Vec<Manifest>,
+    /// Where the views had come to when the newest checkpoint was begun.
+    since: LogPosition,
+    /// The first segment without an index in use.
+    sealed_to: LogPosition,
+    /// Queues that were sealed further since the newest checkpoint.
+    queues: BTreeSet<QueueId>,
+    /// The newest checkpoint is not to be gone on from: what changed since was taken, and lost.
+    is_adrift: bool,
+    next_number: u64,
+    next_table: u64,
+    /// Tables that are in use and that no checkpoint names yet.
+    unnamed: BTreeSet<u64>,
+    holes: Vec<Range<LogPosition>>,
+}
+
+impl Upkeep {
+    pub fn new(disk: Arc<dyn Disk>, chance: Chance, legacy: Legacy) -> Self {
+        let Legacy { store, hash_key, segments, views, kept, holes } = legacy;
+        let newest = kept.last();
+        let first = segments.load().first().map_or(LogPosition(0), |segment| segment.header.base);
+        let sealed_to = newest.map_or(first, |newest| newest.replay_from);
+        Self {
+            disk,
+            store,
+            hash_key,
+            segments,
+            views,
+            chance,
+            since: sealed_to,
+            sealed_to,
+            queues: BTreeSet::new(),
+            is_adrift: false,
+            next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
+            next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
+            unnamed: BTreeSet::new(),
+            holes,
+            kept,
+        }
+    }
+
+    /// The newest checkpoint.
+    pub fn newest(&self) -> Option<&Manifest> {
+        self.kept.last()
+    }
+
+    /// What was damaged, as far as it is known.
+    pub fn holes(&self) -> &[Range<LogPosition>] {
+        &self.holes
+    }
+}
