@@ -276,6 +276,7 @@ impl ReplySink for TimerInbox {
 
 fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &dyn Clock, metrics: &Metrics) {
     let mut counted_at = 0;
+    *own.pending.lock() = core.timers().pending_by_topic();
     loop {
         let work = wait_for_work(&core, own, clock);
         let began = clock.monotonic_ns();

@@ -11,7 +11,7 @@ use storage::disk::{Disk, real::RealDisk};
 use storage::record::{Head, Pointer};
 use storage::table::{Identity, Kind, Table, TableWriter};
 use storage::view::apply::TimerEvent;
-use storage::view::timers::{Installed, Ledger, MergeError, Plan, Run, RunFile, Snapshot, Timer, Timers};
+use storage::view::timers::{Installed, Ledger, MergeError, Plan, Retired, Run, RunFile, Snapshot, Timer, Timers};
 
 const STORE: [u8; 16] = [1; 16];
 /// A body of a kilobyte, more or less.
@@ -86,8 +86,9 @@ impl Upkeep {
         Ok(self.open(number, ledger))
     }
 
-    fn run(&mut self, jobs: &Receiver<Job>, finished: &Sender<Finished>) {
+    fn run(&mut self, jobs: &Receiver<Job>, finished: &Sender<Finished>, attic: &Receiver<Retired>) {
         while let Ok(job) = jobs.recv() {
+            attic.try_iter().for_each(Retired::free);
             let done = match job {
                 Job::Checkpoint(snapshot) => Finished::Checkpoint(self.checkpoint(snapshot)),
                 Job::Merge(plan) => Finished::Merge(self.merge(plan).expect("sound")),
@@ -100,6 +101,7 @@ impl Upkeep {
 /// The timer thread's side.
 struct Scale {
     timers: Timers,
+    retired: Sender<Retired>,
     jobs: Sender<Job>,
     finished: Receiver<Finished>,
     is_busy: bool,
@@ -112,7 +114,8 @@ impl Scale {
         work(&mut self.timers);
         match self.finished.try_recv() {
             Ok(Finished::Checkpoint(installed)) => {
-                self.timers.installed(installed);
+                let retired = self.timers.installed(installed);
+                self.retired.send(retired).expect("the thread lives");
                 self.is_busy = false;
             }
             Ok(Finished::Merge(run)) => {
@@ -177,15 +180,15 @@ fn measure(window_ms: u64) {
     let directory = tempfile::tempdir_in(parent).expect("space");
     let disk = Arc::new(RealDisk::open(directory.path()).expect("space"));
     let mut upkeep = Upkeep { disk: disk.clone(), next: 0, ledgers: HashMap::new(), bytes: 0 };
-    let ((jobs, inbox), (outbox, finished)) = (channel(), channel());
+    let ((jobs, inbox), (outbox, finished), (retired, attic)) = (channel(), channel(), channel::<Retired>());
     let thread = Builder::new().spawn(move || {
-        upkeep.run(&inbox, &outbox);
+        upkeep.run(&inbox, &outbox, &attic);
         upkeep
     });
     let thread = thread.expect("threads are to be had");
     let now = 1_700_000_000_000;
     let first = now + 600_000;
-    let mut scale = Scale { timers: Timers::default(), jobs, finished, is_busy: false, pauses: Vec::new() };
+    let mut scale = Scale { timers: Timers::default(), retired, jobs, finished, is_busy: false, pauses: Vec::new() };
     let mut chance = Chance::new(7);
     let began = SystemClock.monotonic_ns();
     for batch in 0..count / BATCH {

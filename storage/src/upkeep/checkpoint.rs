@@ -25,7 +25,7 @@ impl Upkeep {
                 return Err(error);
             }
         };
-        at_timers(owners, |timers| timers.timers_mut().installed(installed));
+        at_timers(owners, |timers| timers.timers_mut().installed(installed)).free();
         // All runs that are in use are named now.
         self.unnamed.clear();
         self.queues.clear();

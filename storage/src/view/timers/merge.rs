@@ -20,6 +20,9 @@ use crate::table::{TableError, TableWriter};
 pub const MERGED_RUNS: usize = 10;
 /// More than this is not brought together: what is said of a run's rows is written whole.
 const MERGED_ROWS_MAX: u64 = 16 << 20;
+/// A run of so many rows is written anew for itself when few of them are left; a smaller one only to find out where the
+/// bodies of dropped topics lay.
+const REWRITTEN_ROWS_MIN: u32 = 1 << 16;
 /// Rows of one input that are read at a time.
 const ROWS_AT_ONCE: u32 = 8 * 127;
 
@@ -95,7 +98,7 @@ impl Input {
 }
 
 impl Timers {
-    /// Ten neighbouring runs of one level, when there are. They are in use until [`Timers::merged`].
+    /// Ten neighbouring runs of one level, when there are, or one of which little is left. They are in use until [`Timers::merged`].
     pub fn plan_merge(&mut self) -> Option<Plan> {
         if self.runs.iter().any(|run| run.ended_in_merge.is_some()) {
             return None;
@@ -106,16 +109,23 @@ impl Timers {
             total <= MERGED_ROWS_MAX
                 && runs.iter().all(|run| run.ledger.level == level && !run.is_damaged && run.unreadable.is_empty())
         };
-        let first = self.runs.windows(self.bounds.merged).position(is_due)?;
+        let is_worn = |run: &Run| {
+            let Ledger { rows, dropped, counts, .. } = &run.ledger;
+            let is_rewritten = *rows >= REWRITTEN_ROWS_MIN || !dropped.is_empty();
+            is_rewritten && counts.total * 4 < u64::from(*rows) && !run.is_damaged && run.unreadable.is_empty()
+        };
+        let neighbours = self.runs.windows(self.bounds.merged).position(is_due);
+        let count = if neighbours.is_some() { self.bounds.merged } else { 1 };
+        let first = neighbours.or_else(|| self.runs.iter().position(is_worn))?;
         self.resolve_strays();
-        let runs = &mut self.runs[first..first + self.bounds.merged];
+        let runs = &mut self.runs[first..first + count];
         let inputs = runs.iter_mut().map(|run| {
             run.ended_in_merge = Some(Vec::new());
             let (number, file, ledger) = (run.number, run.file.clone(), run.ledger.clone());
             Input { number, file, ledger, next: 0, ahead: VecDeque::new() }
         });
         let inputs: Vec<_> = inputs.collect();
-        Some(Plan { level: inputs[0].ledger.level + 1, inputs })
+        Some(Plan { level: inputs[0].ledger.level + u32::from(count > 1), inputs })
     }
 
     /// What ended since the last call in the runs that are being merged. Whoever writes the new run notes it there, so

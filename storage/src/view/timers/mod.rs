@@ -41,7 +41,7 @@ pub use ledger::Ledger;
 pub use list::Page;
 pub use merge::{MergeError, Plan};
 pub use run::{Run, RunFile};
-pub use snapshot::{Installed, RunState, Snapshot, Written, Young};
+pub use snapshot::{Installed, Retired, RunState, Snapshot, Written, Young};
 
 /// A delayed message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

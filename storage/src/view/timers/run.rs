@@ -279,6 +279,7 @@ impl Run {
 
     /// What has become readable again since it was passed, below `horizon`.
     pub fn retry(&mut self, horizon: Key, out: &mut Vec<Entry>) {
+        let before = self.unreadable.len();
         for block in std::mem::take(&mut self.unreadable) {
             match self.read_block(block) {
                 Ok(rows) => {
@@ -292,6 +293,10 @@ impl Run {
                     self.unreadable.insert(block);
                 }
             }
+        }
+        if self.unreadable.len() < before {
+            // What of it lies beyond the horizon the cursor has passed as well.
+            self.rewind();
         }
     }
 

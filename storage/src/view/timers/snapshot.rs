@@ -91,6 +91,21 @@ pub struct Installed {
     pub durable: Vec<(u64, u64)>,
 }
 
+/// What is of no use any more. To free a million timers takes a while, so that is for whoever has time.
+#[must_use = "it is to be dropped where nobody waits"]
+#[derive(Debug)]
+pub struct Retired {
+    moved: Vec<Moved>,
+    parts: Vec<Part>,
+}
+
+impl Retired {
+    pub fn free(self) {
+        let Self { moved, parts } = self;
+        drop((moved, parts));
+    }
+}
+
 impl Timers {
     /// Takes what a checkpoint needs. None while another one is being written.
     pub fn snapshot(&mut self, covers: LogPosition) -> Option<Snapshot> {
@@ -123,15 +138,15 @@ impl Timers {
     }
 
     /// The checkpoint is durable: what was young is in a run.
-    pub fn installed(&mut self, installed: Installed) {
+    pub fn installed(&mut self, installed: Installed) -> Retired {
         self.is_snapshot_under_way = false;
         for (number, version) in installed.durable {
             if let Some(run) = self.runs.iter_mut().find(|run| run.number == number) {
                 run.durable = version;
             }
         }
-        self.moved.clear();
-        let Some((mut run, written)) = installed.run else { return };
+        let mut retired = Retired { moved: std::mem::take(&mut self.moved), parts: Vec::new() };
+        let Some((mut run, written)) = installed.run else { return retired };
         run.source = self.new_source();
         // What ended in between; whoever decides at this moment ends it later, by the new place.
         let mut counts = Counts::default();
@@ -144,9 +159,11 @@ impl Timers {
                 run.version += 1;
             }
             self.moved.push(Moved { part: frozen.id, run: run.source, rows });
+            retired.parts.push(part);
         }
         run.ledger.counts = counts;
         self.runs.push(run);
+        retired
     }
 
     /// Where a timer is now that was taken out of a part.

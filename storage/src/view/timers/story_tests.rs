@@ -82,12 +82,9 @@ impl Story {
             92..=93 => self.now += self.chance.below(3_000_000),
             94..=95 => {
                 // Numbers of topics are not used again.
-                let topic = TopicId(self.topics[self.choice(3)]);
-                self.topics.iter_mut().filter(|id| **id == topic.0).for_each(|id| *id += 3);
-                self.apply(TimerEvent::DropTopic(topic));
-                self.pending.retain(|_, timer| timer.head.topic != topic);
-                let pending = &self.pending;
-                self.deciding.retain(|origin, due| pending.contains_key(&(*due, *origin)));
+                let topic = self.topics[self.choice(3)];
+                self.topics.iter_mut().filter(|id| **id == topic).for_each(|id| *id += 3);
+                self.drop_topic(topic);
             }
             _ => self.list(),
         }
@@ -115,6 +112,13 @@ impl Story {
             let topic = self.topics[self.choice(3)];
             self.add(of_topic(topic, due, self.next_origin));
         }
+    }
+
+    pub fn drop_topic(&mut self, topic: u32) {
+        self.apply(TimerEvent::DropTopic(TopicId(topic)));
+        self.pending.retain(|_, timer| timer.head.topic != TopicId(topic));
+        let pending = &self.pending;
+        self.deciding.retain(|origin, due| pending.contains_key(&(*due, *origin)));
     }
 
     fn end(&mut self, due: u64, origin: u64) {
@@ -229,7 +233,7 @@ impl Story {
             runs.push((number, self.through_the_disk(&written.ledger)));
             (self.open_run(number, written.ledger.clone()), written)
         });
-        self.timers.installed(Installed { run: written, durable });
+        self.timers.installed(Installed { run: written, durable }).free();
         self.checkpoint = Checkpoint { covers: usize::try_from(snapshot.covers.0).expect("small"), runs };
     }
 
@@ -250,6 +254,17 @@ impl Story {
                 self.merge = Some((plan, Some(run)));
             }
             Some((_, Some(run))) => self.timers.merged(run),
+        }
+    }
+
+    /// A whole merge, if there is something to merge.
+    pub fn merge(&mut self) {
+        if let Some(mut plan) = self.timers.plan_merge() {
+            let (number, mut table) = self.new_table();
+            let ledger = plan.write(&mut table).expect("power");
+            table.finish().expect("power");
+            let run = self.open_run(number, ledger);
+            self.timers.merged(run);
         }
     }
 

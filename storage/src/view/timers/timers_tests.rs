@@ -162,6 +162,33 @@ fn timers_of_a_block_that_cannot_be_read_are_passed_told_of_and_due_once_it_can_
 }
 
 #[test]
+fn what_becomes_readable_again_while_half_of_it_is_near_is_due_in_full() {
+    let mut story = story_with_a_run();
+    story.reopen();
+    story.damage_block(1);
+    // The window ends at 150 seconds, in the midst of the block.
+    assert!(story.fire(1_000_000 + 85_000).into_iter().eq(0..86));
+    assert_eq!(story.timers.unreadable_blocks(), 1);
+    story.heal_block(1);
+    story.checkpoint();
+    assert!(story.fire(10_000_000).into_iter().eq(86..1_000));
+}
+
+#[test]
+fn a_run_of_dropped_topics_is_written_anew_so_that_their_bodies_may_go() {
+    let mut story = Story::new(1);
+    (0..100).for_each(|number| story.add(of_topic(1 + u32::from(number < 90), 5_000_000, number << 20)));
+    story.checkpoint();
+    story.drop_topic(2);
+    let mib = |number: u64| LogPosition(number << 20);
+    assert!(story.timers.has_pending_in(&(mib(0)..mib(90))), "nobody has looked where they lie");
+    (0..4).for_each(|_| story.merge());
+    story.checkpoint();
+    assert!(!story.timers.has_pending_in(&(mib(0)..mib(90))));
+    assert!(story.timers.has_pending_in(&(mib(90)..mib(91))));
+}
+
+#[test]
 fn a_damaged_block_is_read_from_the_copy() {
     let mut story = story_with_a_run();
     story.has_copies = true;
