@@ -118,6 +118,7 @@ fn open_store(
         log: LogOptions { segment_bytes: config.storage.log.segment_size.0, commit },
         node: 1,
         tail_cache_bytes: usize::try_from(config.storage.tail_cache.0).unwrap_or(usize::MAX),
+        timers: storage::view::timers::Bounds::default(),
     };
     let recovered = store::recover(disk.clone(), options, clock.clone(), Chance::from_system(), metrics.clone())?;
     let report = recovered.report.clone();
