@@ -219,8 +219,11 @@ impl Keeping<'_> {
         let is_pointed_to = self.origins.contains(&at) || self.stretches.contains(&(at.0 / STRETCH_BYTES));
         match record {
             Record::Message { head, .. } => is_pointed_to || self.topics.contains(&head.topic),
-            Record::Delayed { .. } => is_pointed_to || self.waiting.contains(&(at.0 / WAITING_STRETCH)),
-            Record::Prepared { .. } => is_pointed_to || self.prepared.contains(&at),
+            // A prepared one whose transaction was committed may wait for its time.
+            Record::Delayed { .. } | Record::Prepared { .. } => {
+                let is_waiting = self.waiting.contains(&(at.0 / WAITING_STRETCH));
+                is_pointed_to || is_waiting || self.prepared.contains(&at)
+            }
             // Its entry, for the index.
             Record::Publish { head, .. } => self.topics.contains(&head.topic),
             _ => false,
