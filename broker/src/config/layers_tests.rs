@@ -1,7 +1,7 @@
 use super::*;
 
 /// Every key with a value that is not its default, as text.
-const OTHERS: [(&str, &str); 28] = [
+const OTHERS: [(&str, &str); 29] = [
     ("cluster.name", "other"),
     ("node.name", "other"),
     ("grpc.listen", "127.0.0.1:1"),
