@@ -103,6 +103,25 @@ pub const INBOX_REQUESTS_MAX: usize = 4096;
 /// Records of one batch from a background producer.
 pub const BACKGROUND_RECORDS_MAX: usize = 1_000;
 
+/// One read of the log brings at most this much, or one larger record. A turn at the disk is one read, so this is also what
+/// a live consumer's cold read waits for at each busy thread: 1 MiB is below a millisecond on a disk of 1 GB/s.
+pub const READ_BYTES_MAX: u64 = 1024 * 1024;
+/// Records no further apart than this are read together, with what lies between them: to read 64 KiB that nobody wants costs
+/// less than one more seek.
+pub const READ_GAP_BYTES_MAX: u64 = 64 * 1024;
+/// Records, and their bytes, that wait for the read pool or were not all handed over yet. Who has reached one of them is
+/// refused the next job, so one job may go beyond.
+pub const READS_MAX: usize = 32_768;
+pub const READS_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The same for one asker (a subscription, or all look-ups together): a quarter.
+pub const READS_OF_ONE_MAX: usize = READS_MAX / 4;
+pub const READS_OF_ONE_BYTES_MAX: u64 = READS_BYTES_MAX / 4;
+/// Cold reads of those who keep up go first, but at most this many in a row while somebody far behind waits.
+pub const READS_LIVE_IN_A_ROW_MAX: u32 = 7;
+/// Bodies that one subscription behind the tail cache has fetched ahead of its polls, those under way included.
+pub const READ_AHEAD_ENTRIES_MAX: usize = 4_096;
+pub const READ_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
+
 /// Due times within this window are in the wheel, one slot a millisecond.
 pub const WHEEL_WINDOW_MS: u64 = 65_536;
 /// Timers in the wheel, 40 bytes each; when there are more its window ends earlier.
@@ -113,3 +132,7 @@ pub const YOUNG_TIMERS_MAX: usize = 1 << 20;
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX + ENVELOPE_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < LOG_BATCH_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX + SEND_MESSAGES_MAX * 128 < LOG_BATCH_BYTES_MAX);
+// Two jobs of read-ahead and the replies of many polls fit in what one asker may have outstanding.
+const _: () = assert!(READ_AHEAD_ENTRIES_MAX * 2 <= READS_OF_ONE_MAX);
+const _: () = assert!(READ_AHEAD_BYTES_MAX * 2 <= READS_OF_ONE_BYTES_MAX);
+const _: () = assert!(READ_GAP_BYTES_MAX < READ_BYTES_MAX);

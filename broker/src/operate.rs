@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use base::limits::*;
 use base::{GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
+use storage::reads::{Asker, Urgency};
+use storage::record::Pointer;
 use storage::request::{Lane, Request};
 use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, Topic, TopicKind};
 use storage::view::progress::Progress;
@@ -12,7 +14,7 @@ use storage::view::progress::Progress;
 use crate::admin::*;
 use crate::api::{MessageType, Route};
 use crate::broker::Broker;
-use crate::receive::delivery_of;
+use crate::receive::{delivery_of, unreadable};
 use crate::refusal::Refusal;
 use crate::shared::{Shared, store_refusal};
 use crate::subscription::{Event, Pair};
@@ -322,15 +324,16 @@ impl Broker {
         let mut found = Vec::new();
         let first = entries.read(first, max.min(PEEK_MAX), &mut found);
         let mut peeked = Vec::with_capacity(found.len());
-        for (number, entry) in found.into_iter().enumerate() {
-            if entry.is_lost() {
-                continue;
-            }
-            let stored = self.shared().fetch(entry.pointer()).await.map_err(AdminRefusal::Refused)?;
+        let offsets = (first.0..).map(QueueOffset);
+        let there: Vec<_> = offsets.zip(found).filter(|(_, entry)| !entry.is_lost()).collect();
+        let pointers: Vec<Pointer> = there.iter().map(|(_, entry)| entry.pointer()).collect();
+        let stored = self.shared().fetch_all(Asker::LookUp, Urgency::Live, &pointers).await;
+        for ((offset, entry), stored) in there.into_iter().zip(stored.map_err(AdminRefusal::Refused)?) {
+            let stored = stored.map_err(|error| AdminRefusal::Refused(unreadable(&error)))?;
             let origin = self.shared().origin_of(&topic, &stored);
             let mut message = delivery_of(topic.spec.name.clone(), stored);
             message.queue = QueueIndex(queue);
-            message.offset = QueueOffset(first.0 + number as u64);
+            message.offset = offset;
             message.stored_at = entry.visible_since;
             message.dead_letter_of = origin;
             peeked.push(Peeked { message, visible_since: entry.visible_since });

@@ -7,6 +7,7 @@ use base::limits::*;
 use base::{GroupId, GroupName, TopicName};
 use bytes::Bytes;
 use storage::message::{MessageKind, StoredMessage};
+use storage::reads::{Asker, Job, Urgency};
 use storage::record::Pointer;
 use storage::store::FetchError;
 use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, Topic, TopicKind};
@@ -79,6 +80,10 @@ impl Shared {
         let invisible = check_invisible(&receive)?;
         let (filter, spec) = Filter::parse(&receive.filter, self.store.reader().hash_key())?;
         self.membership.touch(caller, now.tick);
+        // What is handed out now could never be settled.
+        if let Some(cause) = self.store.failure() {
+            return Err(Refusal::WritesDisabled { cause });
+        }
         let Some(topic) = self.topic(&topic_name) else {
             return self.await_topic(group_name, topic_name, patience(receive.polling, caller.remaining)).await;
         };
@@ -94,7 +99,7 @@ impl Shared {
         };
         self.adopt_filter(caller, pair, &filter, spec, &receive.filter);
         let delivered = self.park(pair, poll).await?;
-        Ok(self.fill(delivered, &topic, &group, &filter).await)
+        self.fill(delivered, &topic, &group, &filter).await
     }
 
     /// A topic that its first message will create has nothing yet; the group is there from its first poll on, so that it
@@ -138,15 +143,25 @@ impl Shared {
         self.subscriptions.get_or_start(self, pair).push(Event::FilterChanged(filter.clone(), spec));
     }
 
-    /// Fetches the bodies of a reply.
-    async fn fill(&self, delivered: Delivered, topic: &Topic, group: &GroupSpec, filter: &Filter) -> Received {
+    /// Fetches the bodies of a reply. When the read pool has no room for it, all of it goes back.
+    async fn fill(
+        &self,
+        delivered: Delivered,
+        topic: &Topic,
+        group: &GroupSpec,
+        filter: &Filter,
+    ) -> Result<Received, Refusal> {
         let pair = Pair { group: group.id, topic: topic.spec.id };
-        let Some(receipt) = delivered.receipt else { return Received { deliveries: Vec::new(), receipt: None } };
-        let mut deliveries = Vec::with_capacity(delivered.messages.len());
+        let Delivered { messages, bodies, urgency, receipt } = delivered;
+        let Some(receipt) = receipt else { return Ok(Received { deliveries: Vec::new(), receipt: None }) };
+        let missing: Vec<Pointer> =
+            messages.iter().zip(&bodies).filter(|(_, body)| body.is_none()).map(|(m, _)| m.entry.pointer()).collect();
+        let mut read = self.fetch_all(pair.asker(), urgency, &missing).await?.into_iter();
+        let mut deliveries = Vec::with_capacity(messages.len());
         let mut discarded: Vec<Slot> = Vec::new();
-        for handout in &delivered.messages {
+        for (handout, body) in messages.iter().zip(bodies) {
             let slot = (handout.receipt.queue, handout.receipt.offset);
-            match self.fetch_stored(handout.entry.pointer()).await {
+            match body.map_or_else(|| read.next().expect("every body that was missing was read"), Ok) {
                 // Two tags may share a hash; the text decides.
                 Ok(message) if filter.matches(message.envelope.tag.as_deref()) => {
                     let (group, bytes) = (group.name.as_str(), message.body.len() as u64);
@@ -167,7 +182,7 @@ impl Shared {
         if !discarded.is_empty() {
             receipt.discard(discarded);
         }
-        Received { deliveries, receipt: Some(receipt) }
+        Ok(Received { deliveries, receipt: Some(receipt) })
     }
 
     fn delivery(&self, topic: &Topic, handout: &Handout, message: StoredMessage) -> Delivery {
@@ -193,22 +208,34 @@ impl Shared {
         Some((origin.spec.name.to_string(), message.envelope.message_id.clone()))
     }
 
+    /// One message, for somebody who looks it up.
     pub async fn fetch(&self, pointer: Pointer) -> Result<StoredMessage, Refusal> {
-        let unreadable = |error: FetchError| Refusal::Unreadable { what: "the message", cause: error.to_string() };
-        self.fetch_stored(pointer).await.map_err(unreadable)
+        let mut fetched = self.fetch_all(Asker::LookUp, Urgency::Live, &[pointer]).await?;
+        fetched.pop().expect("one was asked for").map_err(|error| unreadable(&error))
     }
 
-    /// From memory at once; from disk on the read pool.
-    async fn fetch_stored(&self, pointer: Pointer) -> Result<StoredMessage, FetchError> {
-        if let Some(bytes) = self.store.reader().cached(pointer) {
-            return storage::store::parse(pointer, &bytes);
+    /// Messages in this order: from memory at once, all others together from the disk on the read pool. Refused when too
+    /// much waits there.
+    pub async fn fetch_all(
+        &self,
+        asker: Asker,
+        urgency: Urgency,
+        pointers: &[Pointer],
+    ) -> Result<Vec<Result<StoredMessage, FetchError>>, Refusal> {
+        let warm: Vec<_> = pointers.iter().map(|pointer| self.store.fetch_now(*pointer)).collect();
+        let is_cold = |(_, warm): &(_, &Option<_>)| warm.is_none();
+        let cold: Vec<Pointer> = pointers.iter().zip(&warm).filter(is_cold).map(|(pointer, _)| *pointer).collect();
+        let mut read = Vec::new().into_iter();
+        if !cold.is_empty() {
+            let busy = || Refusal::Overloaded { limit: "cold reads that wait for the disk" };
+            let (sender, receiver) = oneshot::channel();
+            let done = Box::new(move |fetched| drop(sender.send(fetched)));
+            if !self.store.fetch_later(Job { asker, urgency, pointers: cold, done }) {
+                return Err(busy());
+            }
+            read = receiver.await.map_err(|_| busy())?.into_iter();
         }
-        let (sender, receiver) = oneshot::channel();
-        let done = Box::new(move |result| drop(sender.send(result)));
-        if !self.store.fetch_later(pointer, done) {
-            return Err(busy(pointer));
-        }
-        receiver.await.unwrap_or_else(|_| Err(busy(pointer)))
+        Ok(warm.into_iter().map(|warm| warm.or_else(|| read.next()).expect("each cold one was read")).collect())
     }
 
     pub async fn ack(
@@ -326,10 +353,9 @@ impl Shared {
     }
 }
 
-fn busy(pointer: Pointer) -> FetchError {
-    let cause = Arc::new(std::io::Error::new(std::io::ErrorKind::WouldBlock, "too many reads wait for the disk"));
-    let (position, length) = (pointer.position, pointer.length);
-    FetchError::Read(storage::log::ReadError::Io { position, length, cause })
+/// Why a message that somebody looks up cannot be shown.
+pub fn unreadable(error: &FetchError) -> Refusal {
+    Refusal::Unreadable { what: "the message", cause: error.to_string() }
 }
 
 /// None: renewed while the client lives.

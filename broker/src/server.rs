@@ -125,6 +125,7 @@ fn open_store(
     let options = threads::Options {
         inbox_requests_max: config.limits.writer_inbox,
         read_threads: config.storage.read_threads,
+        behind_bytes_per_second: None,
         reserve,
         upkeep: threads::Schedule::default(),
     };

@@ -90,7 +90,16 @@ impl Shared {
         queues: u16,
     ) -> Result<(TopicSpec, bool), AppendError> {
         let created_at = self.clock.now();
-        let spec = TopicSpec { id: TopicId(0), name, kind, queues, created_at, is_dropped: false };
+        let spec = TopicSpec {
+            id: TopicId(0),
+            name,
+            kind,
+            queues,
+            created_at,
+            is_dropped: false,
+            retention: None,
+            retention_bytes: None,
+        };
         match self.submit(Lane::Request, Request::CreateTopic(spec)).await? {
             Done::Topic { spec, is_new } => Ok((spec, is_new)),
             other => unreachable!("a topic was asked for, not {other:?}"),
@@ -141,6 +150,7 @@ pub fn store_refusal(error: &AppendError) -> Refusal {
         AppendError::TimerUnknown => Refusal::NothingToRecall { problem: "was delivered already, or recalled" },
         AppendError::TimerUnreadable(error) => Refusal::Unreadable { what: "the timer", cause: error.to_string() },
         AppendError::Failed(failure) => Refusal::WritesDisabled { cause: failure.to_string() },
+        AppendError::OutcomeUnknown { .. } => Refusal::WritesDisabled { cause: error.to_string() },
         AppendError::Closed => Refusal::Draining,
     }
 }

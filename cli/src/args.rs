@@ -5,11 +5,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::admin::{group, topic};
 use crate::bench;
 use crate::dev;
+use crate::doctor;
 use crate::exit::{Exit, Failure};
+use crate::log;
 use crate::message::{receive, send, tail};
 
-const HTTP_PORT: u16 = 8080;
-const GRPC_PORT: u16 = 8081;
+pub const HTTP_PORT: u16 = 8080;
+pub const GRPC_PORT: u16 = 8081;
 
 #[derive(Debug, Parser)]
 #[command(
@@ -80,6 +82,13 @@ pub enum Command {
         after_help = "Examples:\n  carillon bench send --duration 10s\n  carillon bench e2e --rate 5000 --report e2e.json"
     )]
     Bench(bench::Scenario),
+    /// The log of a data directory that no server uses: verify, dump.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon log verify ./data\n  carillon log dump ./data --from 4096 --to 65536"
+    )]
+    Log(log::Verb),
+    Doctor(doctor::Options),
 }
 
 /// Where a server is.

@@ -8,7 +8,7 @@ use client::Code;
 
 use crate::admin::api::ApiError;
 
-/// Exit codes of every verb but `dev`, which has those of a server.
+/// Exit codes of every verb but `dev`, which has those of a server, and `doctor`, which has those of a monitoring plug-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Done,
@@ -18,6 +18,12 @@ pub enum Exit {
     Refused,
     NotAllowed,
     Unreachable,
+    /// `doctor`, as monitoring expects it.
+    Warning,
+    /// `doctor`: something does not work, or will not.
+    Critical,
+    /// `doctor`: it could not be found out.
+    Unknown,
     /// `dev`: the configuration is wrong.
     Configuration,
     /// `dev`: the data directory is in use, or not ours.
@@ -32,9 +38,9 @@ impl From<Exit> for u8 {
     fn from(exit: Exit) -> Self {
         match exit {
             Exit::Done => 0,
-            Exit::Failed => 1,
-            Exit::Usage | Exit::Configuration => 2,
-            Exit::NotFound | Exit::DataLocked => 3,
+            Exit::Failed | Exit::Warning => 1,
+            Exit::Usage | Exit::Configuration | Exit::Critical => 2,
+            Exit::NotFound | Exit::DataLocked | Exit::Unknown => 3,
             Exit::Refused | Exit::AddressInUse => 4,
             Exit::NotAllowed | Exit::NoPermission => 5,
             Exit::Unreachable => 6,

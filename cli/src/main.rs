@@ -4,9 +4,11 @@ mod admin;
 mod args;
 mod bench;
 mod dev;
+mod doctor;
 mod exit;
 mod files;
 mod http;
+mod log;
 mod message;
 mod output;
 mod runtime;
@@ -44,6 +46,9 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<(), Failure> {
         // These two make their own threads.
         Command::Dev(options) => dev::run(options, started),
         Command::Bench(scenario) => bench::run(scenario, &cli.common.target()?, &output),
+        // Needs no server, and none may be there.
+        Command::Log(verb) => log::run(verb, &output),
+        Command::Doctor(options) => doctor::run(&options, &cli.common, &output),
         Command::Topic(verb) => runtime::block_on(admin::topic::run(verb, &cli.common.target()?, &output)),
         Command::Group(verb) => runtime::block_on(admin::group::run(verb, &cli.common.target()?, &output)),
         Command::Send(options) => runtime::block_on(message::send::run(options, &cli.common.target()?, &output)),

@@ -38,17 +38,37 @@ impl TailCache {
         (to <= bytes.len()).then(|| bytes.slice(from..to))
     }
 
+    /// Where the oldest group begins; beyond every position when there is none.
+    pub fn from(&self) -> LogPosition {
+        self.state.lock().groups.front().map_or(LogPosition(u64::MAX), |(start, _)| *start)
+    }
+
     pub fn bytes(&self) -> usize {
         self.state.lock().bytes
     }
 
-    pub(crate) fn push(&self, start: LogPosition, bytes: Vec<u8>) {
+    /// Forgets what lies at or behind `from`: it was taken back, and other bytes will be there.
+    pub(crate) fn truncate(&self, from: LogPosition) {
+        let mut state = self.state.lock();
+        while let Some((start, bytes)) = state.groups.pop_back() {
+            state.bytes -= bytes.len();
+            if start < from {
+                let kept = usize::try_from(from.since(start)).map_or(bytes.len(), |kept| kept.min(bytes.len()));
+                state.bytes += kept;
+                state.groups.push_back((start, bytes.slice(..kept)));
+                break;
+            }
+        }
+    }
+
+    pub(crate) fn push(&self, start: LogPosition, bytes: impl Into<Bytes>) {
+        let bytes = bytes.into();
         if bytes.len() > self.bytes_max {
             return;
         }
         let mut state = self.state.lock();
         state.bytes += bytes.len();
-        state.groups.push_back((start, bytes.into()));
+        state.groups.push_back((start, bytes));
         while state.bytes > self.bytes_max {
             let (_, oldest) = state.groups.pop_front().expect("bytes without groups");
             state.bytes -= oldest.len();

@@ -1,6 +1,8 @@
 //! What storage counts. Names and meanings: the operations page, part A.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 /// Latencies in seconds, from 0.1 ms to 10 s.
 pub const LATENCY: [f64; 16] =
@@ -21,10 +23,17 @@ pub struct Metrics {
     pub timer_lateness: Histogram,
     pub timer_early: IntCounter,
     pub timers_unreadable: IntGauge,
+    pub dropped_by_time: IntCounter,
+    pub dropped_by_size: IntCounter,
+    pub log_bytes: IntGaugeVec,
+    pub held_bytes: IntGauge,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
+    pub read_from_cache: Histogram,
+    pub read_from_disk: Histogram,
     pub writer_busy: prometheus::Counter,
     pub timer_busy: prometheus::Counter,
+    pub read_busy: prometheus::Counter,
 }
 
 impl Metrics {
@@ -57,9 +66,32 @@ impl Metrics {
             "Blocks of timers that could not be read when they were due; must stay 0",
         )?;
         registry.register(Box::new(timers_unreadable.clone()))?;
+        let dropped = IntCounterVec::new(
+            Opts::new("carillon_log_dropped_bytes_total", "Bytes of segments that retention let go"),
+            &["reason"],
+        )?;
+        registry.register(Box::new(dropped.clone()))?;
+        let log_bytes = IntGaugeVec::new(
+            Opts::new(
+                "carillon_log_bytes",
+                "Bytes of the log's files; held = past retention, kept for what waits in them",
+            ),
+            &["state"],
+        )?;
+        registry.register(Box::new(log_bytes.clone()))?;
         let checkpoint_bytes =
             IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
         registry.register(Box::new(checkpoint_bytes.clone()))?;
+        let reads = HistogramVec::new(
+            HistogramOpts::new(
+                "carillon_read_duration_seconds",
+                "Seconds that one body took to be read and checked, the wait for the read pool not included; of bodies \
+                 that one disk read brought, each took as long as the read",
+            )
+            .buckets(LATENCY.into()),
+            &["source"],
+        )?;
+        registry.register(Box::new(reads.clone()))?;
         Ok(Self {
             append_bytes: counter("carillon_log_append_bytes_total", "Bytes appended to the log, padding included")?,
             append_batches: counter("carillon_log_append_batches_total", "Batches appended to the log")?,
@@ -93,6 +125,10 @@ impl Metrics {
                 "carillon_timer_early_total",
                 "Messages published before they were due by this node's clock; must stay 0",
             )?,
+            dropped_by_time: dropped.with_label_values(&["time"]),
+            dropped_by_size: dropped.with_label_values(&["size"]),
+            held_bytes: log_bytes.with_label_values(&["held"]),
+            log_bytes,
             checkpoint_duration: histogram(
                 "carillon_checkpoint_duration_seconds",
                 "Seconds it took to take a checkpoint",
@@ -100,8 +136,11 @@ impl Metrics {
             )?,
             timers_unreadable,
             checkpoint_bytes,
+            read_from_cache: reads.with_label_values(&["cache"]),
+            read_from_disk: reads.with_label_values(&["disk"]),
             writer_busy: busy.with_label_values(&["log_writer"]),
             timer_busy: busy.with_label_values(&["timer"]),
+            read_busy: busy.with_label_values(&["read_pool"]),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! The named positions of a log, and the order they keep.
 //!
 //! N1. `applied ≤ committed ≤ appended` and `durable ≤ appended`.
-//! N2. None of them goes back while a log is open.
+//! N2. None of them goes back while a log is open, but for what a replica takes back; that was never committed.
 
 use base::LogPosition;
 
@@ -44,6 +44,14 @@ impl Positions {
     pub fn advance_applied(&mut self, to: LogPosition) {
         assert!(to >= self.applied, "N2: nothing is unapplied: {to:?} < {:?}", self.applied);
         self.applied = to;
+        self.check();
+    }
+
+    /// What lies behind `to` was taken back.
+    pub fn retreat(&mut self, to: LogPosition) {
+        assert!(to >= self.committed, "N2: what is committed stays: {to:?} < {:?}", self.committed);
+        self.appended = to;
+        self.durable = self.durable.min(to);
         self.check();
     }
 

@@ -147,7 +147,8 @@ pub enum Done {
     Standing(Standing),
 }
 
-/// Why a request was refused. Whatever the variant, nothing of it is in the log, except for `Failed`, where nobody knows.
+/// Why a request was refused. Whatever the variant, nothing of it is in the log, except for `Failed` and `OutcomeUnknown`,
+/// where nobody knows.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     #[error("{what} is full; the limit is {max}")]
@@ -174,6 +175,8 @@ pub enum AppendError {
     TimerUnreadable(TableError),
     #[error("writes are disabled: {0}")]
     Failed(#[from] LogFailure),
+    #[error("the outcome is unknown: what was written below {position} was taken back here, and may be kept elsewhere")]
+    OutcomeUnknown { position: LogPosition },
     #[error("the store is closed")]
     Closed,
 }
@@ -188,7 +191,7 @@ impl AppendError {
             Self::Overtaken { .. } => false,
             Self::TransactionUnknown | Self::TransactionEndedAs(_) | Self::TimerUnknown => false,
             // Only after a restart, and then the outcome of this request has to be looked up, not repeated.
-            Self::Failed(_) | Self::Closed => false,
+            Self::Failed(_) | Self::OutcomeUnknown { .. } | Self::Closed => false,
         }
     }
 }

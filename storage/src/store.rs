@@ -19,7 +19,7 @@ use crate::codec::Malformed;
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::log::batch::HEADER_BYTES;
-use crate::log::recovery::{self, Found, Report, Start};
+use crate::log::recovery::{self, Found, Report};
 use crate::log::segment;
 use crate::log::{self, LogFailure, LogOptions, ReadError, Segments};
 use crate::message::{self, BodyError, StoredMessage};
@@ -87,7 +87,7 @@ pub fn recover(
     metrics: Metrics,
 ) -> Result<Recovered, OpenError> {
     let Beginning { kept, mut views, mut timer } = begin(&*disk, options.timers)?;
-    let start = kept.last().map(start_of);
+    let start = kept.last().map(Manifest::start);
     let mut malformed = None;
     let mut visit = |found: Found<'_>| {
         if let Err(cause) = replay(&mut views, &found) {
@@ -179,17 +179,6 @@ fn begin(disk: &dyn Disk, timers: Bounds) -> Result<Beginning, OpenError> {
     Ok(Beginning { kept: Vec::new(), views: Views::default(), timer: TimerCore::with_bounds(timers) })
 }
 
-fn start_of(manifest: &Manifest) -> Start {
-    Start {
-        from: manifest.replay_from,
-        durable: manifest.durable,
-        next_index: manifest.next_index,
-        term: manifest.term,
-        stored_at: manifest.stored_at,
-        segments: manifest.segments.clone(),
-    }
-}
-
 /// What was damaged before, and what was found to be now.
 fn holes(kept: &[Manifest], report: &Report) -> Vec<Range<LogPosition>> {
     let mut holes = kept.last().map(|newest| newest.holes.clone()).unwrap_or_default();
@@ -252,7 +241,7 @@ pub struct Reader {
     catalog: Arc<ArcSwap<Catalog>>,
     progress: Arc<Mutex<HashMap<(GroupId, TopicId), Shared>>>,
     transactions: Arc<Mutex<Transactions>>,
-    segments: Segments,
+    pub(crate) segments: Segments,
     cache: Arc<TailCache>,
     hash_key: HashKey,
     term: Term,
@@ -304,6 +293,11 @@ impl Reader {
     /// The record's bytes, when they are still in memory.
     pub fn cached(&self, pointer: Pointer) -> Option<Bytes> {
         self.cache.get(pointer)
+    }
+
+    /// What lies before it is no longer in memory.
+    pub fn warm_from(&self) -> LogPosition {
+        self.cache.from()
     }
 
     /// A message from memory or disk; reads the disk on the calling thread.

@@ -4,7 +4,6 @@
 
 mod upkeep;
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +19,10 @@ use crate::inbox::{Drained, Inbox};
 use crate::log::{CommitRule, MARK_AFTER};
 use crate::message::StoredMessage;
 use crate::metrics::Metrics;
+use crate::reads::{Job, Pool};
 use crate::record::Pointer;
 use crate::request::{Answer, AppendError, Lane, ReplySink, ReplyTo, Request, Submission};
-use crate::store::{FetchError, Reader, Recovered};
+use crate::store::{FetchError, Reader, Recovered, parse};
 use crate::timer::{Ask, Effects, TimerCore};
 use crate::upkeep::Errand;
 use crate::view::apply::TimerEvent;
@@ -35,14 +35,14 @@ pub use upkeep::{ReserveRule, Schedule};
 const CLOCK_CHECK_MS: u64 = 100;
 /// Unsynced bytes under `flush = "write"` before the writer syncs although it has more to do.
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
-/// Cold reads that wait; beyond it they are refused.
-const READS_WAITING_MAX: usize = 4096;
 
 /// What the threads need beyond the store itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     pub inbox_requests_max: usize,
     pub read_threads: usize,
+    /// Bytes a second that groups behind the tail cache may read, all together; none = as fast as they can.
+    pub behind_bytes_per_second: Option<u64>,
     pub reserve: ReserveRule,
     pub upkeep: Schedule,
 }
@@ -53,7 +53,9 @@ pub struct Store {
     reader: Reader,
     inbox: Arc<Inbox>,
     timer: Arc<TimerInbox>,
-    reads: Arc<ReadQueue>,
+    reads: Arc<Pool>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
     upkeep: Arc<Upkeep>,
     /// Ends before the others: its last work needs them.
     upkeep_thread: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -70,11 +72,15 @@ impl Store {
         options: Options,
     ) -> io::Result<Self> {
         let Recovered { writer, timer, reader, upkeep: core, .. } = recovered;
+        let budget = options.behind_bytes_per_second;
+        let reads = Pool::new(reader.segments.clone(), clock.clone(), metrics.clone(), budget);
         let store = Self {
             reader,
             inbox: Arc::new(Inbox::new(options.inbox_requests_max)),
             timer: Arc::default(),
-            reads: Arc::default(),
+            reads: Arc::new(reads),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
             upkeep: Arc::default(),
             upkeep_thread: Arc::default(),
             threads: Arc::default(),
@@ -87,8 +93,8 @@ impl Store {
         let (timer_clock, timer_metrics) = (clock.clone(), metrics.clone());
         spawn(threads, "timer", move || run_timer(timer, &inbox, &timer_inbox, &*timer_clock, &timer_metrics))?;
         for number in 0..options.read_threads.max(1) {
-            let (reads, reader) = (store.reads.clone(), store.reader.clone());
-            spawn(threads, &format!("read-{number}"), move || run_reads(&reads, &reader))?;
+            let reads = store.reads.clone();
+            spawn(threads, &format!("read-{number}"), move || reads.run())?;
         }
         let owners = Others { inbox: store.inbox.clone(), timer: store.timer.clone() };
         let driver = Driver { disk, core, owners, clock, metrics, options, shared: store.upkeep.clone() };
@@ -127,9 +133,19 @@ impl Store {
         self.timer.push(|work| work.asks.push(ask));
     }
 
-    /// Fetches a message on the read pool and hands it to `done` there. False when too many reads wait.
-    pub fn fetch_later(&self, pointer: Pointer, done: Fetched) -> bool {
-        self.reads.push(pointer, done)
+    /// The message, when it is still in memory.
+    pub fn fetch_now(&self, pointer: Pointer) -> Option<Result<StoredMessage, FetchError>> {
+        let began = self.clock.monotonic_ns();
+        let bytes = self.reader.cached(pointer)?;
+        let result = parse(pointer, &bytes);
+        let ns = self.clock.monotonic_ns().saturating_sub(began);
+        self.metrics.read_from_cache.observe(ns as f64 / 1e9);
+        Some(result)
+    }
+
+    /// Fetches messages on the read pool, and hands them over there. False, and nothing happens, when too much waits.
+    pub fn fetch_later(&self, job: Job) -> bool {
+        self.reads.take(job)
     }
 
     /// Pending timers by topic, as of a moment ago.
@@ -364,56 +380,5 @@ fn observe(published: &[Timestamp], now: Timestamp, metrics: &Metrics) {
         if *due > now {
             metrics.timer_early.inc();
         }
-    }
-}
-
-/// Called on a read thread with what was fetched.
-pub type Fetched = Box<dyn FnOnce(Result<StoredMessage, FetchError>) + Send>;
-
-/// Cold reads that wait for a thread.
-#[derive(Default)]
-struct ReadQueue {
-    state: Mutex<ReadState>,
-    bell: Condvar,
-}
-
-#[derive(Default)]
-struct ReadState {
-    waiting: VecDeque<(Pointer, Fetched)>,
-    is_closed: bool,
-}
-
-impl ReadQueue {
-    fn push(&self, pointer: Pointer, done: Fetched) -> bool {
-        let mut state = self.state.lock();
-        if state.is_closed || state.waiting.len() >= READS_WAITING_MAX {
-            return false;
-        }
-        state.waiting.push_back((pointer, done));
-        drop(state);
-        self.bell.notify_one();
-        true
-    }
-
-    fn close(&self) {
-        self.state.lock().is_closed = true;
-        self.bell.notify_all();
-    }
-}
-
-fn run_reads(queue: &ReadQueue, reader: &Reader) {
-    loop {
-        let mut state = queue.state.lock();
-        let (pointer, done) = loop {
-            if let Some(next) = state.waiting.pop_front() {
-                break next;
-            }
-            if state.is_closed {
-                return;
-            }
-            queue.bell.wait(&mut state);
-        };
-        drop(state);
-        done(reader.fetch(pointer));
     }
 }

@@ -62,6 +62,8 @@ pub struct Writer {
 impl Writer {
     /// Takes over an opened log and the views that were replayed from it, and begins a term.
     pub fn new(log: Log, views: Views, cache: Arc<TailCache>, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
+        let is_own_master = log.options().commit != CommitRule::External;
+        assert!(is_own_master, "W1: this writer applies what it has written; it cannot wait for somebody's word");
         let sequencer = Sequencer::new(views.catalog.clone(), views.transactions.clone());
         metrics.writable.set(1);
         Self { log, views, sequencer, cache, clock, metrics, reserve: Reserve::default(), pending: Vec::new() }

@@ -50,6 +50,8 @@ impl Store {
             queues: 1,
             created_at,
             is_dropped: false,
+            retention: None,
+            retention_bytes: None,
         };
         let group = GroupSpec {
             id: GROUP,

@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -90,6 +90,24 @@ impl Server {
         killed.expect("the kernel ends what is killed").expect("it was running");
     }
 
+    /// The process, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.running.as_ref().and_then(|running| running.child.id()).expect("it runs")
+    }
+
+    /// Memory that the process has now.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
+        kib.expect("the kernel says so in KiB") * 1024
+    }
+
+    /// Where administration, health and metrics are.
+    pub fn http(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.expect("it was ready once").http)
+    }
+
     /// Where clients connect.
     pub fn grpc(&self) -> String {
         format!("127.0.0.1:{}", self.ports.expect("it was ready once").grpc)
@@ -97,10 +115,7 @@ impl Server {
 
     /// Runs an administration verb, which must succeed. Gives what it said.
     pub async fn administer(&self, verb: &[&str]) -> String {
-        let http = format!("http://127.0.0.1:{}", self.ports.expect("it was ready once").http);
-        let mut command = Command::new(binary());
-        command.args(verb).args(["--server", &http]).stdin(Stdio::null()).kill_on_drop(true);
-        let output = timeout(ENDED_WITHIN, command.output()).await.expect("a verb ends").expect("a verb starts");
+        let output = carillon(&[verb, &["--server", &self.http()]].concat()).await;
         assert!(output.status.success(), "carillon {verb:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
@@ -115,6 +130,13 @@ impl Server {
     fn log_file(&self) -> PathBuf {
         self.data.with_extension("log")
     }
+}
+
+/// Runs a verb to its end.
+pub async fn carillon(arguments: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    timeout(ENDED_WITHIN, command.output()).await.expect("a verb ends").expect("a verb starts")
 }
 
 fn read_ports(data: &Path) -> Ports {

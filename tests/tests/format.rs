@@ -69,7 +69,7 @@ fn a_reader_that_follows_the_document_finds_every_batch_and_every_record_of_ever
         assert!(rest.is_empty());
     };
     let disk = Arc::new(story.disk.image());
-    recovery::open(disk, OPTIONS.log, Chance::new(1), &mut visit).expect("a healthy disk");
+    recovery::open(disk, OPTIONS.log, None, Chance::new(1), &mut visit).expect("a healthy disk");
     assert!(found.next().is_none(), "as many batches");
 }
 

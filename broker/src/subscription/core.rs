@@ -1,7 +1,7 @@
 //! The pure state machine of one subscription: `now` in, effects out.
 //!
 //! Here are its state, its events and what it says of itself; its rules are with what they are about: `polls`, `reading`,
-//! `leases`, `settling`, `operated`.
+//! `ahead`, `leases`, `settling`, `operated`.
 //!
 //! U1. A message is with at most one client at a time, and an ordered lane has at most one open batch (F1).
 //! U2. An ordered batch leaves only when its lease is committed.
@@ -18,6 +18,7 @@ use hashbrown::HashMap;
 use storage::view::progress::Shared;
 use storage::view::queue::Entry;
 
+use super::ahead::Ahead;
 use super::gather::Gather;
 use super::lanes::{LaneKey, Lanes};
 use super::*;
@@ -103,6 +104,7 @@ pub struct Core {
     pub(super) operations: u64,
     pub(super) next_queue: usize,
     pub(super) items: HashMap<Slot, Item>,
+    pub(super) ahead: Ahead,
     pub(super) order: Order,
     pub(super) waiting: BTreeSet<(u64, Slot)>,
     pub(super) batches: HashMap<u64, Batch>,
@@ -152,6 +154,7 @@ impl Core {
             operations,
             next_queue: 0,
             items: HashMap::new(),
+            ahead: Ahead::default(),
             order,
             waiting: BTreeSet::new(),
             batches: HashMap::new(),
@@ -199,6 +202,7 @@ impl Core {
                 self.refilter();
             }
             Event::Discard(slots) => self.discard(&slots),
+            Event::Fetched(ticket, bodies) => self.fetched(ticket, bodies),
         }
     }
 
@@ -207,6 +211,7 @@ impl Core {
         self.expire(now, alive);
         self.wake(now);
         self.serve(now);
+        self.look_ahead(now);
         self.end_polls(now);
         self.flush(now);
         std::mem::take(&mut self.effects)

@@ -1,9 +1,10 @@
 //! Deliveries of one group from one topic.
 //!
 //! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. Its rules are in
-//! [`polls`], [`reading`], [`leases`], [`settling`] and [`operated`]. [`task`] drives it: one task for each (group, topic), started by
+//! [`polls`], [`reading`], [`ahead`], [`leases`], [`settling`] and [`operated`]. [`task`] drives it: one task for each (group, topic), started by
 //! the first poll. [`lanes`] keeps the order of message groups.
 
+mod ahead;
 pub mod core;
 mod gather;
 mod lanes;
@@ -15,6 +16,8 @@ mod settling;
 pub mod task;
 
 #[cfg(test)]
+mod ahead_tests;
+#[cfg(test)]
 mod core_tests;
 #[cfg(test)]
 mod operated_tests;
@@ -25,6 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
+use storage::message::StoredMessage;
+use storage::reads::{Asker, Urgency};
+use storage::record::Pointer;
 use storage::request::{AppendError, Change, Done};
 use storage::view::catalog::{BackoffSpec, Topic};
 use storage::view::queue::{Bounds, Entry};
@@ -41,6 +47,13 @@ pub use task::Receipt;
 pub struct Pair {
     pub group: GroupId,
     pub topic: TopicId,
+}
+
+impl Pair {
+    /// As whom it reads the disk.
+    pub fn asker(self) -> Asker {
+        Asker::Subscription(self.group, self.topic)
+    }
 }
 
 /// The time, by both clocks.
@@ -160,6 +173,8 @@ pub enum Event {
     SourceChanged,
     /// Messages that cannot be delivered, ever: damaged on the disk, or not wanted after all.
     Discard(Vec<Slot>),
+    /// The bodies of an [`Effect::Fetch`], in order; none where one could not be had, and empty when it was refused.
+    Fetched(Ticket, Vec<Option<StoredMessage>>),
 }
 
 /// One message of a reply.
@@ -176,6 +191,10 @@ pub enum Effect {
         poll: PollId,
         batch: u64,
         messages: Vec<Handout>,
+        /// Of each message, if it was fetched ahead.
+        bodies: Vec<Option<StoredMessage>>,
+        /// How the others are to be read.
+        urgency: Urgency,
     },
     /// Nothing came in time.
     Empty {
@@ -192,6 +211,12 @@ pub enum Effect {
     Append {
         ticket: Ticket,
         changes: Vec<Change>,
+    },
+    /// Bodies that will be handed out soon; answered by [`Event::Fetched`], always.
+    Fetch {
+        ticket: Ticket,
+        urgency: Urgency,
+        pointers: Vec<Pointer>,
     },
     /// The group's dead-letter topic is needed; answered by [`core::Core::dead_letter_topic`].
     NeedDeadLetterTopic,

@@ -87,7 +87,7 @@ impl Core {
             return false;
         }
         self.batches.get_mut(&number).expect("just seen").copies += 1;
-        self.effects.push(Effect::Deliver { poll: id, batch: number, messages });
+        self.send(id, number, messages);
         true
     }
 
@@ -125,12 +125,14 @@ impl Core {
                 // Settled with an old handle in the meantime, or listed again after a settle that was refused.
                 continue;
             };
-            if self.is_parked(item.entry.group_hash) {
+            let (group_hash, length) = (item.entry.group_hash, item.entry.pointer().length as usize);
+            if self.is_parked(group_hash) {
                 self.die(slot, DeadLetterReason::Operator);
                 continue;
             }
-            bytes += item.entry.pointer().length as usize;
-            if bytes > RECEIVE_BYTES_MAX && !chosen.is_empty() {
+            bytes += length;
+            let is_full = bytes > RECEIVE_BYTES_MAX && !chosen.is_empty();
+            if is_full || self.ahead.is_under_way(slot) {
                 let Order::Standard(ready) = &mut self.order else { break };
                 ready.push_front(slot);
                 break;
@@ -189,13 +191,14 @@ impl Core {
             return None;
         }
         let item = self.items.get(&slot)?;
-        (item.state == State::Ready && !item.is_settling).then_some(slot)
+        (item.state == State::Ready && !item.is_settling && !self.ahead.is_under_way(slot)).then_some(slot)
     }
 
     fn hand_out(&mut self, id: PollId, poll: &Poll, slots: Vec<Slot>, now: Now) {
         let number = self.next_batch;
         self.next_batch += 1;
         self.leased += slots.len();
+        self.handed_out(slots.len());
         let mut entries = Vec::with_capacity(slots.len());
         for slot in &slots {
             let item = self.items.get_mut(slot).expect("chosen messages are there");
@@ -238,6 +241,12 @@ impl Core {
     pub(super) fn deliver(&mut self, poll: PollId, number: u64) {
         let slots = self.batches[&number].slots.clone();
         let messages = slots.into_iter().filter_map(|slot| self.handout(slot, number)).collect();
-        self.effects.push(Effect::Deliver { poll, batch: number, messages });
+        self.send(poll, number, messages);
+    }
+
+    fn send(&mut self, poll: PollId, batch: u64, messages: Vec<Handout>) {
+        let slots: Vec<Slot> = messages.iter().map(|message| (message.receipt.queue, message.receipt.offset)).collect();
+        let (bodies, urgency) = self.bodies_of(&slots);
+        self.effects.push(Effect::Deliver { poll, batch, messages, bodies, urgency });
     }
 }

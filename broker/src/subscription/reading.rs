@@ -74,6 +74,7 @@ impl Core {
         let visible = retry.map_or(Timestamp::ZERO, |retry| retry.next_visible);
         let state = if visible > now.wall { State::Waiting(now.tick_at(visible)) } else { State::Ready };
         self.items.insert(slot, Item::new(entry, attempts, state));
+        self.ahead.read(slot, &entry);
         match state {
             State::Waiting(at) => drop(self.waiting.insert((at, slot))),
             _ => self.make_ready(slot),
@@ -134,6 +135,7 @@ impl Core {
             }
             let attempts = retry.map_or(0, |retry| retry.attempts);
             self.items.insert(slot, Item::new(entry, attempts, state));
+            self.ahead.read(slot, &entry);
             slots.push(slot);
         }
         let overflow = (at < until).then_some((queue, at));
@@ -175,6 +177,7 @@ impl Core {
         for slot in slots {
             if let Some(item) = self.items.get_mut(slot).filter(|item| !item.is_settling) {
                 item.is_settling = true;
+                self.ahead.forget(*slot);
                 self.gather.acks.push(*slot);
             }
         }
@@ -207,6 +210,7 @@ impl Core {
         let item = self.items.get_mut(&slot).expect("a dying message is there");
         item.is_settling = true;
         let (entry, attempts) = (item.entry, item.attempts);
+        self.ahead.forget(slot);
         self.gather.dying.push(Dying { slot, entry, attempts, reason });
     }
 
@@ -241,4 +245,4 @@ impl Core {
 }
 
 /// Entries read at a time: enough for a reply, little enough to leave the rest to the disk.
-const READ_STEP: usize = 256;
+pub(super) const READ_STEP: usize = 256;

@@ -178,6 +178,7 @@ impl Core {
         }
         self.unlease(slot);
         self.items.remove(&slot);
+        self.ahead.forget(slot);
         if let Order::Lanes(lanes) = &mut self.order {
             lanes.remove(key, slot);
             self.list_if_ready(key);

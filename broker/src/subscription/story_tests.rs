@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::{GroupId, GroupName, LogPosition, TopicId, TopicName};
-use storage::record::{Fact, FilterSpec, Head, Pointer, Record};
+use storage::record::{Fact, FilterSpec, Head, Record};
 use storage::view::Views;
 use storage::view::catalog::{GroupSpec, OrderSpec, TopicKind, TopicSpec};
 
@@ -31,6 +31,11 @@ pub struct Story {
     pub now: Now,
     pub appends: Vec<(Ticket, Vec<Change>)>,
     pub delivered: BTreeMap<PollId, (u64, Vec<Handout>)>,
+    pub bodies: BTreeMap<PollId, Vec<Option<StoredMessage>>>,
+    /// Bodies that are wanted ahead, until they are brought.
+    pub fetches: Vec<(Ticket, Vec<Pointer>)>,
+    /// Of replies and fetches.
+    pub urgencies: Vec<Urgency>,
     pub empty: Vec<PollId>,
     pub refused: BTreeMap<PollId, Refusal>,
     pub settled: BTreeMap<SettleId, Result<(), Refusal>>,
@@ -63,6 +68,9 @@ impl Story {
             now,
             appends: Vec::new(),
             delivered: BTreeMap::new(),
+            bodies: BTreeMap::new(),
+            fetches: Vec::new(),
+            urgencies: Vec::new(),
             empty: Vec::new(),
             refused: BTreeMap::new(),
             settled: BTreeMap::new(),
@@ -133,7 +141,15 @@ impl Story {
     pub fn finish(&mut self) {
         for effect in self.core.finish(self.now, &Everybody) {
             match effect {
-                Effect::Deliver { poll, batch, messages } => drop(self.delivered.insert(poll, (batch, messages))),
+                Effect::Deliver { poll, batch, messages, bodies, urgency } => {
+                    self.urgencies.push(urgency);
+                    self.bodies.insert(poll, bodies);
+                    self.delivered.insert(poll, (batch, messages));
+                }
+                Effect::Fetch { ticket, urgency, pointers } => {
+                    self.urgencies.push(urgency);
+                    self.fetches.push((ticket, pointers));
+                }
                 Effect::Empty { poll } => self.empty.push(poll),
                 Effect::Refuse { poll, refusal } => drop(self.refused.insert(poll, refusal)),
                 Effect::Settled { settle, result } => drop(self.settled.insert(settle, result)),
@@ -243,6 +259,8 @@ fn views(queues: u16, created_at: Timestamp) -> Views {
         queues,
         created_at,
         is_dropped: false,
+        retention: None,
+        retention_bytes: None,
     };
     let group = GroupSpec {
         id: PAIR.group,

@@ -7,6 +7,7 @@ use base::GroupName;
 use base::limits::SUBSCRIPTION_IDLE_MS;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use storage::reads::{Fetched, Job};
 use storage::record::Fact;
 use storage::request::{Answer, AppendError, Change, Done, Lane, ReplySink, ReplyTo, Request};
 use storage::view::catalog::{OrderSpec, Topic, TopicKind};
@@ -24,7 +25,17 @@ use crate::shared::Shared;
 pub struct Delivered {
     /// Empty: nothing came in time.
     pub messages: Vec<Handout>,
+    /// Of each message, if it was fetched ahead.
+    pub bodies: Vec<Option<StoredMessage>>,
+    /// How the others are to be read.
+    pub urgency: Urgency,
     pub receipt: Option<Receipt>,
+}
+
+impl Delivered {
+    fn nothing() -> Self {
+        Self { messages: Vec::new(), bodies: Vec::new(), urgency: Urgency::Live, receipt: None }
+    }
 }
 
 type PollReply = oneshot::Sender<Result<Delivered, Refusal>>;
@@ -379,6 +390,7 @@ impl Driver {
                 }
                 self.core.handle(event, now);
             }
+            self.core.warm_from(self.shared.store.reader().warm_from());
             let effects = self.core.finish(now, &*self.shared);
             let must_go_on = self.carry_out(effects).await;
             *self.inbox.counts.lock() = self.core.counts();
@@ -418,9 +430,13 @@ impl Driver {
         let mut must_go_on = false;
         for effect in effects {
             match effect {
-                Effect::Deliver { poll, batch, messages } => self.deliver(poll, batch, messages),
+                Effect::Deliver { poll, batch, messages, bodies, urgency } => {
+                    let receipt = Some(Receipt { inbox: self.inbox.clone(), batch, is_written: false });
+                    self.answer_poll(poll, Ok(Delivered { messages, bodies, urgency, receipt }));
+                }
+                Effect::Fetch { ticket, urgency, pointers } => self.fetch(ticket, urgency, pointers),
                 Effect::Empty { poll } => {
-                    self.answer_poll(poll, Ok(Delivered { messages: Vec::new(), receipt: None }));
+                    self.answer_poll(poll, Ok(Delivered::nothing()));
                 }
                 Effect::Refuse { poll, refusal } => self.answer_poll(poll, Err(refusal)),
                 Effect::Settled { settle, result } => {
@@ -440,9 +456,16 @@ impl Driver {
         must_go_on
     }
 
-    fn deliver(&self, poll: PollId, batch: u64, messages: Vec<Handout>) {
-        let receipt = Receipt { inbox: self.inbox.clone(), batch, is_written: false };
-        self.answer_poll(poll, Ok(Delivered { messages, receipt: Some(receipt) }));
+    fn fetch(&self, ticket: Ticket, urgency: Urgency, pointers: Vec<Pointer>) {
+        let inbox = self.inbox.clone();
+        let done = move |fetched: Fetched| {
+            // What cannot be read is read again, and judged, when it is handed out.
+            inbox.push(Event::Fetched(ticket, fetched.into_iter().map(Result::ok).collect()));
+        };
+        let job = Job { asker: self.inbox.pair.asker(), urgency, pointers, done: Box::new(done) };
+        if !self.shared.store.fetch_later(job) {
+            self.inbox.push(Event::Fetched(ticket, Vec::new()));
+        }
     }
 
     /// Nobody waits any more: what was for the poll is dropped, and with it the receipt, which takes its messages back.

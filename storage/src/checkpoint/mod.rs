@@ -20,10 +20,11 @@ use base::{BatchIndex, LogPosition, Term, Timestamp};
 
 pub use files::{ManifestFile, Pair, copy_name, data_name, manifest_name, parse_data_name, parse_manifest_name};
 pub use gather::{CheckpointError, Gathering};
-pub use restore::{RestoreError, Restored, numbers, read_manifest, restore};
+pub use restore::{RestoreError, Restored, newest, numbers, read_manifest, restore};
 
 use crate::codec::{Decoder, Encode, Malformed};
 use crate::hash::HashKey;
+use crate::log::recovery::Start;
 use crate::log::segment::Header;
 use crate::table::Kind;
 
@@ -77,6 +78,18 @@ impl Manifest {
     /// Every table that it names.
     pub fn tables(&self) -> impl Iterator<Item = (Kind, TableRef)> + '_ {
         self.chains.iter().flat_map(|(kind, chain)| chain.tables.iter().map(|table| (*kind, *table)))
+    }
+
+    /// Where the log is read from.
+    pub fn start(&self) -> Start {
+        Start {
+            from: self.replay_from,
+            durable: self.durable,
+            next_index: self.next_index,
+            term: self.term,
+            stored_at: self.stored_at,
+            segments: self.segments.clone(),
+        }
     }
 
     pub fn bytes(&self) -> u64 {

@@ -68,6 +68,12 @@ pub fn read_manifest(disk: &dyn Disk, number: u64) -> Result<Manifest, RestoreEr
     Ok(manifest)
 }
 
+/// The newest manifest that can be read; its tables are not looked at.
+pub fn newest(disk: &dyn Disk) -> io::Result<Option<Manifest>> {
+    let names = disk.list()?;
+    Ok(numbers(&names).into_iter().find_map(|number| read_manifest(disk, number).ok()))
+}
+
 /// Reads the tables that a manifest names.
 pub fn restore(disk: &dyn Disk, manifest: Manifest, bounds: Bounds) -> Result<Restored, RestoreError> {
     let reading = Reading { disk, manifest: &manifest };

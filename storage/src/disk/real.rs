@@ -22,8 +22,17 @@ use super::{Disk, File, Space};
 #[derive(Debug)]
 pub struct RealDisk {
     directory: PathBuf,
-    /// Held for its advisory lock; the kernel releases it when the process ends, however it ends.
-    _lock: fs::File,
+    access: Access,
+    /// Held for its advisory lock; the kernel releases it when the process ends, however it ends. None where nobody has made
+    /// one yet, and who only looks does not either.
+    _lock: Option<fs::File>,
+}
+
+/// What the owner of a directory may do with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Change,
+    Look,
 }
 
 /// Why a data directory cannot be used.
@@ -35,6 +44,9 @@ pub enum DirectoryError {
     Io { path: PathBuf, source: io::Error },
 }
 
+/// The file whose lock says that a directory is in use.
+pub const LOCK: &str = "lock";
+
 impl RealDisk {
     /// Creates the directory if it is missing and locks it.
     pub fn open(directory: &Path) -> Result<Self, DirectoryError> {
@@ -45,12 +57,36 @@ impl RealDisk {
             .truncate(false)
             .write(true)
             .mode(0o600)
-            .open(directory.join("lock"))
+            .open(directory.join(LOCK))
             .map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { directory: directory.into(), _lock: lock }),
+        Self::locked(directory, Some(lock), Access::Change)
+    }
+
+    /// Locks the directory and never changes anything in it: whatever would is refused.
+    pub fn open_to_look(directory: &Path) -> Result<Self, DirectoryError> {
+        let fail = |source| DirectoryError::Io { path: directory.into(), source };
+        fs::read_dir(directory).map_err(fail)?;
+        let lock = match fs::File::open(directory.join(LOCK)) {
+            Ok(lock) => Some(lock),
+            // A copy of a directory, or one that no server has used.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(fail(error)),
+        };
+        Self::locked(directory, lock, Access::Look)
+    }
+
+    fn locked(directory: &Path, lock: Option<fs::File>, access: Access) -> Result<Self, DirectoryError> {
+        match lock.as_ref().map_or(Ok(()), fs::File::try_lock) {
+            Ok(()) => Ok(Self { directory: directory.into(), access, _lock: lock }),
             Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::Locked { path: directory.into() }),
-            Err(fs::TryLockError::Error(source)) => Err(fail(source)),
+            Err(fs::TryLockError::Error(source)) => Err(DirectoryError::Io { path: directory.into(), source }),
+        }
+    }
+
+    fn check_change(&self) -> io::Result<()> {
+        match self.access {
+            Access::Change => Ok(()),
+            Access::Look => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
         }
     }
 
@@ -62,6 +98,7 @@ impl RealDisk {
 
 impl Disk for RealDisk {
     fn create(&self, name: &str, length: u64) -> io::Result<Arc<dyn File>> {
+        self.check_change()?;
         let path = self.path(name);
         let file = fs::OpenOptions::new().create_new(true).read(true).write(true).mode(0o600).open(&path)?;
         let allocated = match length {
@@ -78,13 +115,14 @@ impl Disk for RealDisk {
             fs::remove_file(&path)?;
             return Err(error);
         }
-        Ok(Arc::new(RealFile { direct: open_direct(&path), file }))
+        Ok(Arc::new(RealFile { direct: open_direct(&path, self.access), file }))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
         let path = self.path(name);
-        let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
-        Ok(Arc::new(RealFile { direct: open_direct(&path), file }))
+        // Without the right to write, the kernel refuses what the access does not allow.
+        let file = fs::OpenOptions::new().read(true).write(self.access == Access::Change).open(&path)?;
+        Ok(Arc::new(RealFile { direct: open_direct(&path, self.access), file }))
     }
 
     fn open_to_read(&self, name: &str) -> io::Result<Arc<dyn File>> {
@@ -102,10 +140,12 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_change()?;
         fs::rename(self.path(from), self.path(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_change()?;
         fs::remove_file(self.path(name))
     }
 
@@ -114,15 +154,20 @@ impl Disk for RealDisk {
     }
 
     fn space(&self) -> io::Result<Space> {
-        let status = rustix::fs::statvfs(&self.directory)?;
-        Ok(Space { free: status.f_bavail * status.f_frsize, total: status.f_blocks * status.f_frsize })
+        space(&self.directory)
     }
 }
 
+/// Of the file system that holds a directory, whoever uses it.
+pub fn space(directory: &Path) -> io::Result<Space> {
+    let status = rustix::fs::statvfs(directory)?;
+    Ok(Space { free: status.f_bavail * status.f_frsize, total: status.f_blocks * status.f_frsize })
+}
+
 /// The same file for input and output past the page cache; none where the file system has no such thing.
-fn open_direct(path: &Path) -> Option<fs::File> {
+fn open_direct(path: &Path, access: Access) -> Option<fs::File> {
     let flag = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).expect("flags of open are ints");
-    fs::OpenOptions::new().read(true).write(true).custom_flags(flag).open(path).ok()
+    fs::OpenOptions::new().read(true).write(access == Access::Change).custom_flags(flag).open(path).ok()
 }
 
 struct RealFile {
@@ -273,5 +318,24 @@ mod tests {
             }
         }
         assert!(file.read_at(&mut [0; 2], length - 1).is_err(), "beyond the end");
+    }
+
+    #[test]
+    fn who_only_looks_changes_nothing_and_keeps_servers_away() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path();
+        assert!(RealDisk::open_to_look(path).is_ok() && fs::read_dir(path).expect("it is there").count() == 0);
+        let disk = RealDisk::open(path).expect("a new directory");
+        disk.create("a", 4096).expect("space").write_at(&[1; 4096], 0).expect("space");
+        assert!(matches!(RealDisk::open_to_look(path), Err(DirectoryError::Locked { .. })));
+        drop(disk);
+        let looking = RealDisk::open_to_look(path).expect("nobody uses it");
+        assert!(matches!(RealDisk::open(path), Err(DirectoryError::Locked { .. })));
+        let file = looking.open("a").expect("it is there");
+        assert!(file.write_at(&[2; 4096], 0).is_err() && file.write_at(&[2], 1).is_err());
+        assert!(looking.create("b", 1).is_err() && looking.rename("a", "b").is_err() && looking.remove("a").is_err());
+        let mut bytes = [0; 4096];
+        file.read_at(&mut bytes, 0).expect("it is there");
+        assert_eq!(bytes, [1; 4096]);
     }
 }

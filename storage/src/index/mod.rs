@@ -193,6 +193,11 @@ impl SegmentIndex {
         &self.topics
     }
 
+    pub fn share(&self, topic: TopicId) -> Option<TopicShare> {
+        let at = self.topics.binary_search_by_key(&topic, |(topic, _)| *topic).ok()?;
+        Some(self.topics[at].1)
+    }
+
     pub fn has(&self, topic: TopicId) -> bool {
         self.topics.binary_search_by_key(&topic, |(topic, _)| *topic).is_ok()
     }

@@ -5,10 +5,14 @@
 //! L3. After a failed write or sync nothing is written any more: what the disk holds is unknown until a recovery.
 
 pub mod batch;
+pub(crate) mod external;
 pub mod group;
+mod listing;
 pub mod recovery;
+pub mod sealed;
 pub mod segment;
-pub mod window;
+pub mod walk;
+mod window;
 
 use std::io;
 use std::sync::Arc;
@@ -32,6 +36,8 @@ pub enum CommitRule {
     OnWrite,
     /// After the sync.
     OnSync,
+    /// When whoever decides says so: a majority of replicas has it.
+    External,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -204,12 +210,14 @@ impl Log {
         Ok(Appended { start, bytes, batches })
     }
 
-    /// Makes everything written durable, and committed.
+    /// Makes everything written durable, and, unless somebody else decides, committed.
     pub fn sync(&mut self) -> Result<(), LogFailure> {
         self.check_alive()?;
         self.tail.file.sync_data().map_err(|cause| self.failed("sync", cause))?;
         self.positions.advance_durable(self.positions.appended);
-        self.positions.advance_committed(self.positions.appended);
+        if self.options.commit != CommitRule::External {
+            self.positions.advance_committed(self.positions.appended);
+        }
         Ok(())
     }
 
@@ -256,16 +264,27 @@ impl Log {
             base_term: self.term,
             size: prepared.size,
         };
-        self.tail = Arc::new(segment::install(&*self.disk, prepared, header)?);
-        let mut all = Vec::clone(&self.segments.load());
-        all.push(self.tail.clone());
-        self.segments.store(Arc::new(all));
+        let segment = segment::install(&*self.disk, prepared, header)?;
+        self.enter(segment);
+        Ok(())
+    }
+
+    /// Everything before the new segment is durable, and there is nothing between.
+    fn enter(&mut self, segment: Segment) {
+        self.tail = Arc::new(segment);
+        // Upkeep may let others go at the same time.
+        self.segments.rcu(|all| {
+            let mut all = Vec::clone(all);
+            all.push(self.tail.clone());
+            all
+        });
         let first = self.tail.first();
         self.positions.advance_appended(first);
         self.positions.advance_durable(first);
-        self.positions.advance_committed(first);
-        self.positions.advance_applied(first);
-        Ok(())
+        if self.options.commit != CommitRule::External {
+            self.positions.advance_committed(first);
+            self.positions.advance_applied(first);
+        }
     }
 }
 
@@ -340,3 +359,6 @@ pub fn read(segments: &Segments, pointer: Pointer) -> Result<Vec<u8>, ReadError>
 
 /// How soon after the last group a mark proves it.
 pub const MARK_AFTER: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod torn_tail_tests;

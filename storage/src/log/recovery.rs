@@ -9,6 +9,7 @@
 //!     from the device, and is synced before anything is served. Where the device cannot be read past the page cache, what
 //!     lies above the last proved position is written again in place (docs/decisions/0005).
 //! Y2. Nothing below a proved position is cut or overwritten.
+//! Y3. What proves a hole may itself be of the torn tail. It is cut off only when a mark on the disk proves as much.
 
 use std::io;
 use std::ops::Range;
@@ -20,26 +21,16 @@ use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
 use super::batch::{ALIGNMENT, Header};
-use super::segment::{self, HeaderError, PREPARED_PREFIX, Segment};
-use super::window::{WINDOW_BYTES, Window, read_surely};
+use super::group::{Group, Place};
+use super::listing::{Listing, list};
+use super::segment::{self, HeaderError, Segment};
+use super::window::{self, Flaw, WINDOW_BYTES, Window};
 use super::{Log, LogOptions, allocate};
 use crate::disk::Disk;
 use crate::position::Positions;
+use crate::record::Record;
 
-/// Where the reading of a log begins that is older than what has to be read.
-#[derive(Debug, Clone)]
-pub struct Start {
-    /// The first segment that is read.
-    pub from: LogPosition,
-    /// Everything below was durable.
-    pub durable: LogPosition,
-    /// What the log had reached there, at the least.
-    pub next_index: BatchIndex,
-    pub term: Term,
-    pub stored_at: Timestamp,
-    /// Segments that there were, oldest first.
-    pub segments: Vec<segment::Header>,
-}
+pub use super::listing::Start;
 
 /// Why a log cannot be opened. Nothing on the disk was changed.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +78,13 @@ pub fn open(
     mut chance: Chance,
     visit: &mut dyn FnMut(Found<'_>),
 ) -> Result<(Log, Report), OpenError> {
-    let mut report = Report::default();
-    let segments = open_segments(&*disk, start, &mut report)?;
+    let Listing { segments, prepared, missing, refusal } = list(&*disk, start)?;
+    if let Some(refusal) = refusal {
+        return Err(refusal);
+    }
+    for name in prepared {
+        disk.remove(&name).map_err(|source| OpenError::Io { operation: "removal", name, source })?;
+    }
     let Some(last) = segments.last().cloned() else {
         return create(disk, options, chance);
     };
@@ -97,22 +93,18 @@ pub fn open(
         return Err(OpenError::NewestMissing { name, position: start.durable });
     }
     let old = segments.partition_point(|segment| start.is_some_and(|start| segment.header.base < start.from));
-    let mut scan = Scan {
-        segments: &segments[old..],
-        next: BatchIndex(0),
-        state: State::default(),
-        is_device_read: true,
-        reached: BatchIndex(0),
-        report,
-    };
+    let mut scan = Scan::new(&segments[old..]);
+    scan.report.quarantined = missing;
     if let Some(start) = start {
         scan.begin(start);
     }
-    scan.run(visit)?;
+    scan.run(&mut |step| {
+        if let Step::Batch(found) = step {
+            visit(found);
+        }
+    })?;
     let Scan { state, is_device_read, mut report, .. } = scan;
-    let end = LogPosition(state.end.max(last.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
-    mend(&last, &state, end, is_device_read, &mut report)?;
-    let next = state.next_index;
+    let (end, next) = mend(&last, &state, is_device_read, &mut report)?;
     let term = start.map_or(state.term, |start| state.term.max(start.term));
     let stored_at = start.map_or(state.stored_at, |start| state.stored_at.max(start.stored_at));
     let mut positions = Positions::at(end);
@@ -178,88 +170,56 @@ fn cluster_id(chance: &mut Chance) -> [u8; 16] {
     id
 }
 
-/// Opens every segment that belongs to the store, oldest first, and removes what was prepared and never used.
-fn open_segments(disk: &dyn Disk, start: Option<&Start>, report: &mut Report) -> Result<Vec<Arc<Segment>>, OpenError> {
-    let io = |operation, name: &str| {
-        let name = name.to_owned();
-        move |source| OpenError::Io { operation, name, source }
-    };
-    let names = disk.list().map_err(io("listing", "the data directory"))?;
-    for name in names.iter().filter(|name| name.starts_with(PREPARED_PREFIX)) {
-        disk.remove(name).map_err(io("removal", name))?;
-    }
-    let mut bases: Vec<LogPosition> = names.iter().filter_map(|name| segment::parse_name(name)).collect();
-    bases.sort_unstable();
-    let known = start.map_or(&[][..], |start| &start.segments);
-    if let Some(start) = start {
-        // Older ones that are not known are on their way out.
-        bases.retain(|base| *base >= start.from || known.iter().any(|header| header.base == *base));
-        for header in known.iter().filter(|header| header.base < start.from && !bases.contains(&header.base)) {
-            tracing::error!(segment = segment::name(header.base), "a segment is missing; all of it is quarantined");
-            report.quarantined.push(header.base..header.end());
-        }
-    }
-    let newest = bases.last().copied();
-    let mut segments = Vec::with_capacity(bases.len());
-    for base in bases {
-        let name = segment::name(base);
-        let is_old = start.is_some_and(|start| base < start.from);
-        let file = if is_old { disk.open_to_read(&name) } else { disk.open(&name) }.map_err(io("opening", &name))?;
-        let mut block = vec![0; LOG_BLOCK_BYTES as usize];
-        file.read_at(&mut block, 0).map_err(io("reading", &name))?;
-        let noted = known.iter().find(|header| header.base == base);
-        let header = match segment::Header::decode(&block) {
-            Ok(header) if header.base == base => header,
-            Ok(_) | Err(HeaderError::Damaged) if noted.is_some() => {
-                tracing::error!(segment = name, "the segment's header is damaged; a checkpoint knows what it was");
-                *noted.expect("just seen")
-            }
-            // Without its header a segment's batches cannot be told from rubbish: all of it is quarantined by the scan,
-            // which finds the next segment's first index further on than it should be.
-            Ok(_) | Err(HeaderError::Damaged) if Some(base) != newest => {
-                tracing::error!(segment = name, "the segment's header is damaged; all of the segment is quarantined");
-                continue;
-            }
-            // The log cannot go on behind a segment whose extent is unknown, and must not go on over it.
-            Ok(_) | Err(HeaderError::Damaged) => return Err(OpenError::NewestDamaged { name }),
-            Err(source) => return Err(OpenError::Version { name, source }),
-        };
-        if segments.first().is_some_and(|first: &Arc<Segment>| first.header.cluster != header.cluster) {
-            return Err(OpenError::Cluster { name });
-        }
-        segments.push(Arc::new(Segment { header, seed: header.seed(), file }));
-    }
-    Ok(segments)
-}
-
 /// What the scan has come to know.
 #[derive(Debug, Default, Clone, Copy)]
-struct State {
+pub(super) struct State {
     /// The end of the last batch accepted, padding included.
-    end: LogPosition,
+    pub end: LogPosition,
     /// Everything below is proved to have been durable.
     proved: LogPosition,
     next_index: BatchIndex,
     term: Term,
     stored_at: Timestamp,
     /// Behind it, up to the end of the newest segment, there are only zeros.
-    zeros_from: LogPosition,
+    pub zeros_from: LogPosition,
 }
 
-struct Scan<'a> {
+/// What a scan comes by, in order.
+pub(super) enum Step<'a> {
+    Segment(&'a Segment),
+    Batch(Found<'a>),
+    /// Synced bytes that are gone.
+    Hole {
+        range: Range<LogPosition>,
+        flaw: Flaw,
+        /// Records that do not have the checksum of their batch, whose header has.
+        unsound: Option<Found<'a>>,
+    },
+}
+
+/// Reads a log from its beginning to its end. Writes nothing.
+pub(super) struct Scan<'a> {
     segments: &'a [Arc<Segment>],
     next: BatchIndex,
-    state: State,
+    pub state: State,
     /// All that was read so far came from the device.
     is_device_read: bool,
     /// Batches below were durable, as a checkpoint knows.
     reached: BatchIndex,
-    report: Report,
+    /// Segments may have been dropped between those that are there.
+    pub has_gaps: bool,
+    pub report: Report,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    pub fn new(segments: &'a [Arc<Segment>]) -> Self {
+        let (state, report) = (State::default(), Report::default());
+        let (next, reached) = (BatchIndex(0), BatchIndex(0));
+        Self { segments, next, state, is_device_read: true, reached, has_gaps: false, report }
+    }
+
     /// What lies before the first segment that is read is known otherwise.
-    fn begin(&mut self, start: &Start) {
+    pub fn begin(&mut self, start: &Start) {
         let first = start.segments.iter().find(|header| header.base >= start.from);
         self.next = first.map_or(start.next_index, |header| header.base_index);
         self.state.next_index = self.next;
@@ -268,31 +228,43 @@ impl Scan<'_> {
         self.reached = start.next_index;
     }
 
-    fn run(&mut self, visit: &mut dyn FnMut(Found<'_>)) -> Result<(), OpenError> {
+    pub fn run(&mut self, visit: &mut dyn FnMut(Step<'_>)) -> Result<(), OpenError> {
         let mut number = 0;
         while let Some(segment) = self.segments.get(number) {
-            self.enter(segment);
+            let unread =
+                |source| OpenError::Io { operation: "reading", name: segment::name(segment.header.base), source };
+            if let Some(range) = self.enter(number) {
+                visit(Step::Hole { range, flaw: Flaw::NoSegment, unsound: None });
+            }
+            visit(Step::Segment(segment));
             let mut window = Window::new(segment);
             let mut at = segment.first();
             let is_over = loop {
-                match window.batch(at)? {
+                match window.batch(at).map_err(unread)? {
                     Some(header) if header.index >= self.next => {
-                        let records = window.records(at, &header)?;
+                        let records = window.records(at, &header).map_err(unread)?;
                         self.accept(&header);
-                        visit(Found { header, records });
+                        visit(Step::Batch(Found { header, records }));
                         at = self.state.end;
                     }
                     _ if self.is_end_of(number, at) => break false,
-                    _ => match self.resume(&mut window, number, at)? {
-                        Resume::Here(later) => at = later,
-                        Resume::NextSegment => break false,
-                        Resume::Behind(proved) => {
-                            at = proved;
-                            break true;
+                    _ => {
+                        let (resume, hole) = self.resume(&mut window, number, at).map_err(unread)?;
+                        if let Some(range) = hole {
+                            let (flaw, unsound) = window.flaw(at).map_err(unread)?;
+                            visit(Step::Hole { range, flaw, unsound });
                         }
-                        // Either there is nothing more, or what there is was never acknowledged.
-                        Resume::Nowhere => break true,
-                    },
+                        match resume {
+                            Resume::Here(later) => at = later,
+                            Resume::NextSegment => break false,
+                            Resume::Behind(proved) => {
+                                at = proved;
+                                break true;
+                            }
+                            // Either there is nothing more, or what there is was never acknowledged.
+                            Resume::Nowhere => break true,
+                        }
+                    }
                 }
             };
             self.is_device_read &= window.is_device_read;
@@ -306,12 +278,24 @@ impl Scan<'_> {
         Ok(())
     }
 
-    /// A segment that begins further on than the last one ended shows that something between them is gone.
-    fn enter(&mut self, segment: &Segment) {
-        if segment.header.base_index > self.next {
+    /// A segment that begins further on than the last one ended shows that something between them is gone. Gives what was
+    /// not known to be.
+    fn enter(&mut self, number: usize) -> Option<Range<LogPosition>> {
+        let segment = &self.segments[number];
+        let before = number.checked_sub(1).map(|before| self.segments[before].header.end());
+        let was_dropped = self.has_gaps && before.is_some_and(|end| end < segment.header.base);
+        let mut gone = None;
+        if segment.header.base_index > self.next && !was_dropped {
+            let base = segment.header.base;
             match self.report.quarantined.last_mut() {
-                Some(hole) if hole.start >= self.state.end => hole.end = segment.header.base,
-                _ => self.report.quarantined.push(self.state.end..segment.header.base),
+                Some(hole) if hole.start >= self.state.end => {
+                    gone = Some(hole.end..base);
+                    hole.end = base;
+                }
+                _ => {
+                    gone = Some(self.state.end..base);
+                    self.report.quarantined.push(self.state.end..base);
+                }
             }
         }
         self.next = self.next.max(segment.header.base_index);
@@ -320,6 +304,7 @@ impl Scan<'_> {
         // A segment is made only after everything before it was synced.
         self.state.proved = self.state.proved.max(segment.first());
         self.state.end = self.state.end.max(segment.first());
+        gone.filter(|gone| !gone.is_empty())
     }
 
     fn accept(&mut self, header: &Header) {
@@ -343,8 +328,13 @@ impl Scan<'_> {
         next.is_some_and(|next| next.header.base_index == self.next && next.header.base == segment.header.end())
     }
 
-    /// Where to go on after a bad batch at `bad`.
-    fn resume(&mut self, window: &mut Window<'_>, number: usize, bad: LogPosition) -> Result<Resume, OpenError> {
+    /// Where to go on after a bad batch at `bad`, and what of synced bytes is left out.
+    fn resume(
+        &mut self,
+        window: &mut Window<'_>,
+        number: usize,
+        bad: LogPosition,
+    ) -> io::Result<(Resume, Option<Range<LogPosition>>)> {
         let mut from = bad.plus(ALIGNMENT as u64);
         window.zeros_from = from;
         let is_last = self.segments.get(number + 1).is_none();
@@ -359,25 +349,25 @@ impl Scan<'_> {
             from = position.plus(ALIGNMENT as u64);
         }
         if !is_proved {
-            return Ok(Resume::Nowhere);
+            return Ok((Resume::Nowhere, None));
         }
         // A torn tail that was cut off inside a group leaves zeros up to the next block. Batches are numbered without
         // gaps, so when the next number follows, nothing is missing.
         if let Some((later, _)) = first_later.filter(|(_, index)| *index == self.next) {
-            return Ok(Resume::Here(later));
+            return Ok((Resume::Here(later), None));
         }
         let end = if is_last { self.state.proved } else { self.segments[number].header.end() };
         let first_later = first_later.map(|(position, _)| position);
         let hole = bad..first_later.unwrap_or(end);
         tracing::error!(from = hole.start.0, to = hole.end.0, "synced bytes of the log are damaged and quarantined");
-        self.report.quarantined.push(hole);
+        self.report.quarantined.push(hole.clone());
         if is_last && first_later.is_none() {
             // The numbers of what is gone are not given again.
             self.next = self.next.max(self.reached);
             self.state.next_index = self.next;
-            return Ok(Resume::Behind(self.state.proved));
+            return Ok((Resume::Behind(self.state.proved), Some(hole)));
         }
-        Ok(first_later.map_or(Resume::NextSegment, Resume::Here))
+        Ok((first_later.map_or(Resume::NextSegment, Resume::Here), Some(hole)))
     }
 }
 
@@ -389,18 +379,20 @@ enum Resume {
     Nowhere,
 }
 
-/// Cuts the torn tail off, and makes sure that what was accepted is on the disk (Y1).
+/// Cuts the torn tail off, and makes sure that what was accepted is on the disk (Y1). Gives where the log goes on, and with
+/// which batch.
 fn mend(
     tail: &Segment,
     state: &State,
-    end: LogPosition,
     is_device_read: bool,
     report: &mut Report,
-) -> Result<(), OpenError> {
+) -> Result<(LogPosition, BatchIndex), OpenError> {
     let io = |operation| {
         let name = segment::name(tail.header.base);
         move |source| OpenError::Io { operation, name, source }
     };
+    let mut end = LogPosition(state.end.max(tail.first()).0.next_multiple_of(LOG_BLOCK_BYTES));
+    let mut next_index = state.next_index;
     let block_of = |position: LogPosition| LogPosition(position.0 / LOG_BLOCK_BYTES * LOG_BLOCK_BYTES);
     // What was accepted may end inside a block of the torn tail. That block is of a group whose sync never came back.
     let last = block_of(state.end);
@@ -413,6 +405,15 @@ fn mend(
         tail.file.write_at(&bytes, tail.offset(from)).map_err(io("rewriting"))?;
         report.rewritten = length as u64;
     }
+    // Y3: without another proof, what follows the hole would be a torn tail to the next recovery.
+    let is_proof_torn = report.quarantined.last().is_some_and(|hole| hole.start >= state.proved);
+    if is_proof_torn && state.zeros_from > end {
+        tail.file.sync_all().map_err(io("syncing"))?;
+        let length = write_mark(tail, state, end).map_err(io("marking"))?;
+        tail.file.sync_all().map_err(io("syncing"))?;
+        end = end.plus(length);
+        next_index = BatchIndex(next_index.0 + 1);
+    }
     let torn = zero_rest(tail, end, state.zeros_from).map_err(io("cutting the torn tail"))?;
     if torn > 0 {
         report.torn = Some((end, torn));
@@ -422,21 +423,52 @@ fn mend(
             "the torn tail of the log was cut off; nothing in it was acknowledged"
         );
     }
-    tail.file.sync_all().map_err(io("syncing"))
+    tail.file.sync_all().map_err(io("syncing"))?;
+    Ok((end, next_index))
+}
+
+/// Writes a batch that proves everything below `at`. Gives its length.
+fn write_mark(tail: &Segment, state: &State, at: LogPosition) -> io::Result<u64> {
+    let mut group = Group::default();
+    group.open();
+    group.record(|out| {
+        Record::Mark.encode(out, &[]);
+    });
+    group.close();
+    let bytes = group.seal(Place {
+        start: at,
+        durable: at,
+        first_index: state.next_index,
+        term: state.term,
+        stored_at: state.stored_at,
+        seed: tail.seed,
+    });
+    tail.file.write_at(&bytes, tail.offset(at))?;
+    Ok(bytes.len() as u64)
 }
 
 /// Overwrites what lies between two positions with zeros. Gives how many of its bytes were something else.
 fn zero_rest(tail: &Segment, from: LogPosition, to: LogPosition) -> io::Result<u64> {
+    rest(tail, from, to, &mut |at, length| tail.file.zero_at(tail.offset(at), length))
+}
+
+/// Counts the bytes between two positions that are not zero, and gives every part that has such to `found`.
+pub(super) fn rest(
+    tail: &Segment,
+    from: LogPosition,
+    to: LogPosition,
+    found: &mut dyn FnMut(LogPosition, u64) -> io::Result<()>,
+) -> io::Result<u64> {
     let mut torn = 0;
     let mut at = from;
     let mut bytes = Vec::new();
     while at < to {
         let step = (WINDOW_BYTES as u64).min(tail.header.end().since(at));
         bytes.resize(usize::try_from(step).expect("a window is small"), 0);
-        read_surely(tail, at, &mut bytes)?;
+        window::read_surely(tail, at, &mut bytes)?;
         let count = bytes.iter().filter(|byte| **byte != 0).count() as u64;
         if count > 0 {
-            tail.file.zero_at(tail.offset(at), step)?;
+            found(at, step)?;
         }
         torn += count;
         at = at.plus(step);

@@ -1,9 +1,9 @@
 //! Stories of opening a log: what is cut, what is quarantined, what is refused.
 
-use super::super::batch::{HEADER_BYTES, MAGIC};
 use super::*;
 use crate::disk::sim::SimDisk;
 use crate::log::CommitRule;
+use crate::log::batch::{HEADER_BYTES, MAGIC};
 use crate::log::group::Group;
 
 const OPTIONS: LogOptions = LogOptions { segment_bytes: 64 << 10, commit: CommitRule::OnSync };
@@ -131,6 +131,31 @@ fn the_last_group_garbled_or_cut_at_every_byte_never_takes_anything_else_with_it
             assert_eq!(report.quarantined, [], "byte {cut}");
             assert_eq!(again[..found.len()], found[..], "byte {cut}");
             assert_eq!(again.last().map(String::as_str), Some("c"), "byte {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_proof_that_lies_in_the_torn_tail_outlives_it_wherever_the_power_fails() {
+    for seed in 0..64 {
+        for operations in 0.. {
+            let disk = SimDisk::new(seed);
+            let (mut log, _, _) = reopen(&disk);
+            let a = append(&mut log, &["a0", "a1"]);
+            let b = append(&mut log, &["b0", "b1"]);
+            drop(log);
+            // The last group is torn, and what is left of it is all that proves that the other one was whole.
+            disk.flip(&first_file(), a.0 + HEADER_BYTES as u64, 0);
+            disk.flip(&first_file(), b.0, 0);
+            disk.crash_after(operations);
+            let is_through = try_open(&disk).is_ok();
+            disk.restart();
+            let (_, report, found) = reopen(&disk);
+            assert_eq!(report.quarantined, [a..second(a)], "Y3: seed {seed}, power cut at {operations}");
+            assert_eq!(found.first().map(String::as_str), Some("a1"), "Y3: seed {seed}, power cut at {operations}");
+            if is_through {
+                break;
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ pub const FORMAT_VERSION: u32 = 1;
 /// The header is stored twice in the first block, so that one damaged sector does not take the segment with it.
 const COPY_AT: usize = 2048;
 const HEADER_BYTES: usize = 128;
+pub(super) const HEADER_BLOCK_BYTES: usize = LOG_BLOCK_BYTES as usize;
 
 /// What is known of a segment from its first block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +110,11 @@ impl Header {
     pub fn end(&self) -> LogPosition {
         self.base.plus(self.size)
     }
+}
+
+/// Whether both copies of a header block are what they were.
+pub(super) fn are_copies_sound(block: &[u8]) -> bool {
+    [0, COPY_AT].into_iter().all(|at| Header::decode_copy(&block[at..at + HEADER_BYTES]).is_ok())
 }
 
 /// An open segment.

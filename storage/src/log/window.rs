@@ -1,14 +1,13 @@
-//! A part of a segment in memory, moved along by whoever reads batches one after the other.
+//! A segment read batch by batch: what is sound, and where the next sound batch is. Writes nothing.
 
 use std::io;
-use std::ops::Range;
 
 use base::limits::LOG_BLOCK_BYTES;
 use base::{BatchIndex, LogPosition};
 
 use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
-use super::recovery::{Found, OpenError};
-use super::segment::{self, Segment};
+use super::recovery::Found;
+use super::segment::Segment;
 
 /// Reads what the device holds, where that can be had. Gives whether it could.
 pub(super) fn read_surely(segment: &Segment, at: LogPosition, bytes: &mut [u8]) -> io::Result<bool> {
@@ -20,24 +19,44 @@ pub(super) fn read_surely(segment: &Segment, at: LogPosition, bytes: &mut [u8]) 
 
 pub(super) const WINDOW_BYTES: usize = 1 << 20;
 
-/// A part of a segment in memory, moved along by the scan.
+/// Why a batch is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Flaw {
+    #[error("there is no batch header")]
+    NoHeader,
+    #[error("there are zeros")]
+    Zeros,
+    #[error("the checksum of the batch header is wrong")]
+    HeaderChecksum,
+    #[error("the batch belongs to position {position}")]
+    Misplaced { position: LogPosition },
+    #[error("the batch has {length} bytes of records, more than fit in the segment")]
+    TooLong { length: u32 },
+    #[error("the checksum of the records of batch {index} is wrong")]
+    Records { index: BatchIndex },
+    #[error("the segment is missing, or both copies of its header are damaged")]
+    NoSegment,
+}
+
+/// A part of a segment in memory, moved along by who reads it.
 pub(super) struct Window<'a> {
     segment: &'a Segment,
     start: LogPosition,
     bytes: Vec<u8>,
-    pub(super) is_device_read: bool,
+    /// All that was read so far came from the device.
+    pub is_device_read: bool,
     /// As far as searches have come, there are only zeros from here on.
-    pub(super) zeros_from: LogPosition,
+    pub zeros_from: LogPosition,
 }
 
 impl<'a> Window<'a> {
-    pub(super) fn new(segment: &'a Segment) -> Self {
+    pub fn new(segment: &'a Segment) -> Self {
         let start = segment.first();
         Self { segment, start, bytes: Vec::new(), is_device_read: true, zeros_from: start }
     }
 
     /// `length` bytes from `at` on; none when they would reach beyond the segment.
-    fn slice(&mut self, at: LogPosition, length: usize) -> Result<Option<&[u8]>, OpenError> {
+    fn slice(&mut self, at: LogPosition, length: usize) -> io::Result<Option<&[u8]>> {
         if at.plus(length as u64) > self.segment.header.end() {
             return Ok(None);
         }
@@ -46,19 +65,14 @@ impl<'a> Window<'a> {
             let rest = usize::try_from(self.segment.header.end().since(at)).unwrap_or(usize::MAX);
             self.bytes.resize(length.max(WINDOW_BYTES).min(rest), 0);
             self.start = at;
-            let result = read_surely(self.segment, at, &mut self.bytes);
-            self.is_device_read &= result.map_err(|source| OpenError::Io {
-                operation: "reading",
-                name: segment::name(self.segment.header.base),
-                source,
-            })?;
+            self.is_device_read &= read_surely(self.segment, at, &mut self.bytes)?;
         }
         let from = usize::try_from(at.since(self.start)).expect("inside the window");
         Ok(Some(&self.bytes[from..from + length]))
     }
 
     /// The header of the batch at `at`, when the whole batch is there and sound.
-    pub(super) fn batch(&mut self, at: LogPosition) -> Result<Option<Header>, OpenError> {
+    pub fn batch(&mut self, at: LogPosition) -> io::Result<Option<Header>> {
         let seed = self.segment.seed;
         let Some(bytes) = self.slice(at, HEADER_BYTES)? else { return Ok(None) };
         let bytes: &[u8; HEADER_BYTES] = bytes.try_into().expect("as long as asked for");
@@ -70,14 +84,33 @@ impl<'a> Window<'a> {
         Ok((crc32c::crc32c(records) == header.records_crc).then_some(header))
     }
 
-    pub(super) fn records(&mut self, at: LogPosition, header: &Header) -> Result<&[u8], OpenError> {
+    pub fn records(&mut self, at: LogPosition, header: &Header) -> io::Result<&[u8]> {
         let length = header.length as usize;
         let bytes = self.slice(at.plus(HEADER_BYTES as u64), length)?;
         Ok(bytes.expect("the batch was checked to lie inside its segment"))
     }
 
+    /// Why there is no sound batch at `at`, with the records when only those are wrong.
+    pub fn flaw(&mut self, at: LogPosition) -> io::Result<(Flaw, Option<Found<'_>>)> {
+        let (seed, end) = (self.segment.seed, self.segment.header.end());
+        let Some(bytes) = self.slice(at, HEADER_BYTES)? else { return Ok((Flaw::NoHeader, None)) };
+        let bytes: &[u8; HEADER_BYTES] = bytes.try_into().expect("as long as asked for");
+        let header = match Header::decode(bytes, seed) {
+            Some(header) if header.position == at => header,
+            Some(header) => return Ok((Flaw::Misplaced { position: header.position }, None)),
+            None if bytes.iter().all(|byte| *byte == 0) => return Ok((Flaw::Zeros, None)),
+            None if bytes[..4] == MAGIC.to_le_bytes() => return Ok((Flaw::HeaderChecksum, None)),
+            None => return Ok((Flaw::NoHeader, None)),
+        };
+        if at.plus(header.total()) > end {
+            return Ok((Flaw::TooLong { length: header.length }, None));
+        }
+        let records = self.records(at, &header)?;
+        Ok((Flaw::Records { index: header.index }, Some(Found { header, records })))
+    }
+
     /// What is in memory from `at` on, at least a batch header; the next part of the segment when that is too little.
-    fn rest(&mut self, at: LogPosition) -> Result<Option<&[u8]>, OpenError> {
+    fn rest(&mut self, at: LogPosition) -> io::Result<Option<&[u8]>> {
         let ends = self.start.plus(self.bytes.len() as u64);
         let length = match at >= self.start && at.plus(HEADER_BYTES as u64) <= ends {
             true => ends.since(at),
@@ -87,7 +120,7 @@ impl<'a> Window<'a> {
     }
 
     /// The first sound batch at or after `from`.
-    pub(super) fn search(&mut self, from: LogPosition) -> Result<Option<(LogPosition, Header)>, OpenError> {
+    pub fn search(&mut self, from: LogPosition) -> io::Result<Option<(LogPosition, Header)>> {
         let magic = MAGIC.to_le_bytes();
         let mut at = LogPosition(from.0.next_multiple_of(ALIGNMENT as u64));
         let end = self.segment.header.end();
@@ -116,50 +149,3 @@ impl<'a> Window<'a> {
 }
 
 const ZEROS: [u8; LOG_BLOCK_BYTES as usize] = [0; LOG_BLOCK_BYTES as usize];
-
-/// What a walk through a segment that is no longer written found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Walked {
-    /// Behind the last sound batch.
-    pub end: LogPosition,
-    pub next_index: BatchIndex,
-    /// What is damaged.
-    pub holes: Vec<Range<LogPosition>>,
-}
-
-/// Gives every sound batch of a segment to `visit`, in order. `next_index`: the first one of the segment behind it.
-pub fn walk(
-    segment: &Segment,
-    next_index: Option<BatchIndex>,
-    visit: &mut dyn FnMut(Found<'_>),
-) -> Result<Walked, OpenError> {
-    let mut window = Window::new(segment);
-    let mut walked = Walked { end: segment.first(), next_index: segment.header.base_index, holes: Vec::new() };
-    let mut at = segment.first();
-    loop {
-        match window.batch(at)? {
-            Some(header) if header.index >= walked.next_index => {
-                // Zeros that a torn tail left are no hole: the numbers go on.
-                if header.index > walked.next_index {
-                    walked.holes.push(walked.end..at);
-                }
-                let records = window.records(at, &header)?;
-                visit(Found { header, records });
-                at = at.plus(header.total());
-                walked.end = at;
-                walked.next_index = BatchIndex(header.index.0 + 1);
-            }
-            _ if next_index == Some(walked.next_index) => return Ok(walked),
-            _ => match window.search(at.plus(ALIGNMENT as u64))? {
-                Some((later, _)) => at = later,
-                None => {
-                    if let Some(next) = next_index {
-                        walked.holes.push(walked.end..segment.header.end());
-                        walked.next_index = next;
-                    }
-                    return Ok(walked);
-                }
-            },
-        }
-    }
-}

@@ -86,6 +86,8 @@ fn samples() -> Vec<Record> {
             queues: 1024,
             created_at: due,
             is_dropped: true,
+            retention: None,
+            retention_bytes: None,
         }),
         Record::Members { hash_key: HashKey([7; 16]), voters: vec![1, 2, 3] },
         Record::Epoch { node: 9 },

@@ -15,7 +15,7 @@ use crate::inbox::Inbox;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission};
-use crate::upkeep::{Errand, Owners, Standing, Upkeep as Core};
+use crate::upkeep::{Errand, Owners, Policy, Retained, RetentionError, Standing, Upkeep as Core};
 use crate::writer::Reserve;
 
 /// How often the free space is looked at, and whether something is due.
@@ -37,11 +37,19 @@ pub struct Schedule {
     pub checkpoint_every: Duration,
     /// The most log between two checkpoints.
     pub checkpoint_bytes: u64,
+    /// How often it is looked for segments that nobody wants.
+    pub retain_every: Duration,
+    pub retention: Policy,
 }
 
 impl Default for Schedule {
     fn default() -> Self {
-        Self { checkpoint_every: Duration::from_secs(60), checkpoint_bytes: 512 << 20 }
+        Self {
+            checkpoint_every: Duration::from_secs(60),
+            checkpoint_bytes: 512 << 20,
+            retain_every: Duration::from_secs(10),
+            retention: Policy::default(),
+        }
     }
 }
 
@@ -133,13 +141,9 @@ pub(super) struct Others {
 
 impl Owners for Others {
     fn standing(&mut self) -> Result<Standing, CheckpointError> {
-        let slot: Arc<Slot<Answer>> = Arc::default();
-        let submission = Submission { request: Request::Standing, reply: ReplyTo { sink: slot.clone(), ticket: 0 } };
-        self.inbox.push(Lane::Request, submission).map_err(|(_, refused)| CheckpointError::Log(refused.to_string()))?;
-        match slot.wait().result {
-            Ok(Done::Standing(standing)) => Ok(standing),
-            Ok(other) => Err(CheckpointError::Log(format!("answered {other:?}"))),
-            Err(refused) => Err(CheckpointError::Log(refused.to_string())),
+        match self.append(Request::Standing)? {
+            Done::Standing(standing) => Ok(standing),
+            other => Err(CheckpointError::Log(format!("answered {other:?}"))),
         }
     }
 
@@ -152,6 +156,14 @@ impl Owners for Others {
         });
         self.timer.push(|work| work.errands.push(errand));
         slot.wait();
+    }
+
+    fn append(&mut self, request: Request) -> Result<Done, CheckpointError> {
+        let slot: Arc<Slot<Answer>> = Arc::default();
+        let reply = ReplyTo { sink: slot.clone(), ticket: 0 };
+        let pushed = self.inbox.push(Lane::Background, Submission { request, reply });
+        pushed.map_err(|(_, refused)| CheckpointError::Log(refused.to_string()))?;
+        slot.wait().result.map_err(|refused| CheckpointError::Log(refused.to_string()))
     }
 }
 
@@ -171,6 +183,7 @@ pub(super) struct Driver {
 struct Last {
     at_ms: u64,
     position: LogPosition,
+    retained_at_ms: u64,
     /// Something failed; not before this time again.
     not_before_ms: u64,
 }
@@ -238,9 +251,14 @@ impl Driver {
         let applied = standing.positions.applied;
         while !self.shared.is_closed() && self.core.seal(applied)? {}
         self.core.mend_indexes()?;
-        let Schedule { checkpoint_every, checkpoint_bytes } = self.options.upkeep;
+        let Schedule { checkpoint_every, checkpoint_bytes, retain_every, retention } = self.options.upkeep;
         let now_ms = self.clock.monotonic_ms();
-        let every_ms = u64::try_from(checkpoint_every.as_millis()).unwrap_or(u64::MAX);
+        if now_ms >= last.retained_at_ms.saturating_add(millis(retain_every)) && !is_end {
+            last.retained_at_ms = now_ms;
+            let retained = self.core.retain(&mut self.owners, &retention, self.clock.now())?;
+            self.note(&retained);
+        }
+        let every_ms = millis(checkpoint_every);
         let written = applied.since(last.position.min(applied));
         let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
         let is_due =
@@ -251,15 +269,28 @@ impl Driver {
             let taken = self.clock.monotonic_ns() - began;
             self.metrics.checkpoint_duration.observe(taken as f64 / 1e9);
             self.metrics.checkpoint_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-            *last = Last { at_ms: self.clock.monotonic_ms(), position: applied, not_before_ms: 0 };
+            last.at_ms = self.clock.monotonic_ms();
+            last.position = applied;
         }
         while !self.shared.is_closed() && self.core.merge_timers(&mut self.owners)? {}
         Ok(())
     }
+
+    fn note(&self, retained: &Retained) {
+        self.metrics.dropped_by_time.inc_by(retained.bytes_by_time);
+        self.metrics.dropped_by_size.inc_by(retained.bytes_by_size);
+        self.metrics.held_bytes.set(i64::try_from(retained.held_bytes).unwrap_or(i64::MAX));
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, thiserror::Error)]
 enum UpkeepError {
+    #[error(transparent)]
+    Retention(#[from] RetentionError),
     #[error(transparent)]
     Seal(#[from] crate::upkeep::SealError),
     #[error(transparent)]

@@ -34,6 +34,7 @@ impl Upkeep {
             self.kept.remove(0);
         }
         self.sweep();
+        self.remove_left();
         Ok(self.kept.last().expect("just pushed"))
     }
 

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod merge;
+mod retention;
 mod seal;
 
 use std::collections::BTreeSet;
@@ -19,12 +20,15 @@ use parking_lot::Mutex;
 use crate::checkpoint::{CheckpointError, Manifest};
 use crate::disk::Disk;
 use crate::hash::HashKey;
-use crate::log::Segments;
+use crate::index;
+use crate::log::{Segments, segment};
 use crate::position::Positions;
+use crate::request::{Done, Request};
 use crate::timer::TimerCore;
 use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
+pub use retention::{Policy, Reason, Retained, RetentionError};
 pub use seal::{SealError, open_all};
 
 /// Where the log stands. Everything applied is durable.
@@ -42,6 +46,8 @@ pub trait Owners {
     fn standing(&mut self) -> Result<Standing, CheckpointError>;
     /// Does something with the timers, between what their owner does otherwise; returns when it is done.
     fn timers(&mut self, errand: Errand);
+    /// Returns when it is committed.
+    fn append(&mut self, request: Request) -> Result<Done, CheckpointError>;
     /// Called between the parts of a longer work: others go on meanwhile.
     fn meanwhile(&mut self) {}
 }
@@ -95,6 +101,8 @@ pub struct Upkeep {
     /// Tables that are in use and that no checkpoint names yet.
     unnamed: BTreeSet<u64>,
     holes: Vec<Range<LogPosition>>,
+    /// Segments that nobody reads any more, and whose files are still there.
+    leaving: BTreeSet<LogPosition>,
 }
 
 impl Upkeep {
@@ -104,7 +112,6 @@ impl Upkeep {
         let first = segments.load().first().map_or(LogPosition(0), |segment| segment.header.base);
         let sealed_to = newest.map_or(first, |newest| newest.replay_from);
         Self {
-            disk,
             store,
             hash_key,
             segments,
@@ -117,9 +124,19 @@ impl Upkeep {
             next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
             next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
             unnamed: BTreeSet::new(),
+            leaving: Self::left_behind(&*disk, &kept, sealed_to),
+            disk,
             holes,
             kept,
         }
+    }
+
+    /// Files of segments below `sealed_to` that the newest checkpoint does not name.
+    fn left_behind(disk: &dyn Disk, kept: &[Manifest], sealed_to: LogPosition) -> BTreeSet<LogPosition> {
+        let (Some(newest), Ok(names)) = (kept.last(), disk.list()) else { return BTreeSet::new() };
+        let bases = names.iter().filter_map(|name| segment::parse_name(name).or_else(|| index::parse_name(name)));
+        let is_named = |base: &LogPosition| newest.segments.iter().any(|header| header.base == *base);
+        bases.filter(|base| *base < sealed_to && !is_named(base)).collect()
     }
 
     /// The newest checkpoint.

@@ -29,6 +29,8 @@ impl Story {
             queues: 1,
             created_at,
             is_dropped: false,
+            retention: None,
+            retention_bytes: None,
         }));
         story.apply(Record::Group(GroupSpec {
             id: GROUP,

@@ -78,6 +78,10 @@ pub struct TopicSpec {
     pub queues: u16,
     pub created_at: Timestamp,
     pub is_dropped: bool,
+    /// How long messages are kept; none = as the store's default says.
+    pub retention: Option<Duration>,
+    /// How many bytes of bodies are kept.
+    pub retention_bytes: Option<u64>,
 }
 
 /// A group as it is stored.
@@ -233,6 +237,8 @@ impl TopicSpec {
         out.u16(self.queues);
         out.varint(self.created_at.0);
         out.u8(self.is_dropped.into());
+        encode_duration(out, self.retention.unwrap_or_default());
+        out.varint(self.retention_bytes.unwrap_or(0));
     }
 
     pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
@@ -254,6 +260,9 @@ impl TopicSpec {
             queues: from.u16()?,
             created_at: Timestamp(from.varint()?),
             is_dropped: from.u8()? != 0,
+            // 0 stands for nothing said.
+            retention: Some(decode_duration(from)?).filter(|time| !time.is_zero()),
+            retention_bytes: Some(from.varint()?).filter(|bytes| *bytes > 0),
         })
     }
 }

@@ -31,6 +31,7 @@ pub struct Tally {
     pub checkpoints: u64,
     /// Merges of runs of timers.
     pub merged: u64,
+    pub dropped: u64,
 }
 
 /// Runs one seed; every eighth damages the disk instead of crashing. With `is_loud` each event is printed.

@@ -89,6 +89,14 @@ impl Snapshot {
                 break;
             }
         }
+        for (id, (_, queues)) in &self.topics {
+            let others = other.topics.get(id).map_or(&[][..], |(_, queues)| queues);
+            if let Some((one, two)) = queues.iter().zip(others).find(|(one, two)| one != two) {
+                unequal.push(format!("a queue of {id}: {:?} / {:?}", one.bounds, two.bounds));
+                let at = one.entries.iter().zip(&two.entries).find(|(one, two)| one != two);
+                unequal.push(format!("{at:?}"));
+            }
+        }
         if !is_same {
             unequal.push(format!("{:?} / {:?}", self.timers, other.timers));
         }

@@ -67,7 +67,8 @@ impl Story {
             requests.into_iter().zip(0..).map(|(request, n)| Submission { request, reply: reply(n) }).collect();
         let running = self.running.as_mut().expect("open");
         let deliveries = running.writer.commit(&mut batch);
-        running.timer.apply(&running.writer.take_timer_events());
+        let through = running.writer.log().positions().applied;
+        running.timer.apply(&running.writer.take_timer_events(), through);
         let answers = deliveries.into_iter().flat_map(|delivery| delivery.answers);
         answers.map(|answer| answer.result.expect("nothing is refused")).collect()
     }
@@ -115,7 +116,16 @@ impl Story {
         let created_at = Timestamp(1_650_000_000_000);
         let topic = |name: &str, kind, queues| {
             let name = TopicName::parse(name).expect("legal");
-            Request::CreateTopic(TopicSpec { id: TopicId(0), name, kind, queues, created_at, is_dropped: false })
+            Request::CreateTopic(TopicSpec {
+                id: TopicId(0),
+                name,
+                kind,
+                queues,
+                created_at,
+                is_dropped: false,
+                retention: None,
+                retention_bytes: None,
+            })
         };
         let steps = BackoffSpec::Steps([1, 300].map(Duration::from_secs).into());
         let (first, max) = (Duration::from_millis(5), Duration::from_secs(9));
@@ -221,6 +231,8 @@ impl Story {
                     queues: 1,
                     created_at,
                     is_dropped: false,
+                    retention: None,
+                    retention_bytes: None,
                 })
             };
             self.disk.crash_after(1 + round % 2);

@@ -140,7 +140,7 @@ impl Oracle {
     }
 
     /// Whether the message is done with for this pair, without anybody having settled it.
-    pub(super) fn is_passed(&self, index: usize, (queue, offset): Slot) -> bool {
+    pub fn is_passed(&self, index: usize, (queue, offset): Slot) -> bool {
         let pair = &self.pairs[index];
         let start = pair.starts.get(&queue).copied().unwrap_or_default();
         let purged = self.operations.purged.get(&(pair.topic, queue)).copied().unwrap_or_default();

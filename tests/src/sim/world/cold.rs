@@ -120,7 +120,16 @@ impl World {
     pub(super) fn named_topic(&self, number: u64) -> Request {
         let name = TopicName::parse(&format!("extra{number}")).expect("legal");
         let (kind, created_at) = (TopicKind::Mixed, self.clock.now());
-        Request::CreateTopic(TopicSpec { id: TopicId(0), name, kind, queues: 2, created_at, is_dropped: false })
+        Request::CreateTopic(TopicSpec {
+            id: TopicId(0),
+            name,
+            kind,
+            queues: 2,
+            created_at,
+            is_dropped: false,
+            retention: None,
+            retention_bytes: None,
+        })
     }
 
     pub(super) fn plain_envelope(&self) -> Envelope {

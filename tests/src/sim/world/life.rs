@@ -38,6 +38,7 @@ impl World {
             reader,
             upkeep: Some(upkeep),
             subs: Vec::new(),
+            fetches: Vec::new(),
             inbox: VecDeque::new(),
             owners: HashMap::new(),
             next: 0,

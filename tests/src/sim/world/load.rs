@@ -19,7 +19,7 @@ use super::{Owner, World, say};
 impl World {
     pub fn send(&mut self) {
         let count = 1 + self.chance.below(if self.chance.clone().one_in(3) { 8 } else { 2 });
-        let which = self.chance.below(3) as usize;
+        let which = self.chance.below(if self.is_aging { 2 } else { 3 }) as usize;
         let mut ids = Vec::new();
         let mut changes: SmallVec<[Change; 1]> = SmallVec::new();
         for _ in 0..count {
@@ -42,6 +42,8 @@ impl World {
         let ahead = *self.chance.pick(&[0, 1, 500, 5_000, 70_000, 3_600_000]);
         let due = Some(Timestamp((wall.0 + ahead).saturating_sub(5)));
         let kind = match self.chance.below(10) {
+            // What waits long keeps old segments.
+            _ if self.is_aging && !self.chance.one_in(20) => Kind::Visible,
             0..=1 if which != 1 => Kind::Delayed,
             2 => Kind::Prepared,
             _ if which == 2 => Kind::Delayed,
@@ -177,6 +179,7 @@ impl World {
             // Some handles are used again later.
             let hand = if self.chance.one_in(8) { self.hands[at].clone() } else { self.hands.swap_remove(at) };
             let verdict = match self.chance.below(12) {
+                _ if self.is_aging => Verdict::Ack,
                 0 => Verdict::Forward,
                 1..=2 => Verdict::Return { after: Duration::ZERO, is_suspended: false },
                 3 => Verdict::Return { after: Duration::from_secs(7), is_suspended: false },

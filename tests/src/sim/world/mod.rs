@@ -96,6 +96,8 @@ pub struct Running {
     /// Away while it works.
     upkeep: Option<Upkeep>,
     subs: Vec<Sub>,
+    /// What was fetched ahead and has not come yet: pair, ticket, records.
+    fetches: Vec<(usize, u64, Vec<Pointer>)>,
     inbox: VecDeque<(u64, Request)>,
     owners: HashMap<u64, Owner>,
     next: u64,
@@ -140,6 +142,8 @@ pub struct World {
     /// Nothing goes wrong any more.
     is_well: bool,
     is_loud: bool,
+    /// A store that grows old: much is sent and acknowledged, little waits, and segments go.
+    is_aging: bool,
     /// A fault is armed, so what a failed commit leaves behind is looked at.
     is_armed: bool,
     sink: Arc<dyn ReplySink>,
@@ -185,6 +189,7 @@ impl World {
             topics: Vec::new(),
             is_well: false,
             is_loud,
+            is_aging: seed % 4 == 1,
             is_armed: false,
             sink: Arc::new(Silent),
             tally: Tally::default(),
@@ -197,7 +202,7 @@ impl World {
     /// The whole life of a store, to the point where everything was delivered.
     pub fn live(mut self) -> Tally {
         self.begin();
-        let steps = 60 + self.chance.below(160);
+        let steps = if self.is_aging { 300 + self.chance.below(400) } else { 60 + self.chance.below(160) };
         for _ in 0..steps {
             self.step();
         }
@@ -215,6 +220,7 @@ impl World {
 
     pub fn step(&mut self) {
         match self.chance.below(100) {
+            0..=14 if self.is_aging => self.upkeep(),
             0..=19 => self.send(),
             20..=37 => self.poll(),
             38..=59 => self.settle(),

@@ -108,7 +108,7 @@ impl World {
         self.ask(operation, Request::one(Change::Fact(Fact::Schedule(spec))));
     }
 
-    fn ask(&mut self, operation: Operation, request: Request) {
+    pub(super) fn ask(&mut self, operation: Operation, request: Request) {
         say!(self, "an operator asks: {operation:?}");
         self.oracle.asked(operation.clone());
         self.submit(Owner::Operator(operation), request);

@@ -42,8 +42,16 @@ impl World {
         self.recover();
         for (name, kind, queues) in TOPICS {
             let name = TopicName::parse(name).expect("legal");
-            let spec =
-                TopicSpec { id: TopicId(0), name, kind, queues, created_at: self.clock.now(), is_dropped: false };
+            let spec = TopicSpec {
+                id: TopicId(0),
+                name,
+                kind,
+                queues,
+                created_at: self.clock.now(),
+                is_dropped: false,
+                retention: None,
+                retention_bytes: None,
+            };
             self.submit(Owner::Nobody, Request::CreateTopic(spec));
         }
         for (name, order, attempts_max, _) in PAIRS {

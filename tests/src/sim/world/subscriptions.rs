@@ -9,6 +9,8 @@ use broker::api::{FilterKind, FilterText};
 use broker::filter::Filter;
 use broker::subscription::core::Core;
 use broker::subscription::{self, Effect, Event, Now, Poll, Settings, Settle, Verdict};
+use storage::message::StoredMessage;
+use storage::record::Pointer;
 use storage::request::{AppendError, Change, Done, Request};
 use storage::view::catalog::{BackoffSpec, TopicKind, TopicSpec};
 
@@ -43,12 +45,18 @@ impl World {
 
     /// Lets every subscription and the timer do what is due, until nothing more follows.
     pub fn pump(&mut self) {
+        let late = self.running.as_mut().map(|running| std::mem::take(&mut running.fetches));
+        for (index, ticket, pointers) in late.unwrap_or_default() {
+            self.bring(index, ticket, &pointers);
+        }
         for _ in 0..50 {
             let mut is_quiet = true;
             for index in 0..self.running.as_ref().map_or(0, |running| running.subs.len()) {
                 let now = self.now();
                 let presence = &self.presence;
+                let warm_from = self.running.as_ref().expect("the process lives").reader.warm_from();
                 let core = &mut self.running.as_mut().expect("the process lives").subs[index].core;
+                core.warm_from(warm_from);
                 let effects = core.finish(now, presence);
                 let wake = core.next_wake();
                 must!(
@@ -78,7 +86,11 @@ impl World {
     pub(super) fn effect(&mut self, index: usize, effect: Effect) {
         let now = self.now();
         match effect {
-            Effect::Deliver { poll, batch, messages } => self.delivered(index, poll, batch, &messages),
+            Effect::Deliver { poll, batch, messages, bodies, .. } => {
+                self.check_bodies(&messages, bodies);
+                self.delivered(index, poll, batch, &messages);
+            }
+            Effect::Fetch { ticket, pointers, .. } => self.fetch(index, ticket, pointers),
             Effect::Empty { poll } | Effect::Refuse { poll, .. } => {
                 // Cancelled polls may still be refused; nobody listens.
                 self.run().subs[index].polls.remove(&poll);
@@ -103,11 +115,50 @@ impl World {
                     Some(id) => self.dead_letter_topic(index, Ok(id)),
                     None => {
                         let (kind, created_at) = (TopicKind::DeadLetter, now.wall);
-                        let spec = TopicSpec { id: TopicId(0), name, kind, queues: 1, created_at, is_dropped: false };
+                        let spec = TopicSpec {
+                            id: TopicId(0),
+                            name,
+                            kind,
+                            queues: 1,
+                            created_at,
+                            is_dropped: false,
+                            retention: None,
+                            retention_bytes: None,
+                        };
                         self.submit(Owner::DeadLetterTopic(index), Request::CreateTopic(spec));
                     }
                 }
             }
+        }
+    }
+
+    /// Bodies that a subscription wants ahead come at once, later, or not at all.
+    fn fetch(&mut self, index: usize, ticket: u64, pointers: Vec<Pointer>) {
+        let now = self.now();
+        if self.is_well || self.chance.one_in(2) {
+            self.bring(index, ticket, &pointers);
+        } else if self.chance.one_in(2) {
+            self.run().fetches.push((index, ticket, pointers));
+        } else {
+            self.run().subs[index].core.handle(Event::Fetched(ticket, Vec::new()), now);
+        }
+    }
+
+    fn bring(&mut self, index: usize, ticket: u64, pointers: &[Pointer]) {
+        let now = self.now();
+        let running = self.run();
+        let bodies = pointers.iter().map(|pointer| running.reader.fetch(*pointer).ok()).collect();
+        running.subs[index].core.handle(Event::Fetched(ticket, bodies), now);
+    }
+
+    /// What was fetched ahead is what would be read now.
+    fn check_bodies(&self, messages: &[subscription::Handout], bodies: Vec<Option<StoredMessage>>) {
+        let reader = &self.running.as_ref().expect("the process lives").reader;
+        must!(messages.len() == bodies.len(), "{} bodies for {} messages", bodies.len(), messages.len());
+        for (message, ahead) in messages.iter().zip(bodies) {
+            let Some(ahead) = ahead else { continue };
+            let read = reader.fetch(message.entry.pointer());
+            must!(read.is_ok_and(|read| read == ahead), "the body of {:?} is that of another", message.receipt);
         }
     }
 
@@ -170,6 +221,17 @@ impl World {
             running.subs[index].core.handle(Event::Unwritten(batch), now);
             return;
         };
+        // What expired on its way has no body any more, and goes to nobody.
+        let is_gone = |message: &subscription::Handout| {
+            self.oracle.is_passed(index, (message.receipt.queue, message.receipt.offset))
+                && running.reader.fetch(message.entry.pointer()).is_err_and(|error| error.is_lost())
+        };
+        let messages: Vec<_> = messages.iter().filter(|message| !is_gone(message)).cloned().collect();
+        let messages = messages.as_slice();
+        if messages.is_empty() {
+            running.subs[index].core.handle(Event::Unwritten(batch), now);
+            return;
+        }
         let slots: Vec<_> = messages.iter().map(|m| (m.receipt.queue, m.receipt.offset, m.receipt.attempt)).collect();
         say!(self, "pair {index}: batch {batch} for {client}: {slots:?}");
         self.oracle.deliver(&running.reader, index, &client, batch, messages, now.tick);

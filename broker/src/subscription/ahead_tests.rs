@@ -1,0 +1,215 @@
+//! Stories of read-ahead: what is fetched before a poll asks for it, and what becomes of it.
+
+use base::limits::*;
+use base::{LogPosition, Timestamp};
+use storage::message::{Envelope, MessageKind};
+use storage::record::{Fact, Record};
+
+use super::story_tests::*;
+use super::*;
+
+const ALL_COLD: LogPosition = LogPosition(u64::MAX);
+const HALF: usize = READ_AHEAD_ENTRIES_MAX / 2;
+
+/// A subscription with this many messages before it, none of them in the tail cache.
+fn behind(is_ordered: bool, messages: usize) -> Story {
+    let mut story = Story::new(is_ordered, 3);
+    story.core.warm_from(ALL_COLD);
+    // Each of a message group of its own.
+    story.send(&(1..=messages as u64).collect::<Vec<_>>());
+    story
+}
+
+fn numbers(pointers: &[Pointer]) -> Vec<u64> {
+    pointers.iter().map(|pointer| pointer.position.0 / 100).collect()
+}
+
+/// The body of the message that was sent as number `number`.
+fn body(number: u64) -> StoredMessage {
+    let envelope = Envelope {
+        kind: MessageKind::Normal,
+        is_gzip: false,
+        message_id: number.to_string(),
+        born_at: Timestamp(1),
+        born_host: String::new(),
+        tag: None,
+        keys: Vec::new(),
+        properties: Vec::new(),
+        message_group: None,
+        deliver_at: None,
+        trace_context: None,
+        priority: None,
+        lite_topic: None,
+    };
+    StoredMessage { topic: PAIR.topic, envelope, md5: [0; 16], body: bytes::Bytes::new() }
+}
+
+/// The oldest fetch brings all it was asked for.
+fn bring(story: &mut Story) {
+    let (ticket, pointers) = story.fetches.remove(0);
+    let bodies = numbers(&pointers).into_iter().map(|number| Some(body(number))).collect();
+    story.tell(Event::Fetched(ticket, bodies));
+}
+
+/// Numbers of the messages of a reply whose bodies were there.
+fn ready(story: &Story, poll: PollId) -> Vec<u64> {
+    let bodies = story.bodies.get(&poll).into_iter().flatten();
+    bodies.flatten().map(|body| body.envelope.message_id.parse().unwrap()).collect()
+}
+
+/// Everything is handed out in replies of 32 and acknowledged, with what is fetched brought at once. Gives how many that
+/// were, and how many of them came without a body.
+fn drain(story: &mut Story, polls: std::ops::RangeFrom<PollId>) -> (usize, usize) {
+    let (mut messages, mut missed) = (0, 0);
+    for poll in polls {
+        story.poll(poll, "a", 32);
+        story.commit();
+        while !story.fetches.is_empty() {
+            bring(story);
+            story.commit();
+        }
+        let offsets = story.offsets(poll);
+        if offsets.is_empty() {
+            break;
+        }
+        messages += offsets.len();
+        missed += offsets.len() - ready(story, poll).len();
+        for index in 0..offsets.len() {
+            story.settle(0, poll, index, Verdict::Ack);
+        }
+        story.commit();
+    }
+    (messages, missed)
+}
+
+#[test]
+fn what_comes_next_is_fetched_and_the_next_poll_finds_it_ready() {
+    for is_ordered in [false, true] {
+        let mut story = behind(is_ordered, 100);
+        story.poll(1, "a", 10);
+        story.commit();
+        assert_eq!(ready(&story, 1), [0; 0], "nothing was there before the first");
+        assert_eq!(numbers(&story.fetches[0].1), (10..100).collect::<Vec<_>>());
+        bring(&mut story);
+        story.poll(2, "a", 10);
+        story.commit();
+        assert_eq!(ready(&story, 2), (10..20).collect::<Vec<_>>(), "ordered: {is_ordered}");
+        assert_eq!(story.offsets(2), (10..20).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_message_whose_body_is_under_way_goes_out_when_it_has_come() {
+    for is_ordered in [false, true] {
+        let mut story = behind(is_ordered, 100);
+        story.poll(1, "a", 10);
+        story.commit();
+        story.poll(2, "b", 10);
+        story.commit();
+        assert!(story.offsets(2).is_empty(), "ordered: {is_ordered}");
+        bring(&mut story);
+        story.commit();
+        assert_eq!((story.offsets(2), ready(&story, 2)), ((10..20).collect(), (10..20).collect()));
+    }
+}
+
+#[test]
+fn what_could_not_be_fetched_is_handed_out_all_the_same() {
+    for is_ordered in [false, true] {
+        let mut story = behind(is_ordered, 100);
+        story.poll(1, "a", 10);
+        story.commit();
+        let (ticket, _) = story.fetches.remove(0);
+        story.tell(Event::Fetched(ticket, vec![None, Some(body(11))]));
+        story.poll(2, "b", 3);
+        story.commit();
+        assert_eq!((story.offsets(2), ready(&story, 2)), (vec![10, 11, 12], vec![11]), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn what_is_in_the_tail_cache_is_not_fetched() {
+    let mut story = Story::new(false, 3);
+    story.core.warm_from(LogPosition(50 * 100));
+    story.send(&[0; 100]);
+    story.poll(1, "a", 10);
+    assert_eq!(numbers(&story.fetches[0].1), (10..50).collect::<Vec<_>>());
+    assert_eq!(story.fetches.len(), 1);
+}
+
+#[test]
+fn a_long_way_behind_it_reads_on_by_halves_of_what_it_may_hold() {
+    for is_ordered in [false, true] {
+        let mut story = behind(is_ordered, 3 * READ_AHEAD_ENTRIES_MAX);
+        story.poll(1, "a", 32);
+        story.commit();
+        let jobs: Vec<usize> = story.fetches.iter().map(|(_, pointers)| pointers.len()).collect();
+        assert_eq!(jobs, [HALF - 32, HALF], "H1: what it has handed out itself it does not fetch");
+        bring(&mut story);
+        bring(&mut story);
+        let others = 3 * READ_AHEAD_ENTRIES_MAX - 32;
+        assert_eq!(drain(&mut story, 2..), (others, 0), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn after_a_seek_nothing_that_was_fetched_before_is_used() {
+    for is_ordered in [false, true] {
+        let mut story = behind(is_ordered, 100);
+        story.poll(1, "a", 10);
+        story.commit();
+        let late = story.fetches.remove(0).0;
+        let Pair { group, topic } = PAIR;
+        let seek = Fact::Seek { group, topic, queue: Q, to: QueueOffset(0), generation: 1 };
+        story.operate(&Record::Fact(seek));
+        story.tell(Event::Fetched(late, (10..100).map(|number| Some(body(number))).collect()));
+        story.poll(2, "a", 20);
+        story.commit();
+        assert_eq!(story.offsets(2), (0..20).collect::<Vec<_>>(), "ordered: {is_ordered}");
+        assert_eq!(ready(&story, 2), [0; 0], "H2, ordered: {is_ordered}");
+        assert_eq!(numbers(&story.fetches[0].1), (20..100).collect::<Vec<_>>(), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn what_is_purged_or_no_longer_wanted_is_dropped() {
+    let mut story = behind(false, 100);
+    story.poll(1, "a", 10);
+    bring(&mut story);
+    assert_eq!(story.core.fetched_ahead(), 90);
+    story.operate(&Record::Fact(Fact::Purge { topic: PAIR.topic, queue: Q, below: QueueOffset(40) }));
+    assert_eq!(story.core.fetched_ahead(), 60, "H2");
+    story.want(7);
+    assert_eq!(story.core.fetched_ahead(), 0, "H2");
+}
+
+#[test]
+fn few_messages_are_read_as_live_and_many_as_far_behind() {
+    for (messages, urgency) in [(100, Urgency::Live), (1_000, Urgency::Behind)] {
+        let mut story = behind(false, messages);
+        story.poll(1, "a", 10);
+        assert_eq!((story.urgencies[0], story.urgencies[1]), (urgency, urgency), "{messages}: reply and fetch");
+    }
+}
+
+#[test]
+fn bodies_of_lanes_that_stay_closed_make_room_for_others() {
+    let mut story = Story::new(true, 3);
+    story.core.warm_from(ALL_COLD);
+    // The followers of 40 keys fill the read-ahead; what their clients have is never settled.
+    let closed: Vec<u64> = (1..=64).flat_map(|_| 1..=40).collect();
+    story.send(&closed);
+    for poll in 0..40 {
+        story.poll_with(poll, Poll { invisible: None, messages_max: 1, ..poll_of("a", u64::MAX) });
+        story.commit();
+        while !story.fetches.is_empty() {
+            bring(&mut story);
+        }
+    }
+    assert_eq!(story.core.fetched_ahead(), 40 * 63, "in the way");
+    let others = 4 * READ_AHEAD_ENTRIES_MAX;
+    story.send(&(1_000..1_000 + others as u64).collect::<Vec<_>>());
+    let (messages, missed) = drain(&mut story, 100..);
+    assert_eq!(messages, others);
+    assert!(missed > READ_AHEAD_ENTRIES_MAX && missed < 3 * READ_AHEAD_ENTRIES_MAX, "H3: {missed} missed");
+}

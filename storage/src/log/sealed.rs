@@ -1,0 +1,58 @@
+//! Reading one segment that is no longer written, by itself.
+
+use std::ops::Range;
+
+use base::{BatchIndex, LogPosition};
+
+use super::batch::ALIGNMENT;
+use super::recovery::{Found, OpenError};
+use super::segment::{self, Segment};
+use super::window::Window;
+
+/// What a segment that is no longer written holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Content {
+    /// Behind the last sound batch.
+    pub end: LogPosition,
+    pub next_index: BatchIndex,
+    /// What is damaged.
+    pub holes: Vec<Range<LogPosition>>,
+}
+
+/// Gives every sound batch of a segment to `visit`, in order. `next_index`: the first one of the segment behind it.
+pub fn read(
+    segment: &Segment,
+    next_index: Option<BatchIndex>,
+    visit: &mut dyn FnMut(Found<'_>),
+) -> Result<Content, OpenError> {
+    let unread = |source| OpenError::Io { operation: "reading", name: segment::name(segment.header.base), source };
+    let mut window = Window::new(segment);
+    let mut content = Content { end: segment.first(), next_index: segment.header.base_index, holes: Vec::new() };
+    let mut at = segment.first();
+    loop {
+        match window.batch(at).map_err(unread)? {
+            Some(header) if header.index >= content.next_index => {
+                // Zeros that a torn tail left are no hole: the numbers go on.
+                if header.index > content.next_index {
+                    content.holes.push(content.end..at);
+                }
+                let records = window.records(at, &header).map_err(unread)?;
+                visit(Found { header, records });
+                at = at.plus(header.total());
+                content.end = at;
+                content.next_index = BatchIndex(header.index.0 + 1);
+            }
+            _ if next_index == Some(content.next_index) => return Ok(content),
+            _ => match window.search(at.plus(ALIGNMENT as u64)).map_err(unread)? {
+                Some((later, _)) => at = later,
+                None => {
+                    if let Some(next) = next_index {
+                        content.holes.push(content.end..segment.header.end());
+                        content.next_index = next;
+                    }
+                    return Ok(content);
+                }
+            },
+        }
+    }
+}
