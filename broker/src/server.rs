@@ -125,7 +125,7 @@ fn open_store(
     let options = threads::Options {
         inbox_requests_max: config.limits.writer_inbox,
         read_threads: config.storage.read_threads,
-        behind_bytes_per_second: None,
+        behind_bytes_per_second: Some(config.storage.behind_read_rate.0).filter(|rate| *rate > 0),
         reserve,
         upkeep: threads::Schedule::default(),
     };

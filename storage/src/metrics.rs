@@ -22,11 +22,11 @@ pub struct Metrics {
     pub writable: IntGauge,
     pub timer_lateness: Histogram,
     pub timer_early: IntCounter,
-    pub timers_unreadable: IntGauge,
     pub dropped_by_time: IntCounter,
     pub dropped_by_size: IntCounter,
     pub log_bytes: IntGaugeVec,
     pub held_bytes: IntGauge,
+    pub timers_unreadable: IntGauge,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
     pub read_from_cache: Histogram,
@@ -61,11 +61,6 @@ impl Metrics {
             &["thread"],
         )?;
         registry.register(Box::new(busy.clone()))?;
-        let timers_unreadable = IntGauge::new(
-            "carillon_timers_unreadable_blocks",
-            "Blocks of timers that could not be read when they were due; must stay 0",
-        )?;
-        registry.register(Box::new(timers_unreadable.clone()))?;
         let dropped = IntCounterVec::new(
             Opts::new("carillon_log_dropped_bytes_total", "Bytes of segments that retention let go"),
             &["reason"],
@@ -79,6 +74,11 @@ impl Metrics {
             &["state"],
         )?;
         registry.register(Box::new(log_bytes.clone()))?;
+        let timers_unreadable = IntGauge::new(
+            "carillon_timers_unreadable_blocks",
+            "Blocks of timers that could not be read when they were due; must stay 0",
+        )?;
+        registry.register(Box::new(timers_unreadable.clone()))?;
         let checkpoint_bytes =
             IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
         registry.register(Box::new(checkpoint_bytes.clone()))?;

@@ -66,7 +66,7 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.dead_letters += tally.dead_letters;
     sum.sealed += tally.sealed;
     sum.checkpoints += tally.checkpoints;
-    sum.merged += tally.merged;
     sum.dropped += tally.dropped;
+    sum.merged += tally.merged;
     sum.segments = sum.segments.max(tally.segments);
 }

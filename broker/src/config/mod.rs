@@ -90,6 +90,8 @@ pub struct Storage {
     /// Recent bodies kept in memory.
     pub tail_cache: ByteSize,
     pub read_threads: usize,
+    /// Bytes a second that groups behind the tail cache may read, all together; 0 = as fast as they can.
+    pub behind_read_rate: ByteSize,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -207,7 +209,13 @@ impl Default for Http {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { log: LogStore::default(), disk_reserve: "5%".into(), tail_cache: ByteSize(64 << 20), read_threads: 4 }
+        Self {
+            log: LogStore::default(),
+            disk_reserve: "5%".into(),
+            tail_cache: ByteSize(64 << 20),
+            read_threads: 4,
+            behind_read_rate: ByteSize(0),
+        }
     }
 }
 

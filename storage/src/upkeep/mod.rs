@@ -123,9 +123,9 @@ impl Upkeep {
             is_adrift: false,
             next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
             next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
-            unnamed: BTreeSet::new(),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
             disk,
+            unnamed: BTreeSet::new(),
             holes,
             kept,
         }

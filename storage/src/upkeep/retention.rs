@@ -10,12 +10,13 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 use smallvec::SmallVec;
 
-use super::{Owners, Upkeep, at_timers};
+use super::{Owners, Upkeep};
 use crate::checkpoint::{CheckpointError, Pair};
 use crate::index::{self, SegmentIndex};
 use crate::log::segment::{self, Segment};
@@ -162,14 +163,11 @@ impl Upkeep {
                 return Ok(Want::Messages);
             }
         }
-        // In this order: what is committed with a due time leaves the transactions before the timers know of it.
-        if self.views.transactions.lock().is_any_in(&range) {
+        let is_prepared = self.views.transactions.lock().is_any_in(&range);
+        if is_prepared || is_any_waiting_in(owners, range)? {
             return Ok(Want::Held);
         }
-        // What the writer has applied, the timers know afterwards.
-        owners.standing()?;
-        let is_any_due = at_timers(owners, move |timers| timers.timers().has_pending_in(&range));
-        Ok(if is_any_due { Want::Held } else { Want::Nothing })
+        Ok(Want::Nothing)
     }
 
     /// Whether none of a topic's queues has anything left in a segment.
@@ -256,6 +254,18 @@ impl Upkeep {
             self.leaving.remove(&base);
         }
     }
+}
+
+/// Whether any body in `range` waits for its time.
+fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Result<bool, CheckpointError> {
+    // What the writer has applied, the timers know afterwards.
+    owners.standing()?;
+    let is_waiting = Arc::new(AtomicBool::new(true));
+    let answer = is_waiting.clone();
+    owners.timers(Box::new(move |core| {
+        answer.store(core.timers().has_pending_in(&range), Ordering::Relaxed);
+    }));
+    Ok(is_waiting.load(Ordering::Relaxed))
 }
 
 /// What is asked about segments.

@@ -29,9 +29,9 @@ pub struct Tally {
     pub dead_letters: u64,
     pub sealed: u64,
     pub checkpoints: u64,
+    pub dropped: u64,
     /// Merges of runs of timers.
     pub merged: u64,
-    pub dropped: u64,
 }
 
 /// Runs one seed; every eighth damages the disk instead of crashing. With `is_loud` each event is printed.
