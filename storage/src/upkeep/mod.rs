@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 
-use crate::checkpoint::{CheckpointError, Manifest, Timers};
+use crate::checkpoint::{CheckpointError, Manifest, Timers, parse_data_name, parse_manifest_name};
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index;
@@ -104,13 +104,21 @@ impl Upkeep {
             sealed_to,
             queues: BTreeSet::new(),
             is_adrift: false,
-            next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
-            next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
+            next_number: Self::unused(&*disk, parse_manifest_name),
+            next_table: Self::unused(&*disk, parse_data_name)
+                .max(kept.iter().map(|of| of.next_table).max().unwrap_or(1)),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
             disk,
             holes,
             kept,
         }
+    }
+
+    /// A number above those of all files: a checkpoint that could not be used names tables too, and none of them may become
+    /// another one.
+    fn unused(disk: &dyn Disk, parse: fn(&str) -> Option<u64>) -> u64 {
+        let names = disk.list().unwrap_or_default();
+        names.iter().filter_map(|name| parse(name)).max().map_or(1, |newest| newest + 1)
     }
 
     /// Files of segments below `sealed_to` that the newest checkpoint does not name.
