@@ -124,6 +124,10 @@ pub const READ_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Due times within this window are in the wheel, one slot a millisecond.
 pub const WHEEL_WINDOW_MS: u64 = 65_536;
+/// Timers in the wheel, 40 bytes each; when there are more its window ends earlier.
+pub const WHEEL_TIMERS_MAX: usize = 2 << 20;
+/// Timers that are in no run on the disk yet, about 60 bytes each.
+pub const YOUNG_TIMERS_MAX: usize = 1 << 20;
 
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX + ENVELOPE_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < LOG_BATCH_BYTES_MAX);

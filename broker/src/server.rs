@@ -119,13 +119,14 @@ fn open_store(
         log: LogOptions { segment_bytes: config.storage.log.segment_size.0, commit },
         node: 1,
         tail_cache_bytes: usize::try_from(config.storage.tail_cache.0).unwrap_or(usize::MAX),
+        timers: storage::view::timers::Bounds::default(),
     };
     let recovered = store::recover(disk.clone(), options, clock.clone(), Chance::from_system(), metrics.clone())?;
     let report = recovered.report.clone();
     let options = threads::Options {
         inbox_requests_max: config.limits.writer_inbox,
         read_threads: config.storage.read_threads,
-        behind_bytes_per_second: None,
+        behind_bytes_per_second: Some(config.storage.behind_read_rate.0).filter(|rate| *rate > 0),
         reserve,
         upkeep: schedule(&config.storage),
     };

@@ -148,6 +148,7 @@ pub fn store_refusal(error: &AppendError) -> Refusal {
             Refusal::InvalidTransaction { id: String::new(), problem: "is unknown or ended otherwise" }
         }
         AppendError::TimerUnknown => Refusal::NothingToRecall { problem: "was delivered already, or recalled" },
+        AppendError::TimerUnreadable(error) => Refusal::Unreadable { what: "the timer", cause: error.to_string() },
         AppendError::Failed(failure) => Refusal::WritesDisabled { cause: failure.to_string() },
         AppendError::OutcomeUnknown { .. } => Refusal::WritesDisabled { cause: error.to_string() },
         AppendError::Closed => Refusal::Draining,

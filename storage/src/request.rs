@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::log::LogFailure;
 use crate::message::BodyPart;
 use crate::record::{FRAME_BYTES, Fact, Head, Pointer, Why};
+use crate::table::TableError;
 use crate::upkeep::Standing;
 use crate::view::catalog::{GroupSpec, TopicSpec};
 use crate::view::transactions::Outcome;
@@ -170,6 +171,8 @@ pub enum AppendError {
     TransactionEndedAs(Outcome),
     #[error("the timer has ended, or never was")]
     TimerUnknown,
+    #[error("the timer may be where nothing can be read: {0}")]
+    TimerUnreadable(TableError),
     #[error("writes are disabled: {0}")]
     Failed(#[from] LogFailure),
     #[error("the outcome is unknown: what was written below {position} was taken back here, and may be kept elsewhere")]
@@ -182,7 +185,7 @@ impl AppendError {
     /// Whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::InboxFull { .. } | Self::DiskFull { .. } => true,
+            Self::InboxFull { .. } | Self::DiskFull { .. } | Self::TimerUnreadable(_) => true,
             Self::TooLarge { .. } | Self::TopicGone(_) | Self::GroupGone(_) | Self::CatalogFull { .. } => false,
             // What the batch says was decided on what holds no more.
             Self::Overtaken { .. } => false,

@@ -11,6 +11,7 @@ use crate::record::AckRange;
 use crate::request::ReplyTo;
 use crate::store::{self, Reader, Recovered};
 use crate::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use crate::view::timers::Bounds;
 
 const GROUP: GroupId = GroupId(0);
 const TOPIC: TopicId = TopicId(0);
@@ -35,7 +36,7 @@ impl Store {
     fn new() -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
         let log = LogOptions { segment_bytes: 1 << 20, commit: CommitRule::OnSync };
-        let options = store::Options { log, node: 1, tail_cache_bytes: 0 };
+        let options = store::Options { log, node: 1, tail_cache_bytes: 0, timers: Bounds::default() };
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let disk = Arc::new(SimDisk::new(1));
         let Recovered { writer, reader, .. } =

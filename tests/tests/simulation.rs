@@ -67,5 +67,6 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.sealed += tally.sealed;
     sum.checkpoints += tally.checkpoints;
     sum.dropped += tally.dropped;
+    sum.merged += tally.merged;
     sum.segments = sum.segments.max(tally.segments);
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 /// Every key with a value that is not its default, as text.
-const OTHERS: [(&str, &str); 35] = [
+const OTHERS: [(&str, &str); 36] = [
     ("cluster.name", "other"),
     ("node.name", "other"),
     ("grpc.listen", "127.0.0.1:1"),
@@ -23,6 +23,7 @@ const OTHERS: [(&str, &str); 35] = [
     ("storage.retention_size_first", "true"),
     ("storage.dead_letter_retention", "2s"),
     ("storage.retain_every", "20ms"),
+    ("storage.behind_read_rate", "2MiB"),
     ("timer.delay_max", "1d"),
     ("topics.auto_create", "true"),
     ("topics.message_size_max", "1MiB"),

@@ -109,6 +109,8 @@ pub struct Storage {
     /// How often it is looked for segments that nobody wants.
     #[serde(with = "base::duration")]
     pub retain_every: Duration,
+    /// Bytes a second that groups behind the tail cache may read, all together; 0 = as fast as they can.
+    pub behind_read_rate: ByteSize,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -238,6 +240,7 @@ impl Default for Storage {
             retention_size_first: false,
             dead_letter_retention: Duration::from_secs(14 * 24 * 3600),
             retain_every: Duration::from_secs(10),
+            behind_read_rate: ByteSize(0),
         }
     }
 }

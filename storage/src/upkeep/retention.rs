@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
@@ -162,7 +163,8 @@ impl Upkeep {
                 return Ok(Want::Messages);
             }
         }
-        if self.views.transactions.lock().is_any_in(&range) || owners.is_any_waiting_in(&range)? {
+        let is_prepared = self.views.transactions.lock().is_any_in(&range);
+        if is_prepared || is_any_waiting_in(owners, range)? {
             return Ok(Want::Held);
         }
         Ok(Want::Nothing)
@@ -252,6 +254,18 @@ impl Upkeep {
             self.leaving.remove(&base);
         }
     }
+}
+
+/// Whether any body in `range` waits for its time.
+fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Result<bool, CheckpointError> {
+    // What the writer has applied, the timers know afterwards.
+    owners.standing()?;
+    let is_waiting = Arc::new(AtomicBool::new(true));
+    let answer = is_waiting.clone();
+    owners.timers(Box::new(move |core| {
+        answer.store(core.timers().has_pending_in(&range), Ordering::Relaxed);
+    }));
+    Ok(is_waiting.load(Ordering::Relaxed))
 }
 
 /// What is asked about segments.
