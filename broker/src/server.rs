@@ -134,18 +134,23 @@ fn open_store(
     Ok((store, report))
 }
 
-/// When upkeep does what it does, and how long messages are kept.
+/// When upkeep does what it does.
 fn schedule(storage: &config::Storage) -> Schedule {
     Schedule {
         checkpoint_every: storage.checkpoint_every,
         checkpoint_bytes: storage.checkpoint_bytes.0,
         retain_every: storage.retain_every,
-        retention: Policy {
-            time: storage.retention,
-            dead_letters: storage.dead_letter_retention,
-            bytes: storage.retention_size.map(|size| size.0),
-            is_size_first: storage.retention_size_first,
-        },
+        retention: policy(storage),
+    }
+}
+
+/// How long messages are kept.
+pub fn policy(storage: &config::Storage) -> Policy {
+    Policy {
+        time: storage.retention,
+        dead_letters: storage.dead_letter_retention,
+        bytes: storage.retention_size.map(|size| size.0),
+        is_size_first: storage.retention_size_first,
     }
 }
 

@@ -24,8 +24,6 @@ const DISK_RESERVE_PERCENT_MAX: u64 = 50;
 const UPKEEP_EVERY_MIN: Duration = Duration::from_millis(10);
 const UPKEEP_EVERY_MAX: Duration = Duration::from_secs(3600);
 const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
-/// `"72ms"` is a slip of the pen, and would take everything.
-const RETENTION_MIN: Duration = Duration::from_secs(1);
 /// The segment that is written to, and the one that a checkpoint may still need.
 const RETENTION_SEGMENTS_MIN: u64 = 2;
 
@@ -99,9 +97,9 @@ impl Config {
         check.times("storage.checkpoint_every", storage.checkpoint_every, UPKEEP_EVERY_MIN, UPKEEP_EVERY_MAX);
         check.times("storage.retain_every", storage.retain_every, UPKEEP_EVERY_MIN, UPKEEP_EVERY_MAX);
         check.sizes("storage.checkpoint_bytes", storage.checkpoint_bytes, CHECKPOINT_BYTES_MIN, u64::MAX);
-        let max = Duration::from_millis(limits::DELAY_MS_MAX);
-        check.times("storage.retention", storage.retention, RETENTION_MIN, max);
-        check.times("storage.dead_letter_retention", storage.dead_letter_retention, RETENTION_MIN, max);
+        let [min, max] = [limits::RETENTION_MS_MIN, limits::RETENTION_MS_MAX].map(Duration::from_millis);
+        check.times("storage.retention", storage.retention, min, max);
+        check.times("storage.dead_letter_retention", storage.dead_letter_retention, min, max);
         if let Some(size) = storage.retention_size {
             let min = storage.log.segment_size.0.saturating_mul(RETENTION_SEGMENTS_MIN);
             check.sizes("storage.retention_size", size, min, u64::MAX);
