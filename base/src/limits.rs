@@ -10,6 +10,13 @@ pub const DERIVED_TOPIC_NAME_BYTES_MAX: usize = 255;
 pub const GROUP_NAME_BYTES_MAX: usize = 120;
 /// Queues of one topic.
 pub const TOPIC_QUEUES_MAX: u16 = 1024;
+/// A shorter retention of a topic is a slip of the pen, and would take everything.
+pub const RETENTION_MS_MIN: u64 = 1_000;
+/// As far as a message may be scheduled.
+pub const RETENTION_MS_MAX: u64 = DELAY_MS_MAX;
+/// Bytes of a topic that are kept at least, when they are limited.
+pub const RETENTION_BYTES_MIN: u64 = 1 << 20;
+pub const RETENTION_BYTES_MAX: u64 = 1 << 60;
 /// Topics of one store: ids are never reused, so this bounds the catalog.
 pub const TOPICS_MAX: usize = 100_000;
 /// Groups of one store.
@@ -124,6 +131,10 @@ pub const READ_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
 /// Due times within this window are in the wheel, one slot a millisecond.
 pub const WHEEL_WINDOW_MS: u64 = 65_536;
+/// Timers in the wheel, 40 bytes each; when there are more its window ends earlier.
+pub const WHEEL_TIMERS_MAX: usize = 2 << 20;
+/// Timers that are in no run on the disk yet, about 60 bytes each.
+pub const YOUNG_TIMERS_MAX: usize = 1 << 20;
 
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX + ENVELOPE_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < LOG_BATCH_BYTES_MAX);

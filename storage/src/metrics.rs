@@ -26,6 +26,7 @@ pub struct Metrics {
     pub dropped_by_size: IntCounter,
     pub log_bytes: IntGaugeVec,
     pub held_bytes: IntGauge,
+    pub timers_unreadable: IntGauge,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
     pub read_from_cache: Histogram,
@@ -73,6 +74,11 @@ impl Metrics {
             &["state"],
         )?;
         registry.register(Box::new(log_bytes.clone()))?;
+        let timers_unreadable = IntGauge::new(
+            "carillon_timers_unreadable_blocks",
+            "Blocks of timers that could not be read when they were due; must stay 0",
+        )?;
+        registry.register(Box::new(timers_unreadable.clone()))?;
         let checkpoint_bytes =
             IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
         registry.register(Box::new(checkpoint_bytes.clone()))?;
@@ -128,6 +134,7 @@ impl Metrics {
                 "Seconds it took to take a checkpoint",
                 LATENCY.into(),
             )?,
+            timers_unreadable,
             checkpoint_bytes,
             read_from_cache: reads.with_label_values(&["cache"]),
             read_from_disk: reads.with_label_values(&["disk"]),

@@ -31,6 +31,7 @@ use crate::upkeep::{Legacy, SealError, Upkeep, open_all};
 use crate::view::Views;
 use crate::view::catalog::Catalog;
 use crate::view::progress::Shared;
+use crate::view::timers::Bounds;
 use crate::view::transactions::Transactions;
 use crate::writer::Writer;
 
@@ -63,6 +64,8 @@ pub struct Options {
     /// This node's number.
     pub node: u64,
     pub tail_cache_bytes: usize,
+    /// What of the timers is kept in memory.
+    pub timers: Bounds,
 }
 
 /// A recovered store, in parts.
@@ -83,7 +86,7 @@ pub fn recover(
     mut chance: Chance,
     metrics: Metrics,
 ) -> Result<Recovered, OpenError> {
-    let Beginning { kept, mut views, mut timer } = begin(&*disk)?;
+    let Beginning { kept, mut views, mut timer } = begin(&*disk, options.timers)?;
     let start = kept.last().map(Manifest::start);
     let mut malformed = None;
     let mut visit = |found: Found<'_>| {
@@ -144,7 +147,7 @@ struct Beginning {
 }
 
 /// The newest checkpoint that can be used; nothing, where the log has everything.
-fn begin(disk: &dyn Disk) -> Result<Beginning, OpenError> {
+fn begin(disk: &dyn Disk, timers: Bounds) -> Result<Beginning, OpenError> {
     let names = disk.list().map_err(OpenError::Directory)?;
     for name in names.iter().filter(|name| name.starts_with(TEMPORARY_PREFIX)) {
         disk.remove(name).map_err(OpenError::Directory)?;
@@ -152,7 +155,8 @@ fn begin(disk: &dyn Disk) -> Result<Beginning, OpenError> {
     let mut reasons = Vec::new();
     let mut numbers = checkpoint::numbers(&names).into_iter();
     while let Some(number) = numbers.next() {
-        let restored = checkpoint::read_manifest(disk, number).and_then(|manifest| checkpoint::restore(disk, manifest));
+        let restored =
+            checkpoint::read_manifest(disk, number).and_then(|manifest| checkpoint::restore(disk, manifest, timers));
         match restored {
             Ok(Restored { manifest, views, timer }) => {
                 let older = numbers.next().and_then(|number| checkpoint::read_manifest(disk, number).ok());
@@ -172,7 +176,7 @@ fn begin(disk: &dyn Disk) -> Result<Beginning, OpenError> {
         }
         return Err(OpenError::NothingLeft { reasons: reasons.join("; ") });
     }
-    Ok(Beginning { kept: Vec::new(), views: Views::default(), timer: TimerCore::default() })
+    Ok(Beginning { kept: Vec::new(), views: Views::default(), timer: TimerCore::with_bounds(timers) })
 }
 
 /// What was damaged before, and what was found to be now.

@@ -5,9 +5,8 @@
 mod upkeep;
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use base::{Clock, LogPosition, Timestamp, TopicId};
 use hashbrown::HashMap;
 use parking_lot::{Condvar, Mutex};
 
-use crate::checkpoint::Timers;
 use crate::disk::Disk;
 use crate::inbox::{Drained, Inbox};
 use crate::log::{CommitRule, MARK_AFTER};
@@ -26,9 +24,10 @@ use crate::record::Pointer;
 use crate::request::{Answer, AppendError, Lane, ReplySink, ReplyTo, Request, Submission};
 use crate::store::{FetchError, Reader, Recovered, parse};
 use crate::timer::{Ask, Effects, TimerCore};
+use crate::upkeep::Errand;
 use crate::view::apply::TimerEvent;
 use crate::writer::{Reserve, Writer};
-use upkeep::{Driver, Others, Slot, Upkeep};
+use upkeep::{Driver, Others, Upkeep};
 
 pub use upkeep::{ReserveRule, Schedule};
 
@@ -262,6 +261,8 @@ struct TimerInbox {
     work: Mutex<TimerWork>,
     bell: Condvar,
     pending: Mutex<HashMap<TopicId, u64>>,
+    /// So many timers are young that a checkpoint should not wait.
+    wants_run: AtomicBool,
 }
 
 #[derive(Default)]
@@ -270,10 +271,8 @@ struct TimerWork {
     /// Where the log had come to with the newest of them.
     through: LogPosition,
     asks: Vec<Ask>,
-    /// Somebody wants to know what waits.
-    asked_for: Option<Arc<Slot<Timers>>>,
-    /// Somebody wants to know whether anything waits in a part of the log.
-    asked_about: Option<(Range<LogPosition>, Arc<Slot<bool>>)>,
+    /// What upkeep wants done.
+    errands: Vec<Errand>,
     answers: Vec<Answer>,
     is_closed: bool,
 }
@@ -293,12 +292,14 @@ impl ReplySink for TimerInbox {
 
 fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &dyn Clock, metrics: &Metrics) {
     let mut counted_at = 0;
+    *own.pending.lock() = core.timers().pending_by_topic();
     loop {
         let work = wait_for_work(&core, own, clock);
         let began = clock.monotonic_ns();
         let mut effects = Effects::default();
         let has_news = !work.events.is_empty();
         core.apply(&work.events, work.through);
+        work.errands.into_iter().for_each(|errand| errand(&mut core));
         for answer in work.answers {
             core.answered(answer.ticket, answer.result, clock.monotonic_ms(), &mut effects);
         }
@@ -313,14 +314,10 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
         observe(&effects.published, clock.now(), metrics);
         if has_news && clock.monotonic_ms() > counted_at + CLOCK_CHECK_MS {
             counted_at = clock.monotonic_ms();
-            *own.pending.lock() = core.timers().pending_by_topic().collect();
+            *own.pending.lock() = core.timers().pending_by_topic();
         }
-        if let Some(slot) = work.asked_for {
-            slot.put(Timers { pending: core.pending(), covers: core.covers() });
-        }
-        if let Some((range, slot)) = work.asked_about {
-            slot.put(core.timers().is_any_in(&range));
-        }
+        own.wants_run.store(core.timers().wants_run(), Ordering::Relaxed);
+        metrics.timers_unreadable.set(i64::try_from(core.timers().unreadable_blocks()).unwrap_or(i64::MAX));
         metrics.timer_busy.inc_by((clock.monotonic_ns() - began) as f64 / 1e9);
         if work.is_closed {
             return;
@@ -336,8 +333,7 @@ fn wait_for_work(core: &TimerCore, own: &TimerInbox, clock: &dyn Clock) -> Timer
         work.events.is_empty()
             && work.asks.is_empty()
             && work.answers.is_empty()
-            && work.asked_for.is_none()
-            && work.asked_about.is_none()
+            && work.errands.is_empty()
             && !work.is_closed
     };
     if is_idle(&work) {

@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::record::{Fact, Pending, Pointer, Why};
 use crate::request::{AppendError, Change, Done, ReplyTo, Request};
 use crate::view::apply::TimerEvent;
-use crate::view::timers::{Claim, Timer, Timers};
+use crate::view::timers::{Bounds, Claim, Run, Snapshot, Timer, Timers};
 
 /// Publications under way at once; more would only wait in the writer's inbox.
 const BATCHES_MAX: usize = 4;
@@ -89,17 +89,24 @@ impl TimerCore {
         self.covers
     }
 
-    /// Everything that waits, for a checkpoint, by due time and origin.
-    pub fn pending(&self) -> Vec<Timer> {
-        let mut pending: Vec<Timer> = self.timers.iter().copied().collect();
-        pending.sort_unstable_by_key(|timer| (timer.due, timer.pointer.position));
-        pending
+    pub(crate) fn with_bounds(bounds: Bounds) -> Self {
+        Self { timers: Timers::with_bounds(bounds), ..Self::default() }
     }
 
     /// Takes over what a checkpoint kept.
-    pub(crate) fn restore(&mut self, pending: Vec<Timer>, covers: LogPosition) {
-        pending.into_iter().for_each(|timer| self.timers.add(timer));
+    pub(crate) fn restore(&mut self, runs: Vec<Run>, covers: LogPosition) {
+        self.timers.open_runs(runs);
         self.covers = covers;
+    }
+
+    /// What a checkpoint needs of the timers. None while another one is being written.
+    pub(crate) fn snapshot(&mut self) -> Option<Snapshot> {
+        self.timers.snapshot(self.covers)
+    }
+
+    /// For checkpoints and merges.
+    pub(crate) fn timers_mut(&mut self) -> &mut Timers {
+        &mut self.timers
     }
 
     pub fn ask(&mut self, ask: Ask, effects: &mut Effects) {
@@ -109,6 +116,10 @@ impl TimerCore {
         }
         match self.timers.claim(ask.due, ask.origin) {
             Claim::Unknown => effects.replies.push(Reply { to: ask.reply, result: Err(AppendError::TimerUnknown) }),
+            Claim::Unreadable(error) => {
+                tracing::error!(%error, "a delayed message cannot be decided about");
+                effects.replies.push(Reply { to: ask.reply, result: Err(AppendError::TimerUnreadable(error)) });
+            }
             Claim::Deciding => self.waiting.entry(ask.origin).or_default().push(ask),
             Claim::Taken(timer) => {
                 let change = match ask.what {
@@ -175,7 +186,8 @@ impl TimerCore {
     /// When to be called again at the latest, if nothing else happens: a wall clock time, and a monotonic one.
     pub fn wake(&self) -> (Option<Timestamp>, u64) {
         let is_full = self.under_way.len() >= BATCHES_MAX;
-        (self.timers.next_due().filter(|_| !is_full), self.not_before)
+        let next = if self.timers.is_behind() { Some(Timestamp::ZERO) } else { self.timers.next_due() };
+        (next.filter(|_| !is_full), self.not_before)
     }
 
     /// A topic that is gone takes its timers with it; the event that says so comes with the same commit or soon after.

@@ -166,7 +166,8 @@ fn queues_timers_and_transactions_that_follow_from_the_records_are_those_of_the_
             assert_eq!(stored.pointer(), Story::at(entry.0, entry.1));
         }
     }
-    let stored = running.timer.timers().iter().map(|timer| (timer.pointer.position.0, timer.due.0));
+    let stored = running.timer.timers().all().expect("its runs can be read");
+    let stored = stored.iter().map(|timer| (timer.pointer.position.0, timer.due.0));
     assert_eq!(stored.collect::<BTreeMap<_, _>>(), timers);
     let transactions = running.reader.transactions().lock();
     assert_eq!(transactions.iter().map(|prepared| prepared.pointer.position.0).collect::<BTreeSet<_>>(), prepared);

@@ -67,6 +67,7 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.sealed += tally.sealed;
     sum.checkpoints += tally.checkpoints;
     sum.dropped += tally.dropped;
+    sum.merged += tally.merged;
     sum.blows.add(&tally.blows);
     sum.segments = sum.segments.max(tally.segments);
 }

@@ -233,3 +233,26 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base::{QueueIndex, QueueOffset, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn large_bodies_fill_it_sooner_than_many() {
+        let mut ahead = Ahead { warm_from: LogPosition(u64::MAX), ..Ahead::default() };
+        for offset in 0..100 {
+            let pointer = Pointer { position: LogPosition(offset << 20), length: 1 << 20 };
+            let entry = Entry::new(pointer, Timestamp(1), 0, 0, 0);
+            ahead.read((QueueIndex(0), QueueOffset(offset)), &entry);
+        }
+        assert!(!ahead.wants_to_read(), "enough for a job is known");
+        let mut jobs = Vec::new();
+        while ahead.has_room() {
+            jobs.push(ahead.begin(|_| true).unwrap().1.len() << 20);
+        }
+        assert_eq!(jobs, [READ_AHEAD_BYTES_MAX as usize / 2; 2], "H1");
+    }
+}

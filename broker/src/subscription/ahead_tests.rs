@@ -172,6 +172,29 @@ fn after_a_seek_nothing_that_was_fetched_before_is_used() {
 }
 
 #[test]
+fn what_was_fetched_for_one_queue_before_its_seek_is_not_taken_for_what_is_fetched_after_it() {
+    let mut story = Story::with_queues(2, false, 3);
+    story.core.warm_from(ALL_COLD);
+    story.send_to(0, &[0; 50]);
+    story.send_to(1, &[0; 50]);
+    story.poll(1, "a", 10);
+    let (late, pointers) = story.fetches.remove(0);
+    assert_eq!(numbers(&pointers), (10..100).collect::<Vec<_>>(), "of both queues");
+    let Pair { group, topic } = PAIR;
+    let seek = Fact::Seek { group, topic, queue: QueueIndex(1), to: QueueOffset(0), generation: 1 };
+    story.operate(&Record::Fact(seek));
+    let batch = story.delivered[&1].0;
+    story.tell(Event::Unwritten(batch));
+    story.poll(2, "a", 10);
+    assert_eq!(numbers(&story.fetches[0].1), (50..100).collect::<Vec<_>>(), "of the one that was sought, again");
+    story.tell(Event::Fetched(late, (10..100).map(|number| Some(body(number))).collect()));
+    story.poll(3, "a", 32);
+    story.poll(4, "a", 32);
+    assert_eq!(ready(&story, 3), (10..42).collect::<Vec<_>>());
+    assert_eq!(story.slots(4), (42..50).map(|offset| (0, offset)).collect::<Vec<_>>(), "H2: the others are under way");
+}
+
+#[test]
 fn what_is_purged_or_no_longer_wanted_is_dropped() {
     let mut story = behind(false, 100);
     story.poll(1, "a", 10);

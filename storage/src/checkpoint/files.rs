@@ -120,6 +120,31 @@ impl Pair {
         Ok(sound)
     }
 
+    /// Opens a table for one who turns to its copy where a block cannot be read: no block is read now.
+    pub fn open_unread(
+        disk: &dyn Disk,
+        kind: Kind,
+        number: u64,
+        store: [u8; 16],
+    ) -> Result<(Arc<Table>, Option<Arc<Table>>), TableError> {
+        let open = |name: String| {
+            let table = Table::open(disk, &name, store)?;
+            let identity = table.identity();
+            if (identity.kind, identity.number) != (kind, number) {
+                return Err(table.malformed("it is another table"));
+            }
+            Ok(Arc::new(table))
+        };
+        match (open(data_name(kind, number)), open(copy_name(kind, number))) {
+            (Ok(table), Ok(copy)) => Ok((table, Some(copy))),
+            (Ok(one), Err(error)) | (Err(error), Ok(one)) => {
+                tracing::error!(%error, "a table is damaged; the other one is used");
+                Ok((one, None))
+            }
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
     pub fn remove(disk: &dyn Disk, name: &str) {
         if let Err(error) = remove_if_there(disk, name) {
             tracing::warn!(name, %error, "a file that is no longer needed cannot be removed");

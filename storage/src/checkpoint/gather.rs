@@ -13,19 +13,16 @@ use super::{Chain, Manifest, TableRef};
 use crate::codec::Encode;
 use crate::disk::Disk;
 use crate::table::map::{self, MapWriter};
-use crate::table::{self, Identity, Kind, Table, TableError, TableWriter};
+use crate::table::{self, Identity, Kind, Table, TableError};
 use crate::view::SharedViews;
 use crate::view::catalog::Catalog;
 use crate::view::progress::rows::{self, KEY_BYTES};
 use crate::view::queue::QueueId;
-use crate::view::timers::Timer;
+use crate::view::timers::{Installed, MergeError, Snapshot};
 
 pub(super) const CATALOG_KEY: usize = 9;
 pub(super) const QUEUE_KEY: usize = 6;
 pub(super) const TRANSACTION_KEY: usize = 8;
-pub(super) const TIMERS: u32 = 1;
-pub(super) const TIMER_BYTES: usize = 40;
-pub(super) const TIMER_KEY: usize = 16;
 
 /// What a row of the catalog is.
 pub(super) const NEXT_IDS: u8 = 0;
@@ -43,18 +40,12 @@ pub enum CheckpointError {
     Write(#[from] io::Error),
     #[error(transparent)]
     Table(#[from] TableError),
+    #[error("runs of timers cannot be merged: {0}")]
+    Merge(MergeError),
     #[error("the log writer is gone")]
     Closed,
     #[error("the log cannot be made durable: {0}")]
     Log(String),
-}
-
-/// What waits, as the timer thread gave it.
-#[derive(Debug, Clone, Default)]
-pub struct Timers {
-    /// By due time and origin.
-    pub pending: Vec<Timer>,
-    pub covers: LogPosition,
 }
 
 /// A checkpoint in the making.
@@ -66,6 +57,8 @@ pub struct Gathering<'a> {
     pub next_table: u64,
     /// The checkpoint that this one goes on from; none when it must hold everything.
     pub before: Option<&'a Manifest>,
+    /// The newest one, whether or not this one goes on from it: the timers are as it left them.
+    pub newest: Option<&'a Manifest>,
     /// Where the views had come to when that one was begun.
     pub since: LogPosition,
     pub replay_from: LogPosition,
@@ -77,9 +70,9 @@ impl Gathering<'_> {
         &mut self,
         views: &SharedViews,
         queues: &BTreeSet<QueueId>,
-        timers: &Timers,
+        timers: Snapshot,
         meanwhile: &mut dyn FnMut(),
-    ) -> Result<Vec<(Kind, Chain)>, CheckpointError> {
+    ) -> Result<(Vec<(Kind, Chain)>, Installed), CheckpointError> {
         meanwhile();
         let catalog = views.catalog.load_full();
         let mut chains = vec![(Kind::Queues, self.queues(&catalog, queues)?)];
@@ -87,7 +80,8 @@ impl Gathering<'_> {
         chains.push((Kind::Progress, self.progress(views)?));
         meanwhile();
         chains.push((Kind::Transactions, self.transactions(views)?));
-        chains.push((Kind::Timers, self.timers(timers)?));
+        let (runs, ledgers, installed) = self.timers(timers)?;
+        chains.extend([(Kind::Timers, runs), (Kind::Ledgers, ledgers)]);
         meanwhile();
         // The newest: what names a topic or a group that is younger than the rest finds it.
         let catalog = views.catalog.load_full();
@@ -96,20 +90,20 @@ impl Gathering<'_> {
             self.merge(*kind, chain, &catalog)?;
         }
         self.disk.sync_directory()?;
-        Ok(chains)
+        Ok((chains, installed))
     }
 
     fn chain(&self, kind: Kind) -> Chain {
         self.before.map(|before| before.chain(kind)).unwrap_or_default()
     }
 
-    fn begin(&mut self, kind: Kind) -> io::Result<(String, Identity)> {
+    pub(super) fn begin(&mut self, kind: Kind) -> io::Result<(String, Identity)> {
         let name = table::temporary(&files::data_name(kind, self.next_table));
         files::remove_if_there(self.disk, &name)?;
         Ok((name, Identity { kind, store: self.store, random: (self.random)(), number: self.next_table }))
     }
 
-    fn publish(&mut self, kind: Kind, bytes: u64) -> Result<TableRef, CheckpointError> {
+    pub(super) fn publish(&mut self, kind: Kind, bytes: u64) -> Result<TableRef, CheckpointError> {
         Pair::publish(self.disk, kind, self.next_table, self.store)?;
         let table = TableRef { number: self.next_table, bytes };
         self.next_table += 1;
@@ -240,30 +234,6 @@ impl Gathering<'_> {
         Ok(chain)
     }
 
-    fn timers(&mut self, timers: &Timers) -> Result<Chain, CheckpointError> {
-        let mut chain = Chain { covers: timers.covers, tables: Vec::new() };
-        if timers.pending.is_empty() {
-            return Ok(chain);
-        }
-        let (name, identity) = self.begin(Kind::Timers)?;
-        let mut table = TableWriter::create(self.disk, &name, identity)?;
-        table.rows(TIMERS, TIMER_BYTES, TIMER_KEY)?;
-        for timer in &timers.pending {
-            let mut row = timer.due.0.to_be_bytes().to_vec();
-            row.extend_from_slice(&timer.pointer.position.0.to_be_bytes());
-            row.u32(timer.pointer.length);
-            row.u32(timer.head.topic.0);
-            row.u32(timer.head.tag_hash);
-            row.u64(timer.head.group_hash);
-            row.u8(timer.head.priority);
-            row.resize(TIMER_BYTES, 0);
-            table.row(&row)?;
-        }
-        let bytes = table.finish()?;
-        chain.tables.push(self.publish(Kind::Timers, bytes)?);
-        Ok(chain)
-    }
-
     /// Keeps a chain short: neighbours of like size become one, so that each row is written a few times in all.
     fn merge(&mut self, kind: Kind, chain: &mut Chain, catalog: &Catalog) -> Result<(), CheckpointError> {
         let Some(key) = map_key(kind) else { return Ok(()) };
@@ -311,7 +281,7 @@ fn map_key(kind: Kind) -> Option<usize> {
         Kind::Queues => Some(QUEUE_KEY),
         Kind::Progress => Some(KEY_BYTES),
         Kind::Transactions => Some(TRANSACTION_KEY),
-        Kind::Timers | Kind::Index => None,
+        Kind::Timers | Kind::Ledgers | Kind::Index => None,
     }
 }
 

@@ -12,13 +12,14 @@
 mod files;
 mod gather;
 mod restore;
+mod runs;
 
 use std::ops::Range;
 
 use base::{BatchIndex, LogPosition, Term, Timestamp};
 
 pub use files::{ManifestFile, Pair, copy_name, data_name, manifest_name, parse_data_name, parse_manifest_name};
-pub use gather::{CheckpointError, Gathering, Timers};
+pub use gather::{CheckpointError, Gathering};
 pub use restore::{RestoreError, Restored, newest, numbers, read_manifest, restore};
 
 use crate::codec::{Decoder, Encode, Malformed};
@@ -222,6 +223,8 @@ pub enum ManifestError {
     Features { unknown: u32 },
     #[error(transparent)]
     Malformed(#[from] Malformed),
+    #[error("it names runs of timers without their ledgers")]
+    Runs,
 }
 
 #[cfg(test)]

@@ -3,14 +3,15 @@
 use std::io;
 use std::sync::Arc;
 
-use base::{GroupId, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
+use base::{GroupId, LogPosition, QueueIndex, QueueOffset, TopicId};
 
 use super::files::{self, ManifestFile, Pair};
-use super::gather::{CATALOG_KEY, GROUP, NEXT_IDS, QUEUE_KEY, SCHEDULE, TIMER_BYTES, TIMERS, TOPIC, TRANSACTION_KEY};
+use super::gather::{CATALOG_KEY, GROUP, NEXT_IDS, QUEUE_KEY, SCHEDULE, TOPIC, TRANSACTION_KEY};
+use super::runs::open_runs;
 use super::{Manifest, ManifestError};
 use crate::codec::{Decoder, Malformed};
 use crate::disk::Disk;
-use crate::record::{Head, Pointer, ScheduleSpec};
+use crate::record::ScheduleSpec;
 use crate::table::map::Chain;
 use crate::table::{Kind, Table, TableError};
 use crate::timer::TimerCore;
@@ -18,7 +19,7 @@ use crate::view::Views;
 use crate::view::catalog::{Catalog, GroupSpec, TopicSpec};
 use crate::view::progress::rows::{KEY_BYTES, pair_of};
 use crate::view::queue::Kept;
-use crate::view::timers::Timer;
+use crate::view::timers::Bounds;
 
 /// A checkpoint cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -74,11 +75,11 @@ pub fn newest(disk: &dyn Disk) -> io::Result<Option<Manifest>> {
 }
 
 /// Reads the tables that a manifest names.
-pub fn restore(disk: &dyn Disk, manifest: Manifest) -> Result<Restored, RestoreError> {
+pub fn restore(disk: &dyn Disk, manifest: Manifest, bounds: Bounds) -> Result<Restored, RestoreError> {
     let reading = Reading { disk, manifest: &manifest };
     let mut views = Views::default();
     views.hash_key = Some(manifest.hash_key);
-    let mut timer = TimerCore::default();
+    let mut timer = TimerCore::with_bounds(bounds);
     reading.catalog(&mut views)?;
     reading.queues(&views)?;
     reading.progress(&views)?;
@@ -181,35 +182,13 @@ impl Reading<'_> {
     }
 
     fn timers(&self, timer: &mut TimerCore) -> Result<(), RestoreError> {
-        let mut pending = Vec::new();
-        for table in self.tables(Kind::Timers)? {
-            let read = table.section(TIMERS).and_then(|section| {
-                if section.width != TIMER_BYTES {
-                    return Err(table.malformed("its rows have another width"));
-                }
-                table.rows(&section, 0, u64::MAX, &mut |row| {
-                    pending.push(decode_timer(row));
-                    true
-                })
-            });
-            read.map_err(|source| self.table_error(source))?;
+        let chains = [Kind::Timers, Kind::Ledgers].map(|kind| self.manifest.chain(kind));
+        if chains[0].tables.len() != chains[1].tables.len() {
+            let (number, source) = (self.manifest.number, ManifestError::Runs);
+            return Err(RestoreError::Manifest { number, source });
         }
-        timer.restore(pending, self.manifest.chain(Kind::Timers).covers);
+        let runs = open_runs(self.disk, self.manifest).map_err(|source| self.table_error(source))?;
+        timer.restore(runs, chains[0].covers);
         Ok(())
-    }
-}
-
-fn decode_timer(row: &[u8]) -> Timer {
-    let u32_at = |at: usize| u32::from_le_bytes(row[at..at + 4].try_into().expect("four bytes"));
-    let key_at = |at: usize| u64::from_be_bytes(row[at..at + 8].try_into().expect("eight bytes"));
-    Timer {
-        due: Timestamp(key_at(0)),
-        pointer: Pointer { position: LogPosition(key_at(8)), length: u32_at(16) },
-        head: Head {
-            topic: TopicId(u32_at(20)),
-            tag_hash: u32_at(24),
-            group_hash: u64::from_le_bytes(row[28..36].try_into().expect("eight bytes")),
-            priority: row[36],
-        },
     }
 }

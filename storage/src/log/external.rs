@@ -133,7 +133,8 @@ impl Log {
             self.tail.file.sync_data()?;
         }
         // What was made ready was for a segment that may never come, or come otherwise.
-        if let Some(prepared) = self.prepared.lock().take() {
+        let ready = self.prepared.lock().take();
+        if let Some(prepared) = ready {
             self.disk.remove(&prepared.name)?;
         }
         while to < self.tail.first() {

@@ -40,11 +40,14 @@ pub enum Kind {
     Progress = 4,
     Transactions = 5,
     Timers = 6,
+    /// Which timers of a run have ended.
+    Ledgers = 7,
 }
 
 impl Kind {
     pub fn parse(number: u32) -> Option<Self> {
-        let all = [Self::Index, Self::Catalog, Self::Queues, Self::Progress, Self::Transactions, Self::Timers];
+        let all =
+            [Self::Index, Self::Catalog, Self::Queues, Self::Progress, Self::Transactions, Self::Timers, Self::Ledgers];
         all.into_iter().find(|kind| *kind as u32 == number)
     }
 
@@ -56,6 +59,7 @@ impl Kind {
             Self::Progress => "progress",
             Self::Transactions => "transactions",
             Self::Timers => "timers",
+            Self::Ledgers => "ledgers",
         }
     }
 }

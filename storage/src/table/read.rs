@@ -42,7 +42,7 @@ pub struct Section {
 }
 
 impl Section {
-    fn rows_per_block(&self) -> u64 {
+    pub fn rows_per_block(&self) -> u64 {
         (PAYLOAD / self.width) as u64
     }
 
@@ -249,6 +249,24 @@ impl Table {
             if row_key(middle) < key { low = middle + 1 } else { high = middle }
         }
         Ok(first + low)
+    }
+
+    /// The first key of each block of the section, one after the other.
+    pub fn fences(&self, section: &Section) -> Result<Vec<u8>, TableError> {
+        assert!(section.key > 0, "a section with a key has fences");
+        let per_block = (PAYLOAD / section.key) as u64;
+        let mut out = Vec::with_capacity(usize::try_from(section.blocks()).unwrap_or(0) * section.key);
+        let mut block = 0;
+        while block < section.blocks().div_ceil(per_block) {
+            let count = BLOCKS_AT_ONCE.min(section.blocks().div_ceil(per_block) - block);
+            let bytes = self.read(section.fences + block, count)?;
+            for payload in bytes.chunks_exact(PAYLOAD) {
+                let fences = per_block.min(section.blocks() - block * per_block);
+                out.extend_from_slice(&payload[..usize::try_from(fences).expect("small") * section.key]);
+                block += 1;
+            }
+        }
+        Ok(out)
     }
 
     fn fence(&self, section: &Section, block: u64) -> Result<Vec<u8>, TableError> {

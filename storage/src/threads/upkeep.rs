@@ -1,7 +1,6 @@
 //! The upkeep thread: makes room ahead of the writer, seals, takes checkpoints.
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,16 +9,16 @@ use base::{Chance, Clock, LogPosition};
 use parking_lot::{Condvar, Mutex};
 
 use super::TimerInbox;
-use crate::checkpoint::{CheckpointError, Timers};
+use crate::checkpoint::CheckpointError;
 use crate::disk::Disk;
 use crate::inbox::Inbox;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission};
-use crate::upkeep::{Owners, Policy, Retained, RetentionError, Standing, Upkeep as Core};
+use crate::upkeep::{Errand, Owners, Policy, Retained, RetentionError, Standing, Upkeep as Core};
 use crate::writer::Reserve;
 
-/// How often the free space is looked at, and whether something is due.
+/// How often the free space is looked at, and whether something is due; more often when the schedule says so.
 const UPKEEP_EVERY: Duration = Duration::from_millis(500);
 /// How long upkeep leaves alone what failed.
 const RETRY_MS: u64 = 5_000;
@@ -148,18 +147,15 @@ impl Owners for Others {
         }
     }
 
-    fn timers(&mut self) -> Result<Timers, CheckpointError> {
-        let slot: Arc<Slot<Timers>> = Arc::default();
-        self.timer.push(|work| work.asked_for = Some(slot.clone()));
-        Ok(slot.wait())
-    }
-
-    fn is_any_waiting_in(&mut self, range: &Range<LogPosition>) -> Result<bool, CheckpointError> {
-        // What the writer has applied, the timers know afterwards.
-        self.standing()?;
-        let slot: Arc<Slot<bool>> = Arc::default();
-        self.timer.push(|work| work.asked_about = Some((range.clone(), slot.clone())));
-        Ok(slot.wait())
+    fn timers(&mut self, errand: Errand) {
+        let slot: Arc<Slot<()>> = Arc::default();
+        let done = slot.clone();
+        let errand: Errand = Box::new(move |timers| {
+            errand(timers);
+            done.put(());
+        });
+        self.timer.push(|work| work.errands.push(errand));
+        slot.wait();
     }
 
     fn append(&mut self, request: Request) -> Result<Done, CheckpointError> {
@@ -195,13 +191,15 @@ struct Last {
 impl Driver {
     pub fn run(mut self) {
         let mut chance = Chance::from_system();
+        let schedule = self.options.upkeep;
+        let turn = UPKEEP_EVERY.min(schedule.checkpoint_every).min(schedule.retain_every);
         let mut last = Last { at_ms: self.clock.monotonic_ms(), ..Last::default() };
         last.position = self.core.newest().map_or(LogPosition(0), |newest| newest.durable);
         while !self.shared.is_closed() {
             let wanted = {
                 let mut wanted = self.shared.wanted.lock();
                 if wanted.is_none() {
-                    self.shared.bell.wait_for(&mut wanted, UPKEEP_EVERY);
+                    self.shared.bell.wait_for(&mut wanted, turn);
                 }
                 wanted.clone()
             };
@@ -264,7 +262,9 @@ impl Driver {
         }
         let every_ms = millis(checkpoint_every);
         let written = applied.since(last.position.min(applied));
-        let is_due = written >= checkpoint_bytes || (written > 0 && now_ms >= last.at_ms.saturating_add(every_ms));
+        let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
+        let is_due =
+            is_crowded || written >= checkpoint_bytes || (written > 0 && now_ms >= last.at_ms.saturating_add(every_ms));
         if is_due || is_end {
             let began = self.clock.monotonic_ns();
             let bytes = self.core.checkpoint(&mut self.owners, self.clock.now())?.bytes();
@@ -274,6 +274,7 @@ impl Driver {
             last.at_ms = self.clock.monotonic_ms();
             last.position = applied;
         }
+        while !self.shared.is_closed() && self.core.merge_timers(&mut self.owners)? {}
         Ok(())
     }
 

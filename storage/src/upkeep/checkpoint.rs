@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use base::Timestamp;
 
-use super::{Owners, Upkeep};
+use super::{Owners, Upkeep, at_timers};
 use crate::checkpoint::{
     CheckpointError, Gathering, Manifest, ManifestFile, Pair, parse_data_name, parse_manifest_name,
 };
+use crate::view::timers::Installed;
 
 /// Checkpoints that are kept.
 const KEPT: usize = 2;
@@ -17,7 +18,16 @@ impl Upkeep {
     pub fn checkpoint(&mut self, owners: &mut dyn Owners, now: Timestamp) -> Result<&Manifest, CheckpointError> {
         let taken = self.take(owners, now);
         self.is_adrift = taken.is_err();
-        let manifest = taken?;
+        let (manifest, installed) = match taken {
+            Ok(taken) => taken,
+            Err(error) => {
+                at_timers(owners, |timers| timers.timers_mut().snapshot_failed());
+                return Err(error);
+            }
+        };
+        at_timers(owners, |timers| timers.timers_mut().installed(installed)).free();
+        // All runs that are in use are named now.
+        self.unnamed.clear();
         self.queues.clear();
         self.kept.push(manifest);
         if self.kept.len() > KEPT {
@@ -28,9 +38,9 @@ impl Upkeep {
         Ok(self.kept.last().expect("just pushed"))
     }
 
-    fn take(&mut self, owners: &mut dyn Owners, now: Timestamp) -> Result<Manifest, CheckpointError> {
+    fn take(&mut self, owners: &mut dyn Owners, now: Timestamp) -> Result<(Manifest, Installed), CheckpointError> {
         let begun = owners.standing()?.positions.applied;
-        let mut timers = owners.timers()?;
+        let mut timers = at_timers(owners, |timers| timers.snapshot()).expect("checkpoints come one after the other");
         // They were told of everything applied before they were asked.
         timers.covers = timers.covers.max(begun);
         self.queues.extend(std::mem::take(&mut *self.views.purged.lock()));
@@ -42,13 +52,14 @@ impl Upkeep {
             random: &mut || chance.next_u64(),
             next_table: self.next_table,
             before,
+            newest: self.kept.last(),
             since: self.since,
             replay_from: self.sealed_to,
         };
-        let gathered = gathering.gather(&self.views, &self.queues, &timers, &mut || owners.meanwhile());
+        let gathered = gathering.gather(&self.views, &self.queues, timers, &mut || owners.meanwhile());
         // Numbers are not used twice, not even those of tables that came to nothing.
         self.next_table = gathering.next_table + 1;
-        let chains = gathered?;
+        let (chains, installed) = gathered?;
         // K3: what the tables hold beyond `begun` is durable too.
         let standing = owners.standing()?;
         let manifest = Manifest {
@@ -69,7 +80,7 @@ impl Upkeep {
         self.next_number += 1;
         ManifestFile::write(&*self.disk, &manifest)?;
         self.since = begun;
-        Ok(manifest)
+        Ok((manifest, installed))
     }
 
     /// Removes manifests and tables that no kept checkpoint names.
@@ -81,7 +92,7 @@ impl Upkeep {
         for name in names {
             let is_old = match (parse_manifest_name(&name), parse_data_name(&name)) {
                 (Some(number), _) => !kept.contains(&number),
-                (_, Some(number)) => !tables.contains(&number),
+                (_, Some(number)) => !tables.contains(&number) && !self.unnamed.contains(&number),
                 _ => false,
             };
             if is_old {

@@ -6,6 +6,7 @@
 //! U2. Nothing is removed that one of the two kept checkpoints needs.
 
 mod checkpoint;
+mod merge;
 mod retention;
 mod seal;
 
@@ -14,14 +15,16 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
+use parking_lot::Mutex;
 
-use crate::checkpoint::{CheckpointError, Manifest, Timers, parse_data_name, parse_manifest_name};
+use crate::checkpoint::{CheckpointError, Manifest, parse_data_name, parse_manifest_name};
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index;
 use crate::log::{Segments, segment};
 use crate::position::Positions;
 use crate::request::{Done, Request};
+use crate::timer::TimerCore;
 use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
@@ -41,14 +44,26 @@ pub struct Standing {
 pub trait Owners {
     /// Where the log stands when everything that was asked before is applied and durable, and the timers were told.
     fn standing(&mut self) -> Result<Standing, CheckpointError>;
-    /// What waits for its time.
-    fn timers(&mut self) -> Result<Timers, CheckpointError>;
-    /// Whether any body in `range` waits for its time.
-    fn is_any_waiting_in(&mut self, range: &Range<LogPosition>) -> Result<bool, CheckpointError>;
+    /// Does something with the timers, between what their owner does otherwise; returns when it is done.
+    fn timers(&mut self, errand: Errand);
     /// Returns when it is committed.
     fn append(&mut self, request: Request) -> Result<Done, CheckpointError>;
     /// Called between the parts of a longer work: others go on meanwhile.
     fn meanwhile(&mut self) {}
+}
+
+/// Something to be done with the timers. Must be short: timers that are due wait for it.
+pub type Errand = Box<dyn FnOnce(&mut TimerCore) + Send>;
+
+/// Does something with the timers, and gives what came of it.
+pub(crate) fn at_timers<T: Send + 'static>(
+    owners: &mut dyn Owners,
+    errand: impl FnOnce(&mut TimerCore) -> T + Send + 'static,
+) -> T {
+    let slot = Arc::new(Mutex::new(None));
+    let answer = slot.clone();
+    owners.timers(Box::new(move |timers| *answer.lock() = Some(errand(timers))));
+    slot.lock().take().expect("an errand is done when the call returns")
 }
 
 /// What a recovery leaves for upkeep to go on from.
@@ -83,6 +98,8 @@ pub struct Upkeep {
     is_adrift: bool,
     next_number: u64,
     next_table: u64,
+    /// Tables that are in use and that no checkpoint names yet.
+    unnamed: BTreeSet<u64>,
     holes: Vec<Range<LogPosition>>,
     /// Segments that nobody reads any more, and whose files are still there.
     leaving: BTreeSet<LogPosition>,
@@ -109,6 +126,7 @@ impl Upkeep {
                 .max(kept.iter().map(|of| of.next_table).max().unwrap_or(1)),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
             disk,
+            unnamed: BTreeSet::new(),
             holes,
             kept,
         }

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
@@ -40,6 +41,16 @@ impl Default for Policy {
     fn default() -> Self {
         let hours = |hours: u64| Duration::from_secs(hours * 3600);
         Self { time: hours(72), dead_letters: hours(14 * 24), bytes: None, is_size_first: false }
+    }
+}
+
+impl Policy {
+    /// How long messages of a topic are kept.
+    pub fn time_of(&self, topic: &TopicSpec) -> Duration {
+        topic.retention.unwrap_or(match topic.kind {
+            TopicKind::DeadLetter | TopicKind::Retry => self.dead_letters,
+            _ => self.time,
+        })
     }
 }
 
@@ -162,7 +173,8 @@ impl Upkeep {
                 return Ok(Want::Messages);
             }
         }
-        if self.views.transactions.lock().is_any_in(&range) || owners.is_any_waiting_in(&range)? {
+        let is_prepared = self.views.transactions.lock().is_any_in(&range);
+        if is_prepared || is_any_waiting_in(owners, range)? {
             return Ok(Want::Held);
         }
         Ok(Want::Nothing)
@@ -207,7 +219,7 @@ impl Upkeep {
         let range = segment.header.base..segment.header.end();
         for topic in self.pointing_into(&range)?.into_keys() {
             let Some(topic) = catalog.topic_by_id(topic) else { continue };
-            let oldest = Timestamp(asked.now.0.saturating_sub(millis(asked.retention(&topic.spec))));
+            let oldest = Timestamp(asked.now.0.saturating_sub(millis(asked.policy.time_of(&topic.spec))));
             for queue in &topic.queues {
                 let end = below.entry((topic.spec.id, queue.id().queue)).or_default();
                 *end = queue.offset_at(oldest).max(*end);
@@ -254,6 +266,18 @@ impl Upkeep {
     }
 }
 
+/// Whether any body in `range` waits for its time.
+fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Result<bool, CheckpointError> {
+    // What the writer has applied, the timers know afterwards.
+    owners.standing()?;
+    let is_waiting = Arc::new(AtomicBool::new(true));
+    let answer = is_waiting.clone();
+    owners.timers(Box::new(move |core| {
+        answer.store(core.timers().has_pending_in(&range), Ordering::Relaxed);
+    }));
+    Ok(is_waiting.load(Ordering::Relaxed))
+}
+
 /// What is asked about segments.
 struct Asked<'a> {
     policy: &'a Policy,
@@ -264,19 +288,12 @@ struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn retention(&self, topic: &TopicSpec) -> Duration {
-        topic.retention.unwrap_or(match topic.kind {
-            TopicKind::DeadLetter | TopicKind::Retry => self.policy.dead_letters,
-            _ => self.policy.time,
-        })
-    }
-
     /// Whether messages of a topic are, of which the newest became visible at `newest` and lies in the segment at `base`.
     fn is_wanted(&self, catalog: &Catalog, topic: TopicId, newest: Timestamp, base: LogPosition) -> bool {
         let Some(topic) = catalog.topic_by_id(topic) else { return false };
         let is_outlier = matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry);
         let is_too_much = self.is_over || self.limits.get(&topic.spec.id).is_some_and(|within| base < *within);
-        let is_young = newest.0.saturating_add(millis(self.retention(&topic.spec))) > self.now.0;
+        let is_young = newest.0.saturating_add(millis(self.policy.time_of(&topic.spec))) > self.now.0;
         is_young && (is_outlier || !is_too_much)
     }
 }

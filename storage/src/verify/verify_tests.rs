@@ -53,7 +53,7 @@ impl Store {
     fn open(disk: &SimDisk) -> Recovered {
         let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
         let log = LogOptions { segment_bytes: 1 << 20, commit: CommitRule::OnSync };
-        let options = store::Options { log, node: 1, tail_cache_bytes: 0 };
+        let options = store::Options { log, node: 1, tail_cache_bytes: 0, timers: Default::default() };
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let recovered = store::recover(Arc::new(disk.clone()), options, clock, Chance::new(1), metrics);
         recovered.unwrap_or_else(|error| panic!("{error}"))

@@ -69,7 +69,8 @@ impl Story {
     /// What waits: timers by due time, and prepared messages.
     fn waiting(&mut self) -> (Vec<u64>, usize) {
         self.timers.apply(&self.views.take_timer_events());
-        let dues = self.timers.iter().map(|timer| timer.due.0).collect();
+        let timers = self.timers.all().expect("nothing is on the disk");
+        let dues = timers.iter().map(|timer| timer.due.0).collect();
         (dues, self.views.transactions.lock().len())
     }
 

@@ -156,7 +156,8 @@ fn check_ended_once(world: &World, recovered: &Recovered) {
     let transactions = recovered.reader.transactions().lock();
     let prepared = transactions.iter().map(|prepared| prepared.pointer.position);
     let mut waiting = HashSet::new();
-    for origin in recovered.timer.timers().iter().map(|timer| timer.pointer.position).chain(prepared) {
+    let timers = recovered.timer.timers().all().expect("its runs can be read");
+    for origin in timers.iter().map(|timer| timer.pointer.position).chain(prepared) {
         must!(waiting.insert(origin), "what lies at {origin} waits in two places");
         must!(!visible.contains(&origin), "what lies at {origin} is visible, and waits to become so again");
     }

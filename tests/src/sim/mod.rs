@@ -31,10 +31,13 @@ pub struct Tally {
     pub sealed: u64,
     pub checkpoints: u64,
     pub dropped: u64,
+    /// Merges of runs of timers.
+    pub merged: u64,
     pub blows: rot::Blows,
 }
 
-/// Runs one seed; every eighth damages the log instead of crashing, and every eighth an old store's files. With `is_loud` each event is printed.
+/// Runs one seed; instead of crashing, every eighth damages the log, and every eighth the files of an old store. With
+/// `is_loud` each event is printed.
 pub fn run(seed: u64, is_loud: bool) -> Result<Tally, Failure> {
     let result = catch_unwind(AssertUnwindSafe(|| match seed % 8 {
         3 => rot::run(seed, is_loud),

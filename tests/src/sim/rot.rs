@@ -342,7 +342,9 @@ fn mend(recovered: &mut Recovered) {
 
 /// Every table that was used is there twice again, the same in both.
 fn check_pairs(world: &World, restored: Option<&Manifest>) {
-    for (kind, table) in restored.into_iter().flat_map(Manifest::tables) {
+    let mut tables = restored.into_iter().flat_map(Manifest::tables);
+    // Of runs of timers no more is read than is due.
+    while let Some((kind, table)) = tables.find(|(kind, _)| *kind != Kind::Timers) {
         let [data, copy] = pair(kind, table.number).map(|name| world.disk.content(&name));
         must!(data.is_some() && data == copy, "the two halves of {} {} differ", kind.name(), table.number);
     }

@@ -28,7 +28,8 @@ pub struct Snapshot {
     schedules: BTreeMap<String, ScheduleSpec>,
     progress: BTreeMap<(GroupId, TopicId), Progress>,
     transactions: Transactions,
-    timers: Vec<Timer>,
+    /// None: they lie on a disk that has lost its power.
+    timers: Option<Vec<Timer>>,
 }
 
 impl Snapshot {
@@ -53,8 +54,10 @@ impl Snapshot {
         // A pair that was only looked at has progress that says nothing.
         let progress = views.progress.lock();
         let progress = progress.iter().map(|(pair, shared)| (*pair, shared.lock().clone()));
-        let mut timers: Vec<Timer> = timer.timers().iter().copied().collect();
-        timers.sort_unstable_by_key(|timer| (timer.pointer.position, timer.due));
+        let timers = timer.timers().all().ok().map(|mut timers| {
+            timers.sort_unstable_by_key(|timer| (timer.pointer.position, timer.due));
+            timers
+        });
         Self {
             topics,
             groups: catalog.groups().map(|group| (group.id, GroupSpec::clone(group))).collect(),
@@ -68,13 +71,14 @@ impl Snapshot {
 
     /// What differs, named; none when nothing does.
     pub fn difference(&self, other: &Self) -> Option<String> {
+        let is_same = self.timers.is_none() || other.timers.is_none() || self.timers == other.timers;
         let parts = [
             ("topics", self.topics == other.topics),
             ("groups", self.groups == other.groups),
             ("next ids", self.next_ids == other.next_ids),
             ("schedules", self.schedules == other.schedules),
             ("transactions", self.transactions == other.transactions),
-            ("timers", self.timers == other.timers),
+            ("timers", is_same),
         ];
         let mut unequal: Vec<String> =
             parts.iter().filter(|(_, is_equal)| !is_equal).map(|(name, _)| (*name).to_owned()).collect();
@@ -93,7 +97,7 @@ impl Snapshot {
                 unequal.push(format!("{at:?}"));
             }
         }
-        if self.timers != other.timers {
+        if !is_same {
             unequal.push(format!("{:?} / {:?}", self.timers, other.timers));
         }
         (!unequal.is_empty()).then(|| unequal.join("; "))

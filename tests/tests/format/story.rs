@@ -27,6 +27,7 @@ pub const OPTIONS: store::Options = store::Options {
     log: LogOptions { segment_bytes: 64 << 10, commit: CommitRule::OnSync },
     node: 9,
     tail_cache_bytes: 0,
+    timers: storage::view::timers::DEFAULT_BOUNDS,
 };
 
 struct Silent;

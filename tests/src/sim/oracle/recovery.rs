@@ -32,8 +32,13 @@ impl Oracle {
                 );
             }
         }
-        let timers: HashMap<LogPosition, _> =
-            timer.timers().iter().map(|timer| (timer.pointer.position, *timer)).collect();
+        let timers: HashMap<LogPosition, _> = timer
+            .timers()
+            .all()
+            .expect("its runs can be read")
+            .into_iter()
+            .map(|timer| (timer.pointer.position, timer))
+            .collect();
         for timer in timers.values() {
             if let Some(id) = self.identify(reader, timer.pointer) {
                 self.found(id, timer.pointer);

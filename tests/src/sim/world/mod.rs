@@ -27,6 +27,7 @@ use storage::request::{Answer, Change, ReplySink, Request};
 use storage::store::{self, Reader};
 use storage::timer::TimerCore;
 use storage::upkeep::Upkeep;
+use storage::view::timers::Bounds;
 use storage::view::transactions::Outcome;
 use storage::writer::Writer;
 
@@ -171,12 +172,14 @@ impl World {
         let disk = if chance.one_in(2) { disk.without_device_reads() } else { disk };
         let segment_bytes = *chance.pick(&[64, 96, 256]) << 10;
         let log = LogOptions { segment_bytes, commit: CommitRule::OnSync };
+        // Small, so that a few timers fill the wheel, and a few runs are merged.
+        let timers = Bounds { wheel: *chance.pick(&[4, 16, 1000]), young: 1000, merged: *chance.pick(&[2, 3, 10]) };
         let tail_cache_bytes = *chance.pick(&[0, 16 << 10, 1 << 20]);
         Self {
             chance,
             clock: Arc::new(ManualClock::at(Timestamp(START))),
             disk,
-            options: store::Options { log, node: 1, tail_cache_bytes },
+            options: store::Options { log, node: 1, tail_cache_bytes, timers },
             running: None,
             oracle: Oracle::default(),
             presence: Presence::default(),

@@ -1,14 +1,13 @@
 //! Upkeep between, and in the midst of, everything else.
 
-use std::ops::Range;
 use std::time::Duration;
 
 use base::{Clock, LogPosition, QueueIndex, QueueOffset, TopicId};
-use storage::checkpoint::{self, CheckpointError, Timers};
+use storage::checkpoint::{self, CheckpointError};
 use storage::index;
 use storage::record::Fact;
 use storage::request::{Change, Done, Request};
-use storage::upkeep::{Owners, Policy, Standing, Upkeep};
+use storage::upkeep::{Errand, Owners, Policy, Standing, Upkeep};
 use storage::view::catalog::TopicKind;
 
 use super::super::oracle::{Operation, must};
@@ -28,14 +27,8 @@ impl Owners for Others<'_> {
         Ok(self.world.run().writer.standing())
     }
 
-    fn timers(&mut self) -> Result<Timers, CheckpointError> {
-        let timer = &self.world.run().timer;
-        Ok(Timers { pending: timer.pending(), covers: timer.covers() })
-    }
-
-    fn is_any_waiting_in(&mut self, range: &Range<LogPosition>) -> Result<bool, CheckpointError> {
-        self.meanwhile();
-        Ok(self.world.run().timer.timers().is_any_in(range))
+    fn timers(&mut self, errand: Errand) {
+        errand(&mut self.world.run().timer);
     }
 
     fn append(&mut self, request: Request) -> Result<Done, CheckpointError> {
@@ -74,7 +67,7 @@ impl World {
     pub fn upkeep(&mut self) {
         let Some(mut upkeep) = self.run().upkeep.take() else { return };
         let applied = self.run().writer.log().positions().applied;
-        match self.chance.below(6) {
+        match self.chance.below(7) {
             0..=1 => {
                 let policy = Policy { time: RETENTION, ..Policy::default() };
                 let now = self.clock.now();
@@ -83,6 +76,11 @@ impl World {
                 self.tally.dropped += retained.map_or(0, |retained| retained.dropped);
             }
             2 => drop(self.seal(&mut upkeep, applied)),
+            3 => {
+                let merged = upkeep.merge_timers(&mut Others { world: self });
+                say!(self, "merge of timers: {merged:?}");
+                self.tally.merged += u64::from(matches!(merged, Ok(true)));
+            }
             _ => {
                 while !self.disk.is_crashed() && self.chance.below(4) > 0 {
                     self.seal(&mut upkeep, applied);

@@ -1,0 +1,87 @@
+//! Runs of timers in checkpoints: what was young becomes one, and each has a ledger that says which of its rows have ended.
+//!
+//! A manifest names runs and ledgers in the same order: the ledger of a run is the one in its place.
+
+use super::files::Pair;
+use super::gather::{CheckpointError, Gathering};
+use super::{Chain, Manifest, TableRef};
+use crate::disk::Disk;
+use crate::table::{Kind, TableError, TableWriter};
+use crate::view::timers::{Installed, Ledger, MergeError, Plan, Run, RunFile, RunState, Snapshot};
+
+impl Gathering<'_> {
+    /// The chains of runs and of ledgers, and what the timers are to be told once the checkpoint is durable.
+    pub(super) fn timers(&mut self, timers: Snapshot) -> Result<(Chain, Chain, Installed), CheckpointError> {
+        let Snapshot { covers, young, runs: states } = timers;
+        let mut runs = Chain { covers, tables: Vec::new() };
+        let mut ledgers = runs.clone();
+        for state in &states {
+            ledgers.tables.push(self.ledger_of(state)?);
+            runs.tables.push(TableRef { number: state.number, bytes: state.bytes });
+        }
+        let durable = states.iter().map(|state| (state.number, state.version)).collect();
+        let mut installed = Installed { run: None, durable };
+        if let Some(young) = young {
+            let (name, identity) = self.begin(Kind::Timers)?;
+            let mut table = TableWriter::create(self.disk, &name, identity)?;
+            let written = young.write(&mut table)?;
+            let bytes = table.finish()?;
+            let table = self.publish(Kind::Timers, bytes)?;
+            ledgers.tables.push(self.ledger(&written.ledger)?);
+            runs.tables.push(table);
+            let run = open_run(self.disk, table.number, self.store, written.ledger.clone())?;
+            installed.run = Some((run, written));
+        }
+        Ok((runs, ledgers, installed))
+    }
+
+    fn ledger_of(&mut self, state: &RunState) -> Result<TableRef, CheckpointError> {
+        let known = || self.newest.and_then(|newest| ledger_in(newest, state.number));
+        match &state.ledger {
+            Some(ledger) => self.ledger(ledger),
+            None => Ok(known().expect("a ledger that did not change is in the newest checkpoint")),
+        }
+    }
+
+    fn ledger(&mut self, ledger: &Ledger) -> Result<TableRef, CheckpointError> {
+        let (name, identity) = self.begin(Kind::Ledgers)?;
+        let mut table = TableWriter::create(self.disk, &name, identity)?;
+        ledger.write(&mut table)?;
+        let bytes = table.finish()?;
+        self.publish(Kind::Ledgers, bytes)
+    }
+
+    /// Writes a merged run, durable when this returns.
+    pub fn merge_runs(&mut self, plan: &mut Plan) -> Result<Run, MergeError> {
+        let (name, identity) = self.begin(Kind::Timers)?;
+        let mut table = TableWriter::create(self.disk, &name, identity)?;
+        let ledger = plan.write(&mut table)?;
+        table.finish()?;
+        let number = self.next_table;
+        self.next_table += 1;
+        Pair::publish(self.disk, Kind::Timers, number, self.store)?;
+        self.disk.sync_directory()?;
+        Ok(open_run(self.disk, number, self.store, ledger)?)
+    }
+}
+
+fn ledger_in(manifest: &Manifest, run: u64) -> Option<TableRef> {
+    let runs = manifest.chain(Kind::Timers);
+    let place = runs.tables.iter().position(|table| table.number == run)?;
+    manifest.chain(Kind::Ledgers).tables.get(place).copied()
+}
+
+fn open_run(disk: &dyn Disk, number: u64, store: [u8; 16], ledger: Ledger) -> Result<Run, TableError> {
+    let (table, copy) = Pair::open_unread(disk, Kind::Timers, number, store)?;
+    Run::open(number, RunFile::open(table, copy)?, ledger)
+}
+
+/// The runs that a manifest names. Their ledgers are read whole, of the runs themselves no row.
+pub(super) fn open_runs(disk: &dyn Disk, manifest: &Manifest) -> Result<Vec<Run>, TableError> {
+    let (runs, ledgers) = (manifest.chain(Kind::Timers), manifest.chain(Kind::Ledgers));
+    let open = |(run, ledger): (&TableRef, &TableRef)| {
+        let table = Pair::open(disk, Kind::Ledgers, ledger.number, manifest.store)?;
+        open_run(disk, run.number, manifest.store, Ledger::read(&table)?)
+    };
+    runs.tables.iter().zip(&ledgers.tables).map(open).collect()
+}

@@ -1,0 +1,169 @@
+//! Merges: ten neighbouring runs become one, without what has ended.
+//!
+//! G1. The runs that are merged are in use until the new one takes their place; what ends meanwhile is told by key.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+
+use base::TopicId;
+use hashbrown::HashSet;
+
+use super::Timers;
+use super::counts::Counts;
+use super::ledger::Ledger;
+use super::row::{Key, Row};
+use super::run::{Run, RunFile, all_pending};
+use crate::table::{TableError, TableWriter};
+
+/// Runs of one level that are merged at once.
+pub const MERGED_RUNS: usize = 10;
+/// More than this is not brought together: what is said of a run's rows is written whole.
+const MERGED_ROWS_MAX: u64 = 16 << 20;
+/// A run of so many rows is written anew for itself when few of them are left; a smaller one only to find out where the
+/// bodies of dropped topics lay.
+const REWRITTEN_ROWS_MIN: u32 = 1 << 16;
+/// Rows of one input that are read at a time.
+const ROWS_AT_ONCE: u32 = 8 * 127;
+
+/// What is to be merged.
+#[derive(Debug)]
+pub struct Plan {
+    inputs: Vec<Input>,
+    level: u32,
+}
+
+#[derive(Debug)]
+struct Input {
+    number: u64,
+    file: RunFile,
+    ledger: Ledger,
+    next: u32,
+    ahead: VecDeque<Row>,
+}
+
+/// A merge came to nothing; the runs are as they were.
+#[derive(Debug, thiserror::Error)]
+pub enum MergeError {
+    #[error("writing the merged run failed: {0}")]
+    Write(#[from] io::Error),
+    #[error("the merged run cannot be read: {0}")]
+    Reread(#[from] TableError),
+    #[error("run {number} cannot be read: {source}")]
+    Read { number: u64, source: TableError },
+}
+
+impl Plan {
+    /// Numbers of the runs that are merged.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.inputs.iter().map(|input| input.number).collect()
+    }
+
+    /// Writes the rows that were pending when the plan was made.
+    pub fn write(&mut self, table: &mut TableWriter) -> Result<Ledger, MergeError> {
+        let mut counts = Counts::default();
+        let mut rows = 0;
+        RunFile::begin(table)?;
+        let mut heap = BinaryHeap::new();
+        for (index, input) in self.inputs.iter_mut().enumerate() {
+            heap.extend(input.peek()?.map(|key| Reverse((key, index))));
+        }
+        while let Some(Reverse((_, index))) = heap.pop() {
+            let input = &mut self.inputs[index];
+            let row = input.ahead.pop_front().expect("was peeked at");
+            table.row(&row.to_bytes())?;
+            counts.add(&row);
+            rows += 1;
+            heap.extend(input.peek()?.map(|key| Reverse((key, index))));
+        }
+        Ok(all_pending(rows, counts, self.level))
+    }
+}
+
+impl Input {
+    fn peek(&mut self) -> Result<Option<Key>, MergeError> {
+        while self.ahead.is_empty() {
+            let Some(first) = self.ledger.ended.first_clear(self.next, self.ledger.rows) else { return Ok(None) };
+            self.next = (first + ROWS_AT_ONCE).min(self.ledger.rows);
+            let read = self.file.read(first, self.next);
+            let rows = read.map_err(|source| MergeError::Read { number: self.number, source })?;
+            let (ended, ledger) = (&self.ledger.ended, &self.ledger);
+            let is_pending = |row: &Row, number| {
+                !ended.contains(number) && !ledger.dropped.contains(&row.topic) && !ledger.unnoted.contains(&row.key)
+            };
+            self.ahead.extend(rows.into_iter().zip(first..).filter(|(row, n)| is_pending(row, *n)).map(|(row, _)| row));
+        }
+        Ok(self.ahead.front().map(|row| row.key))
+    }
+}
+
+impl Timers {
+    /// Ten neighbouring runs of one level, when there are, or one of which little is left. They are in use until [`Timers::merged`].
+    pub fn plan_merge(&mut self) -> Option<Plan> {
+        if self.runs.iter().any(|run| run.ended_in_merge.is_some()) {
+            return None;
+        }
+        let is_due = |runs: &[Run]| {
+            let level = runs[0].ledger.level;
+            let total: u64 = runs.iter().map(|run| run.counts().total).sum();
+            total <= MERGED_ROWS_MAX
+                && runs.iter().all(|run| run.ledger.level == level && !run.is_damaged && run.unreadable.is_empty())
+        };
+        let is_worn = |run: &Run| {
+            let Ledger { rows, dropped, counts, .. } = &run.ledger;
+            let is_rewritten = *rows >= REWRITTEN_ROWS_MIN || !dropped.is_empty();
+            is_rewritten && counts.total * 4 < u64::from(*rows) && !run.is_damaged && run.unreadable.is_empty()
+        };
+        let neighbours = self.runs.windows(self.bounds.merged).position(is_due);
+        let count = if neighbours.is_some() { self.bounds.merged } else { 1 };
+        let first = neighbours.or_else(|| self.runs.iter().position(is_worn))?;
+        self.resolve_strays();
+        let runs = &mut self.runs[first..first + count];
+        let inputs = runs.iter_mut().map(|run| {
+            run.ended_in_merge = Some(Vec::new());
+            let (number, file, ledger) = (run.number, run.file.clone(), run.ledger.clone());
+            Input { number, file, ledger, next: 0, ahead: VecDeque::new() }
+        });
+        let inputs: Vec<_> = inputs.collect();
+        Some(Plan { level: inputs[0].ledger.level + u32::from(count > 1), inputs })
+    }
+
+    /// What ended since the last call in the runs that are being merged. Whoever writes the new run notes it there, so
+    /// that little is left for [`Timers::merged`].
+    pub fn take_ended_in_merge(&mut self) -> Vec<Key> {
+        self.runs.iter_mut().filter_map(|run| run.ended_in_merge.as_mut()).flat_map(std::mem::take).collect()
+    }
+
+    /// The merge came to nothing.
+    pub fn merge_failed(&mut self, error: &MergeError) {
+        for run in &mut self.runs {
+            run.ended_in_merge = None;
+            if let MergeError::Read { number, .. } = error {
+                // Merged it would be without the rows that cannot be read.
+                run.is_damaged |= run.number == *number;
+            }
+        }
+    }
+
+    /// The merged run is durable and takes the place of those that it was made of. The next checkpoint names it.
+    pub fn merged(&mut self, mut run: Run) {
+        let keys = self.take_ended_in_merge();
+        let first = self.runs.iter().position(|run| run.ended_in_merge.is_some()).expect("a merge is under way");
+        let mut dropped: HashSet<TopicId> = HashSet::new();
+        self.runs.retain(|run| {
+            let is_merged = run.ended_in_merge.is_some();
+            if is_merged {
+                dropped.extend(&run.ledger.dropped);
+            }
+            !is_merged
+        });
+        run.source = self.new_source();
+        for key in keys {
+            run.end_or_note(key);
+        }
+        for topic in dropped {
+            run.drop_topic(topic);
+        }
+        self.runs.insert(first, run);
+    }
+}
