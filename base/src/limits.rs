@@ -10,6 +10,13 @@ pub const DERIVED_TOPIC_NAME_BYTES_MAX: usize = 255;
 pub const GROUP_NAME_BYTES_MAX: usize = 120;
 /// Queues of one topic.
 pub const TOPIC_QUEUES_MAX: u16 = 1024;
+/// A shorter retention of a topic is a slip of the pen, and would take everything.
+pub const RETENTION_MS_MIN: u64 = 1_000;
+/// As far as a message may be scheduled.
+pub const RETENTION_MS_MAX: u64 = DELAY_MS_MAX;
+/// Bytes of a topic that are kept at least, when they are limited.
+pub const RETENTION_BYTES_MIN: u64 = 1 << 20;
+pub const RETENTION_BYTES_MAX: u64 = 1 << 60;
 /// Topics of one store: ids are never reused, so this bounds the catalog.
 pub const TOPICS_MAX: usize = 100_000;
 /// Groups of one store.

@@ -28,6 +28,30 @@ pub struct NewTopic {
     pub name: String,
     pub topic_type: TopicType,
     pub queues: u16,
+    /// How long messages are kept; none = as the server's default says.
+    pub retention: Option<Duration>,
+    /// How many bytes of messages are kept.
+    pub retention_bytes: Option<u64>,
+}
+
+/// Settings of a topic to change; what is none stays as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TopicChanges {
+    /// Only more than there are, and not where messages are kept in order.
+    pub queues: Option<u16>,
+    /// `Some(None)`: as the server's default says.
+    pub retention: Option<Option<Duration>>,
+    /// `Some(None)`: no limit.
+    pub retention_bytes: Option<Option<u64>>,
+}
+
+/// How long messages of a topic are kept, counted from when they became visible, and how many bytes of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    pub time: Duration,
+    /// The topic says nothing itself.
+    pub is_time_default: bool,
+    pub bytes: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +62,7 @@ pub struct TopicDescription {
     pub queues: Vec<QueueDescription>,
     pub timers_pending: u64,
     pub transactions_prepared: u64,
+    pub retention: Retention,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

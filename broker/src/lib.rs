@@ -23,6 +23,7 @@ mod send;
 pub mod server;
 mod shared;
 pub mod subscription;
+mod topics;
 mod validate;
 
 pub use broker::{Broker, Check};

@@ -1,4 +1,4 @@
-//! What operators do: topics, groups, looking at messages. And what the broker does for itself now and then.
+//! What operators do: groups, looking at topics and messages. And what the broker does for itself now and then.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +56,7 @@ impl Shared {
         self.config.topics.auto_create && !name.is_derived()
     }
 
-    fn describe_topic(&self, topic: &Topic) -> TopicDescription {
+    pub fn describe_topic(&self, topic: &Topic) -> TopicDescription {
         let transactions = self.store.reader().transactions().lock();
         let prepared = transactions.iter().filter(|prepared| prepared.head.topic == topic.spec.id).count();
         TopicDescription {
@@ -66,6 +66,7 @@ impl Shared {
             queues: queues_of(topic).collect(),
             timers_pending: self.store.timers_pending(topic.spec.id),
             transactions_prepared: prepared as u64,
+            retention: self.describe_retention(&topic.spec),
         }
     }
 
@@ -149,7 +150,7 @@ impl Shared {
         backlog
     }
 
-    fn topic_to_operate(&self, name: &str) -> Result<Arc<Topic>, AdminRefusal> {
+    pub fn topic_to_operate(&self, name: &str) -> Result<Arc<Topic>, AdminRefusal> {
         let name = TopicName::parse(name).map_err(AdminRefusal::IllegalName)?;
         self.topic(&name).ok_or(AdminRefusal::TopicNotFound(name))
     }
@@ -169,45 +170,6 @@ pub struct Backlog {
 }
 
 impl Broker {
-    pub async fn create_topic(&self, new: NewTopic) -> Result<(Created, TopicDescription), AdminRefusal> {
-        let name = TopicName::parse(&new.name).map_err(AdminRefusal::IllegalName)?;
-        if name.is_derived() {
-            let problem = "starts with %DLQ% or %RETRY%: such topics are made by the server";
-            return Err(AdminRefusal::IllegalValue { field: "name", problem });
-        }
-        if !(1..=TOPIC_QUEUES_MAX).contains(&new.queues) {
-            let (value, max) = (new.queues.into(), TOPIC_QUEUES_MAX.into());
-            return Err(AdminRefusal::OutOfRange { field: "queues", value, min: 1, max });
-        }
-        let kind = match new.topic_type {
-            TopicType::Normal => TopicKind::Normal,
-            TopicType::Fifo => TopicKind::Fifo,
-            TopicType::Delay => TopicKind::Delay,
-            TopicType::Transaction => TopicKind::Transaction,
-            TopicType::Lite => TopicKind::Lite,
-            TopicType::Priority => TopicKind::Priority,
-            TopicType::Mixed => TopicKind::Mixed,
-        };
-        let created = self.shared().create_topic(name.clone(), kind, new.queues).await;
-        let (spec, is_new) = created.map_err(|error| AdminRefusal::Refused(store_refusal(&error)))?;
-        let differs = |field, existing: String, asked: String| AdminRefusal::ExistsWithOtherSettings {
-            what: "topic",
-            name: name.to_string(),
-            field,
-            existing,
-            asked,
-        };
-        if spec.kind != kind {
-            let existing = format!("{:?}", topic_type(spec.kind)).to_lowercase();
-            return Err(differs("type", existing, format!("{:?}", new.topic_type).to_lowercase()));
-        }
-        if spec.queues != new.queues {
-            return Err(differs("number of queues", spec.queues.to_string(), new.queues.to_string()));
-        }
-        let description = self.describe_topic(name.as_str())?;
-        Ok((if is_new { Created::New } else { Created::Already }, description))
-    }
-
     /// By name.
     pub fn topics(&self) -> Vec<TopicDescription> {
         let catalog = self.shared().store.reader().catalog();
@@ -355,7 +317,7 @@ fn queues_of(topic: &Topic) -> impl Iterator<Item = QueueDescription> + '_ {
     })
 }
 
-fn topic_type(kind: TopicKind) -> TopicType {
+pub fn topic_type(kind: TopicKind) -> TopicType {
     match kind {
         TopicKind::Normal | TopicKind::DeadLetter | TopicKind::Retry => TopicType::Normal,
         TopicKind::Fifo => TopicType::Fifo,

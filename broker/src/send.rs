@@ -83,8 +83,10 @@ impl Shared {
         let kind = validate::topic_kind_for(message_type);
         match kind.filter(|_| self.may_create(name)) {
             Some(kind) => {
-                let (spec, is_new) =
-                    self.create_topic(name.clone(), kind, AUTO_QUEUES).await.map_err(|error| store_refusal(&error))?;
+                let (spec, is_new) = self
+                    .create_topic(self.new_topic(name.clone(), kind, AUTO_QUEUES))
+                    .await
+                    .map_err(|error| store_refusal(&error))?;
                 if is_new {
                     tracing::info!(topic = %name, ?kind, "created by its first message");
                 }

@@ -12,10 +12,11 @@ use storage::disk::real::{DirectoryError, RealDisk};
 use storage::log::recovery::Report;
 use storage::log::{CommitRule, LogOptions};
 use storage::store::{self, OpenError};
-use storage::threads::{self, ReserveRule, Store};
+use storage::threads::{self, ReserveRule, Schedule, Store};
+use storage::upkeep::Policy;
 
 use crate::Broker;
-use crate::config::{Config, Flush};
+use crate::config::{self, Config, Flush};
 use crate::gateways::{self, Gateways};
 use crate::runtime::Runtime;
 
@@ -127,10 +128,30 @@ fn open_store(
         read_threads: config.storage.read_threads,
         behind_bytes_per_second: Some(config.storage.behind_read_rate.0).filter(|rate| *rate > 0),
         reserve,
-        upkeep: threads::Schedule::default(),
+        upkeep: schedule(&config.storage),
     };
     let store = Store::start(recovered, disk, clock.clone(), metrics, options).map_err(StartError::Threads)?;
     Ok((store, report))
+}
+
+/// When upkeep does what it does.
+fn schedule(storage: &config::Storage) -> Schedule {
+    Schedule {
+        checkpoint_every: storage.checkpoint_every,
+        checkpoint_bytes: storage.checkpoint_bytes.0,
+        retain_every: storage.retain_every,
+        retention: policy(storage),
+    }
+}
+
+/// How long messages are kept.
+pub fn policy(storage: &config::Storage) -> Policy {
+    Policy {
+        time: storage.retention,
+        dead_letters: storage.dead_letter_retention,
+        bytes: storage.retention_size.map(|size| size.0),
+        is_size_first: storage.retention_size_first,
+    }
 }
 
 /// Every series carries who it is from, as RocketMQ's do.
@@ -155,5 +176,36 @@ pub fn parse_reserve(text: &str) -> Result<ReserveRule, StartError> {
             share.map(ReserveRule::Percent).ok_or_else(bad)
         }
         None => text.parse::<base::ByteSize>().map(|size| ReserveRule::Bytes(size.0)).map_err(|_| bad()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::ByteSize;
+
+    use super::*;
+
+    #[test]
+    fn upkeep_does_what_the_settings_say() {
+        assert_eq!(schedule(&config::Storage::default()), Schedule::default());
+        let storage = config::Storage {
+            checkpoint_every: Duration::from_millis(10),
+            checkpoint_bytes: ByteSize(1 << 20),
+            retention: Duration::from_secs(1),
+            retention_size: Some(ByteSize(1 << 30)),
+            retention_size_first: true,
+            dead_letter_retention: Duration::from_secs(2),
+            retain_every: Duration::from_millis(20),
+            ..config::Storage::default()
+        };
+        let retention = Policy {
+            time: Duration::from_secs(1),
+            dead_letters: Duration::from_secs(2),
+            bytes: Some(1 << 30),
+            is_size_first: true,
+        };
+        let (every, again) = (Duration::from_millis(10), Duration::from_millis(20));
+        let expected = Schedule { checkpoint_every: every, checkpoint_bytes: 1 << 20, retain_every: again, retention };
+        assert_eq!(schedule(&storage), expected);
     }
 }

@@ -83,23 +83,21 @@ impl Shared {
         self.store.reader().catalog().group(name).cloned()
     }
 
-    pub async fn create_topic(
-        &self,
-        name: TopicName,
-        kind: TopicKind,
-        queues: u16,
-    ) -> Result<(TopicSpec, bool), AppendError> {
-        let created_at = self.clock.now();
-        let spec = TopicSpec {
+    /// A topic that is not there yet, kept as the defaults say.
+    pub fn new_topic(&self, name: TopicName, kind: TopicKind, queues: u16) -> TopicSpec {
+        TopicSpec {
             id: TopicId(0),
             name,
             kind,
             queues,
-            created_at,
+            created_at: self.clock.now(),
             is_dropped: false,
             retention: None,
             retention_bytes: None,
-        };
+        }
+    }
+
+    pub async fn create_topic(&self, spec: TopicSpec) -> Result<(TopicSpec, bool), AppendError> {
         match self.submit(Lane::Request, Request::CreateTopic(spec)).await? {
             Done::Topic { spec, is_new } => Ok((spec, is_new)),
             other => unreachable!("a topic was asked for, not {other:?}"),
@@ -119,7 +117,7 @@ impl Shared {
         if let Some(topic) = self.topic(&name) {
             return Ok(topic.spec.id);
         }
-        self.create_topic(name, TopicKind::DeadLetter, 1).await.map(|(spec, _)| spec.id)
+        self.create_topic(self.new_topic(name, TopicKind::DeadLetter, 1)).await.map(|(spec, _)| spec.id)
     }
 }
 
@@ -140,7 +138,7 @@ pub fn store_refusal(error: &AppendError) -> Refusal {
     match error {
         AppendError::InboxFull { what, .. } => Refusal::Overloaded { limit: what },
         AppendError::TooLarge { size, max } => Refusal::FieldTooLarge { field: "request", size: *size, max: *max },
-        AppendError::TopicGone(_) | AppendError::GroupGone(_) => Refusal::Gone,
+        AppendError::TopicGone(_) | AppendError::GroupGone(_) | AppendError::QueuesStay { .. } => Refusal::Gone,
         AppendError::DiskFull { free, reserve } => Refusal::DiskFull { free: *free, reserve: *reserve },
         AppendError::Overtaken { .. } => Refusal::Overloaded { limit: "changes of progress at a time" },
         AppendError::CatalogFull { what, .. } => Refusal::Overloaded { limit: what },

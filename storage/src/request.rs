@@ -1,6 +1,7 @@
 //! What the writer is asked for, and what it answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{GroupId, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 use smallvec::SmallVec;
@@ -68,6 +69,8 @@ pub enum Request {
     Changes(SmallVec<[Change; 1]>),
     /// Creates a topic under this name; its id is the writer's to give, `spec.id` is ignored.
     CreateTopic(TopicSpec),
+    /// Answered with the topic as it is then.
+    ChangeTopic(TopicId, TopicChange),
     DropTopic(TopicId),
     CreateGroup(GroupSpec),
     DropGroup(GroupId),
@@ -81,6 +84,17 @@ pub enum Request {
     Standing,
 }
 
+/// What of a topic changes; what is none stays.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TopicChange {
+    /// More than there are, and not where messages are kept in order: their queue follows from the number of queues.
+    pub queues: Option<u16>,
+    /// `Some(None)`: as the store's default says.
+    pub retention: Option<Option<Duration>>,
+    /// `Some(None)`: no limit.
+    pub retention_bytes: Option<Option<u64>>,
+}
+
 impl Request {
     pub fn one(change: Change) -> Self {
         Self::Changes(SmallVec::from_buf([change]))
@@ -90,7 +104,8 @@ impl Request {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Changes(changes) => changes.iter().map(Change::bytes).sum::<usize>() + 64,
-            Self::CreateTopic(_) | Self::CreateGroup(_) | Self::DropTopic(_) | Self::DropGroup(_) => 512,
+            Self::CreateTopic(_) | Self::ChangeTopic(..) | Self::DropTopic(_) => 512,
+            Self::CreateGroup(_) | Self::DropGroup(_) => 512,
             Self::EndTransaction { .. } => 128,
             Self::Barrier | Self::Standing => 0,
         }
@@ -157,6 +172,8 @@ pub enum AppendError {
     TooLarge { size: usize, max: usize },
     #[error("topic {0} does not exist any more")]
     TopicGone(TopicId),
+    #[error("topic {topic} has {queues} queues and cannot have {asked}")]
+    QueuesStay { topic: TopicId, queues: u16, asked: u16 },
     #[error("group {0} does not exist any more")]
     GroupGone(GroupId),
     #[error("{free} bytes are free on the disk, {reserve} are kept in reserve")]
@@ -187,6 +204,7 @@ impl AppendError {
         match self {
             Self::InboxFull { .. } | Self::DiskFull { .. } | Self::TimerUnreadable(_) => true,
             Self::TooLarge { .. } | Self::TopicGone(_) | Self::GroupGone(_) | Self::CatalogFull { .. } => false,
+            Self::QueuesStay { .. } => false,
             // What the batch says was decided on what holds no more.
             Self::Overtaken { .. } => false,
             Self::TransactionUnknown | Self::TransactionEndedAs(_) | Self::TimerUnknown => false,

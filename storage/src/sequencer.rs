@@ -15,7 +15,7 @@ use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use crate::record::{Fact, Head, Pending, Pointer, Record, Why};
-use crate::request::AppendError;
+use crate::request::{AppendError, TopicChange};
 use crate::view::catalog::{Catalog, GroupSpec, TopicKind, TopicSpec};
 use crate::view::transactions::{Outcome, Transactions};
 
@@ -36,6 +36,7 @@ pub struct Sequencer {
     /// Decided in this group, not committed yet.
     deciding: HashMap<LogPosition, Outcome>,
     new_topics: HashMap<TopicName, TopicSpec>,
+    changed_topics: HashMap<TopicId, TopicSpec>,
     new_groups: HashMap<GroupName, GroupSpec>,
     dropped_topics: HashSet<TopicId>,
     dropped_groups: HashSet<GroupId>,
@@ -51,6 +52,7 @@ impl Sequencer {
             tails: HashMap::new(),
             deciding: HashMap::new(),
             new_topics: HashMap::new(),
+            changed_topics: HashMap::new(),
             new_groups: HashMap::new(),
             dropped_topics: HashSet::new(),
             dropped_groups: HashSet::new(),
@@ -65,6 +67,7 @@ impl Sequencer {
         }
         self.deciding.clear();
         self.new_topics.clear();
+        self.changed_topics.clear();
         self.new_groups.clear();
         self.dropped_groups.clear();
         self.operations.clear();
@@ -138,6 +141,7 @@ impl Sequencer {
         // One that was dropped in this group may have been made anew in it.
         let stored = catalog.topic(&spec.name).map(|topic| &topic.spec);
         let stored = stored.filter(|stored| !self.dropped_topics.contains(&stored.id));
+        let stored = stored.map(|stored| self.changed_topics.get(&stored.id).unwrap_or(stored));
         if let Some(existing) = stored.or_else(|| self.new_topics.get(&spec.name)) {
             return Ok((existing.clone(), None));
         }
@@ -147,6 +151,35 @@ impl Sequencer {
         }
         spec.id = TopicId(next);
         self.new_topics.insert(spec.name.clone(), spec.clone());
+        Ok((spec.clone(), Some(Record::Topic(spec))))
+    }
+
+    /// The topic as it will be, and the record that makes it so; none when it is so already.
+    pub fn change_topic(
+        &mut self,
+        id: TopicId,
+        change: TopicChange,
+    ) -> Result<(TopicSpec, Option<Record>), AppendError> {
+        self.check_topic(id)?;
+        let catalog = self.catalog.load();
+        let stored = catalog.topic_by_id(id).ok_or(AppendError::TopicGone(id))?;
+        let before = self.changed_topics.get(&id).unwrap_or(&stored.spec);
+        let queues = change.queues.unwrap_or(before.queues);
+        if queues < before.queues || (queues > before.queues && before.kind.has_fixed_queues()) {
+            return Err(AppendError::QueuesStay { topic: id, queues: before.queues, asked: queues });
+        }
+        let spec = TopicSpec {
+            queues,
+            retention: change.retention.unwrap_or(before.retention),
+            retention_bytes: change.retention_bytes.unwrap_or(before.retention_bytes),
+            ..before.clone()
+        };
+        if spec == *before {
+            return Ok((spec, None));
+        }
+        // What follows in this group may go to the new queues: the record that makes them is before it.
+        self.tail(id)?.next.resize(usize::from(queues), QueueOffset(0));
+        self.changed_topics.insert(id, spec.clone());
         Ok((spec.clone(), Some(Record::Topic(spec))))
     }
 

@@ -239,6 +239,12 @@ impl Writer {
                 record.into_iter().for_each(|record| self.add_batch(group, record));
                 Ok(Done::Topic { spec, is_new })
             }
+            Request::ChangeTopic(id, change) => {
+                self.reserve.check()?;
+                let (spec, record) = self.sequencer.change_topic(id, change)?;
+                record.into_iter().for_each(|record| self.add_batch(group, record));
+                Ok(Done::Topic { spec, is_new: false })
+            }
             Request::DropTopic(id) => {
                 let record = self.sequencer.drop_topic(id)?;
                 self.add_batch(group, record);

@@ -8,7 +8,7 @@ use super::*;
 use crate::disk::sim::SimDisk;
 use crate::log::LogOptions;
 use crate::record::AckRange;
-use crate::request::ReplyTo;
+use crate::request::{ReplyTo, TopicChange};
 use crate::store::{self, Reader, Recovered};
 use crate::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
 use crate::view::timers::Bounds;
@@ -28,31 +28,39 @@ impl ReplySink for Answers {
 
 /// A store with one topic and one group.
 struct Store {
+    disk: Arc<SimDisk>,
     writer: Writer,
     reader: Reader,
 }
 
+fn topic(name: &str, kind: TopicKind) -> TopicSpec {
+    TopicSpec {
+        id: TOPIC,
+        name: TopicName::parse(name).unwrap(),
+        kind,
+        queues: 1,
+        created_at: Timestamp(1_000_000),
+        is_dropped: false,
+        retention: None,
+        retention_bytes: None,
+    }
+}
+
 impl Store {
-    fn new() -> Self {
+    fn on(disk: Arc<SimDisk>) -> Self {
         let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
         let log = LogOptions { segment_bytes: 1 << 20, commit: CommitRule::OnSync };
         let options = store::Options { log, node: 1, tail_cache_bytes: 0, timers: Bounds::default() };
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
-        let disk = Arc::new(SimDisk::new(1));
-        let Recovered { writer, reader, .. } =
-            store::recover(disk, options, clock, Chance::new(1), metrics).unwrap_or_else(|error| panic!("{error}"));
-        let mut store = Self { writer, reader };
+        let Recovered { writer, reader, .. } = store::recover(disk.clone(), options, clock, Chance::new(1), metrics)
+            .unwrap_or_else(|error| panic!("{error}"));
+        Self { disk, writer, reader }
+    }
+
+    fn new() -> Self {
+        let mut store = Self::on(Arc::new(SimDisk::new(1)));
         let created_at = Timestamp(1_000_000);
-        let topic = TopicSpec {
-            id: TOPIC,
-            name: TopicName::parse("orders").unwrap(),
-            kind: TopicKind::Fifo,
-            queues: 1,
-            created_at,
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
-        };
+        let topic = topic("orders", TopicKind::Fifo);
         let group = GroupSpec {
             id: GROUP,
             name: GroupName::parse("billing").unwrap(),
@@ -150,4 +158,69 @@ fn a_seek_goes_no_further_back_than_what_is_there() {
     let purge = Change::Fact(Fact::Purge { topic: TOPIC, queue: Q, below: QueueOffset(2) });
     store.commit(vec![Request::Changes([publish.clone(), publish, purge, seek()].into_iter().collect())]);
     assert_eq!(store.floor(), QueueOffset(2), "nobody could ever acknowledge what was purged");
+}
+
+const PLAIN: TopicId = TopicId(1);
+
+fn publish_to(topic: TopicId) -> Request {
+    let head = Head { topic, tag_hash: 0, group_hash: 0, priority: 0 };
+    let origin = Pointer { position: LogPosition(0), length: 1 };
+    Request::one(Change::Publish { origin, head, why: Why::Redrive { group: GROUP } })
+}
+
+#[test]
+fn changes_of_a_topic_add_up_in_one_group_and_survive_a_restart() {
+    let mut store = Store::new();
+    store.commit(vec![Request::CreateTopic(topic("plain", TopicKind::Normal))]);
+    let day = std::time::Duration::from_secs(86_400);
+    let more = TopicChange { queues: Some(3), ..TopicChange::default() };
+    let longer = TopicChange { retention: Some(Some(day)), ..TopicChange::default() };
+    let smaller = TopicChange { retention_bytes: Some(Some(7)), ..TopicChange::default() };
+    let changes = [more, longer, smaller].map(|change| Request::ChangeTopic(PLAIN, change));
+    let created = Request::CreateTopic(topic("plain", TopicKind::Normal));
+    let answers = store.commit(changes.into_iter().chain([created]).collect());
+    let expected = TopicSpec {
+        id: PLAIN,
+        queues: 3,
+        retention: Some(day),
+        retention_bytes: Some(7),
+        ..topic("plain", TopicKind::Normal)
+    };
+    for answer in &answers[2..] {
+        assert!(matches!(answer, Ok(Done::Topic { spec, is_new: false }) if *spec == expected), "{answer:?}");
+    }
+    let unset = TopicChange { retention: Some(None), ..TopicChange::default() };
+    store.commit(vec![Request::ChangeTopic(PLAIN, unset)]);
+    let again = Store::on(store.disk.clone());
+    let catalog = again.reader.catalog();
+    let found = catalog.topic_by_id(PLAIN).unwrap();
+    assert_eq!(found.spec, TopicSpec { retention: None, ..expected });
+    assert_eq!(found.queues.len(), 3);
+}
+
+#[test]
+fn messages_behind_a_change_in_its_group_go_to_the_new_queues() {
+    let mut store = Store::new();
+    store.commit(vec![Request::CreateTopic(topic("plain", TopicKind::Normal)), publish_to(PLAIN)]);
+    let more = TopicChange { queues: Some(2), ..TopicChange::default() };
+    store.commit(vec![publish_to(PLAIN), Request::ChangeTopic(PLAIN, more), publish_to(PLAIN), publish_to(PLAIN)]);
+    store.commit(vec![publish_to(PLAIN), publish_to(PLAIN)]);
+    let catalog = store.reader.catalog();
+    let next: Vec<u64> = catalog.topic_by_id(PLAIN).unwrap().queues.iter().map(|queue| queue.bounds().next.0).collect();
+    assert_eq!(next.iter().sum::<u64>(), 5, "the first one found no topic: {next:?}");
+    assert_eq!(next[1], 2);
+}
+
+#[test]
+fn queues_only_grow_and_only_where_order_does_not_follow_from_their_number() {
+    let mut store = Store::new();
+    store.commit(vec![Request::CreateTopic(topic("plain", TopicKind::Normal))]);
+    let queues = |queues| TopicChange { queues: Some(queues), ..TopicChange::default() };
+    for (id, asked) in [(TOPIC, 2), (TOPIC, 0), (PLAIN, 0)] {
+        let answers = store.commit(vec![Request::ChangeTopic(id, queues(asked))]);
+        assert!(matches!(answers[..], [Err(AppendError::QueuesStay { queues: 1, .. })]), "{answers:?}");
+    }
+    let answers =
+        store.commit(vec![Request::ChangeTopic(TOPIC, queues(1)), Request::ChangeTopic(TopicId(9), queues(1))]);
+    assert!(matches!(answers[..], [Ok(_), Err(AppendError::TopicGone(_))]), "{answers:?}");
 }

@@ -69,5 +69,6 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.dropped += tally.dropped;
     sum.thinned += tally.thinned;
     sum.merged += tally.merged;
+    sum.blows.add(&tally.blows);
     sum.segments = sum.segments.max(tally.segments);
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 /// Every key with a value that is not its default, as text.
-const OTHERS: [(&str, &str); 29] = [
+const OTHERS: [(&str, &str); 36] = [
     ("cluster.name", "other"),
     ("node.name", "other"),
     ("grpc.listen", "127.0.0.1:1"),
@@ -16,6 +16,13 @@ const OTHERS: [(&str, &str); 29] = [
     ("storage.disk_reserve", "1GiB"),
     ("storage.tail_cache", "2MiB"),
     ("storage.read_threads", "3"),
+    ("storage.checkpoint_every", "10ms"),
+    ("storage.checkpoint_bytes", "1MiB"),
+    ("storage.retention", "1s"),
+    ("storage.retention_size", "4MiB"),
+    ("storage.retention_size_first", "true"),
+    ("storage.dead_letter_retention", "2s"),
+    ("storage.retain_every", "20ms"),
     ("storage.behind_read_rate", "2MiB"),
     ("timer.delay_max", "1d"),
     ("topics.auto_create", "true"),

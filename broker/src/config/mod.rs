@@ -38,6 +38,7 @@ fn with_every_key() -> Config {
     config.grpc.advertise = Some(String::new());
     config.tls.certificate_file = Some(String::new());
     config.tls.key_file = Some(String::new());
+    config.storage.retention_size = Some(ByteSize(0));
     config
 }
 
@@ -90,6 +91,24 @@ pub struct Storage {
     /// Recent bodies kept in memory.
     pub tail_cache: ByteSize,
     pub read_threads: usize,
+    /// The longest time between two checkpoints of a store that is written to: what a start replays at most.
+    #[serde(with = "base::duration")]
+    pub checkpoint_every: Duration,
+    /// The most log between two checkpoints.
+    pub checkpoint_bytes: ByteSize,
+    /// How long messages of topics that say nothing themselves are kept, counted from when they became visible.
+    #[serde(with = "base::duration")]
+    pub retention: Duration,
+    /// The most that the log may take; none = as much as there is. Works with `retention_size_first` only.
+    pub retention_size: Option<ByteSize>,
+    /// Whether limits of size, this one and those of topics, also take what is younger than its retention.
+    pub retention_size_first: bool,
+    /// How long dead letters are kept.
+    #[serde(with = "base::duration")]
+    pub dead_letter_retention: Duration,
+    /// How often it is looked for segments that nobody wants.
+    #[serde(with = "base::duration")]
+    pub retain_every: Duration,
     /// Bytes a second that groups behind the tail cache may read, all together; 0 = as fast as they can.
     pub behind_read_rate: ByteSize,
 }
@@ -214,6 +233,13 @@ impl Default for Storage {
             disk_reserve: "5%".into(),
             tail_cache: ByteSize(64 << 20),
             read_threads: 4,
+            checkpoint_every: Duration::from_secs(60),
+            checkpoint_bytes: ByteSize(512 << 20),
+            retention: Duration::from_secs(72 * 3600),
+            retention_size: None,
+            retention_size_first: false,
+            dead_letter_retention: Duration::from_secs(14 * 24 * 3600),
+            retain_every: Duration::from_secs(10),
             behind_read_rate: ByteSize(0),
         }
     }

@@ -20,6 +20,12 @@ const CHECKS_MAX: u32 = 1_000;
 const SHUTDOWN_MAX: Duration = Duration::from_secs(3600);
 const WORKERS_MAX: usize = 256;
 const DISK_RESERVE_PERCENT_MAX: u64 = 50;
+/// Once in so long at the most: each time syncs the directory.
+const UPKEEP_EVERY_MIN: Duration = Duration::from_millis(10);
+const UPKEEP_EVERY_MAX: Duration = Duration::from_secs(3600);
+const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
+/// The segment that is written to, and the one that a checkpoint may still need.
+const RETENTION_SEGMENTS_MIN: u64 = 2;
 
 /// A setting outside its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -81,8 +87,26 @@ impl Config {
         check.that(is_reserve, "storage.disk_reserve", reserve, || {
             format!("0% to {DISK_RESERVE_PERCENT_MAX}%, or a size such as \"2GiB\"")
         });
+        self.check_upkeep(check);
         let max = Duration::from_millis(limits::DELAY_MS_MAX);
         check.times("timer.delay_max", self.timer.delay_max, Duration::from_millis(1), max);
+    }
+
+    fn check_upkeep(&self, check: &mut Checks) {
+        let storage = &self.storage;
+        check.times("storage.checkpoint_every", storage.checkpoint_every, UPKEEP_EVERY_MIN, UPKEEP_EVERY_MAX);
+        check.times("storage.retain_every", storage.retain_every, UPKEEP_EVERY_MIN, UPKEEP_EVERY_MAX);
+        check.sizes("storage.checkpoint_bytes", storage.checkpoint_bytes, CHECKPOINT_BYTES_MIN, u64::MAX);
+        let [min, max] = [limits::RETENTION_MS_MIN, limits::RETENTION_MS_MAX].map(Duration::from_millis);
+        check.times("storage.retention", storage.retention, min, max);
+        check.times("storage.dead_letter_retention", storage.dead_letter_retention, min, max);
+        if let Some(size) = storage.retention_size {
+            let min = storage.log.segment_size.0.saturating_mul(RETENTION_SEGMENTS_MIN);
+            check.sizes("storage.retention_size", size, min, u64::MAX);
+            check.that(storage.retention_size_first, "storage.retention_size", &size.to_string(), || {
+                "needs storage.retention_size_first = true: without it age alone decides".into()
+            });
+        }
     }
 
     fn check_messaging(&self, check: &mut Checks) {
@@ -157,7 +181,7 @@ mod tests {
 
     #[test]
     fn each_value_out_of_range_is_refused_by_its_own_key() {
-        let edits: [(&str, Edit); 24] = [
+        let edits: [(&str, Edit); 34] = [
             ("cluster.name", |c| c.cluster.name = " ".into()),
             ("node.name", |c| c.node.name = "x".repeat(128)),
             ("grpc.listen", |c| c.grpc.listen = "8081".into()),
@@ -172,6 +196,19 @@ mod tests {
             ("storage.read_threads", |c| c.storage.read_threads = 9),
             ("storage.disk_reserve", |c| c.storage.disk_reserve = "51%".into()),
             ("storage.disk_reserve", |c| c.storage.disk_reserve = "much".into()),
+            ("storage.checkpoint_every", |c| c.storage.checkpoint_every = Duration::from_millis(9)),
+            ("storage.checkpoint_every", |c| c.storage.checkpoint_every = Duration::from_secs(3601)),
+            ("storage.checkpoint_bytes", |c| c.storage.checkpoint_bytes = ByteSize(1)),
+            ("storage.retention", |c| c.storage.retention = Duration::from_millis(72)),
+            ("storage.retention", |c| c.storage.retention = Duration::from_secs(1 << 40)),
+            ("storage.retention_size", |c| c.storage.retention_size = Some(ByteSize(10 << 30))),
+            ("storage.retention_size", |c| {
+                c.storage.retention_size_first = true;
+                c.storage.retention_size = Some(ByteSize(256 << 20));
+            }),
+            ("storage.dead_letter_retention", |c| c.storage.dead_letter_retention = Duration::ZERO),
+            ("storage.retain_every", |c| c.storage.retain_every = Duration::from_millis(9)),
+            ("storage.retain_every", |c| c.storage.retain_every = Duration::from_secs(3601)),
             ("timer.delay_max", |c| c.timer.delay_max = Duration::ZERO),
             ("topics.message_size_max", |c| c.topics.message_size_max = ByteSize(5 << 20)),
             ("groups.invisible_default", |c| c.groups.invisible_default = Duration::from_secs(9)),

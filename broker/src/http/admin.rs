@@ -11,7 +11,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::fields::{Json, Name, Parameters, parse_time};
-use super::json::{GroupJson, MessageJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicJson};
+use super::json::{GroupJson, MessageJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicChangesJson, TopicJson};
 use super::problem::Problem;
 use super::server::Admin;
 use crate::Broker;
@@ -27,7 +27,7 @@ const PEEK_BYTES_MAX: usize = 8 * 1024 * 1024;
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
         .route("/topics", get(topics).post(create_topic))
-        .route("/topics/{name}", get(topic).delete(delete_topic))
+        .route("/topics/{name}", get(topic).patch(change_topic).delete(delete_topic))
         .route("/topics/{name}/queues", get(queues))
         .route("/topics/{name}/messages", get(messages))
         .route("/groups", get(groups).post(create_group))
@@ -63,6 +63,17 @@ async fn create_topic(
 async fn topic(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<TopicJson> {
     parameters.finish()?;
     Ok(axum::Json(admin.broker.describe_topic(&name)?.into()))
+}
+
+async fn change_topic(
+    State(admin): State<Admin>,
+    Name(name): Name,
+    parameters: Parameters,
+    Json(changes): Json<TopicChangesJson>,
+) -> Answer<TopicJson> {
+    parameters.finish()?;
+    let (topic, warnings) = admin.broker.change_topic(&name, changes.into()).await?;
+    Ok(axum::Json(TopicJson { warnings, ..topic.into() }))
 }
 
 async fn delete_topic(

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use base::ByteSize;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::fields::time;
 use crate::admin::{
     Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic, Peeked,
-    QueueDescription, TopicDescription, TopicType,
+    QueueDescription, TopicChanges, TopicDescription, TopicType,
 };
 use crate::api::{BodyEncoding, MessageType};
 
@@ -33,6 +34,35 @@ pub struct NewTopicJson {
     pub r#type: TopicType,
     #[serde(default = "queues_default")]
     pub queues: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention: Option<NewRetentionJson>,
+}
+
+/// What of a topic's retention is set; null = as the server's default says.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewRetentionJson {
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub time: Option<Option<DurationJson>>,
+    #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    pub size: Option<Option<ByteSize>>,
+}
+
+/// Body of `PATCH /topics/{t}`; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TopicChangesJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queues: Option<u16>,
+    pub retention: NewRetentionJson,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetentionJson {
+    pub time: DurationJson,
+    /// The topic says nothing itself.
+    pub time_is_default: bool,
+    pub size: Option<ByteSize>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +73,10 @@ pub struct TopicJson {
     pub queues: Vec<QueueJson>,
     pub timers_pending: u64,
     pub transactions_prepared: u64,
+    pub retention: RetentionJson,
+    /// What whoever made a change should know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -180,8 +214,30 @@ fn queues_default() -> u16 {
 
 impl From<NewTopicJson> for NewTopic {
     fn from(json: NewTopicJson) -> Self {
-        Self { name: json.name, topic_type: json.r#type, queues: json.queues }
+        let retention = json.retention.unwrap_or_default();
+        Self {
+            name: json.name,
+            topic_type: json.r#type,
+            queues: json.queues,
+            retention: retention.time.flatten().map(|time| time.0),
+            retention_bytes: retention.size.flatten().map(|size| size.0),
+        }
     }
+}
+
+impl From<TopicChangesJson> for TopicChanges {
+    fn from(TopicChangesJson { queues, retention }: TopicChangesJson) -> Self {
+        Self {
+            queues,
+            retention: retention.time.map(|time| time.map(|time| time.0)),
+            retention_bytes: retention.size.map(|size| size.map(|size| size.0)),
+        }
+    }
+}
+
+/// Null says something, being absent does not.
+fn said<'de, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
 }
 
 impl From<TopicDescription> for TopicJson {
@@ -193,6 +249,12 @@ impl From<TopicDescription> for TopicJson {
             queues: topic.queues.into_iter().map(QueueJson::from).collect(),
             timers_pending: topic.timers_pending,
             transactions_prepared: topic.transactions_prepared,
+            retention: RetentionJson {
+                time: DurationJson(topic.retention.time),
+                time_is_default: topic.retention.is_time_default,
+                size: topic.retention.bytes.map(ByteSize),
+            },
+            warnings: Vec::new(),
         }
     }
 }
@@ -337,5 +399,25 @@ mod tests {
         assert_eq!((bare.order, bare.attempts_max, bare.invisible), (GroupOrder::Auto, None, None));
         let topic: NewTopicJson = serde_json::from_value(json!({"name": "t", "type": "fifo"})).unwrap();
         assert_eq!((topic.r#type, topic.queues), (TopicType::Fifo, 8));
+    }
+
+    #[test]
+    fn null_sets_back_and_absent_leaves() {
+        let changes = |json| TopicChanges::from(serde_json::from_value::<TopicChangesJson>(json).unwrap());
+        assert_eq!(changes(json!({})), TopicChanges::default());
+        assert_eq!(
+            changes(json!({"queues": 9, "retention": {"time": "30d", "size": null}})),
+            TopicChanges {
+                queues: Some(9),
+                retention: Some(Some(Duration::from_secs(30 * 86_400))),
+                retention_bytes: Some(None),
+            }
+        );
+        let set = changes(json!({"retention": {"time": null, "size": "10GiB"}}));
+        assert_eq!((set.retention, set.retention_bytes), (Some(None), Some(Some(10 << 30))));
+        assert!(serde_json::from_value::<TopicChangesJson>(json!({"retention": {"tme": "1d"}})).is_err());
+        let new = json!({"name": "t", "type": "fifo", "retention": {"time": "30d"}});
+        let new = NewTopic::from(serde_json::from_value::<NewTopicJson>(new).unwrap());
+        assert_eq!((new.retention, new.retention_bytes), (Some(Duration::from_secs(30 * 86_400)), None));
     }
 }

@@ -190,7 +190,12 @@ impl Core {
             Event::Written(_) => {}
             Event::Unwritten(batch) => self.unwritten(batch),
             Event::Answer(ticket, result) => self.answered(ticket, result, now),
-            Event::Ring | Event::SourceChanged => {
+            Event::SourceChanged(topic) => {
+                self.source = Box::new(topic);
+                self.add_cursors();
+                self.notice(now);
+            }
+            Event::Ring => {
                 self.add_cursors();
                 self.notice(now);
             }

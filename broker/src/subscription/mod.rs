@@ -170,7 +170,7 @@ pub enum Event {
     SettingsChanged(Settings),
     FilterChanged(crate::filter::Filter, storage::record::FilterSpec),
     /// The topic's queues changed.
-    SourceChanged,
+    SourceChanged(Arc<Topic>),
     /// Messages that cannot be delivered, ever: damaged on the disk, or not wanted after all.
     Discard(Vec<Slot>),
     /// The bodies of an [`Effect::Fetch`], in order; none where one could not be had, and empty when it was refused.

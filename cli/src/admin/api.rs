@@ -91,6 +91,10 @@ impl Api {
         self.call(Method::POST, path, Some(body), None).await
     }
 
+    pub async fn patch(&mut self, path: &str, body: &Value) -> Result<Answer, ApiError> {
+        self.call(Method::PATCH, path, Some(body), None).await
+    }
+
     pub async fn delete(&mut self, path: &str, etag: Option<HeaderValue>) -> Result<Answer, ApiError> {
         self.call(Method::DELETE, path, None, etag).await
     }

@@ -1,21 +1,24 @@
-//! `carillon topic`: create, list, describe, delete.
+//! `carillon topic`: create, list, describe, update, delete.
 
+use std::time::Duration;
+
+use base::{ByteSize, duration};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::api::{Api, encode};
 use super::{confirm, say};
 use crate::args::Target;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
-use crate::values::{QUEUES_DEFAULT, TopicSpec, TopicType};
+use crate::values::{self, QUEUES_DEFAULT, TopicSpec, TopicType};
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
     /// Create a topic; no error when it is there with the same settings.
     #[command(
-        after_help = "Examples:\n  carillon topic create orders --type fifo --queues 8\n  carillon topic create reminders --type delay"
+        after_help = "Examples:\n  carillon topic create orders --type fifo --queues 8\n  carillon topic create reminders --type delay --retention 30d"
     )]
     Create(Create),
     /// All topics.
@@ -29,6 +32,11 @@ pub enum Verb {
         /// Name of the topic.
         name: String,
     },
+    /// Change a topic: more queues, another retention.
+    #[command(
+        after_help = "Examples:\n  carillon topic update orders --retention 30d --retention-size 10GiB\n  carillon topic update orders --retention default --retention-size none"
+    )]
+    Update(Update),
     /// Delete a topic and what it holds.
     #[command(after_help = "Examples:\n  carillon topic delete orders\n  carillon topic delete orders --force --yes")]
     Delete(Delete),
@@ -44,6 +52,42 @@ pub struct Create {
     /// A FIFO topic's number of queues stays; order does not depend on it.
     #[arg(long, default_value_t = QUEUES_DEFAULT, value_name = "N")]
     queues: u16,
+    /// How long messages are kept, counted from when they became visible; the server has a default.
+    #[arg(long, value_parser = values::span, value_name = "DURATION")]
+    retention: Option<Duration>,
+    /// How many bytes of messages are kept.
+    #[arg(long, value_name = "SIZE")]
+    retention_size: Option<ByteSize>,
+}
+
+#[derive(Debug, Args)]
+pub struct Update {
+    /// Name of the topic.
+    name: String,
+    /// Only more than there are, and not on FIFO topics.
+    #[arg(long, value_name = "N")]
+    queues: Option<u16>,
+    /// How long messages are kept, or `default`.
+    #[arg(long, value_parser = |text: &str| unless("default", text, values::span), value_name = "DURATION")]
+    retention: Option<Setting<Duration>>,
+    /// How many bytes of messages are kept, or `none`.
+    #[arg(long, value_parser = |text: &str| unless("none", text, byte_size), value_name = "SIZE")]
+    retention_size: Option<Setting<ByteSize>>,
+}
+
+/// A value, or the word for there being none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setting<T> {
+    Unset,
+    To(T),
+}
+
+fn unless<T>(word: &str, text: &str, parse: fn(&str) -> Result<T, String>) -> Result<Setting<T>, String> {
+    if text == word { Ok(Setting::Unset) } else { parse(text).map(Setting::To) }
+}
+
+fn byte_size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|error: base::size::ParseSizeError| error.to_string())
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +117,25 @@ pub struct Topic {
     pub timers_pending: u64,
     #[serde(default)]
     pub transactions_prepared: u64,
+    pub retention: Option<Retention>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub struct Retention {
+    pub time: String,
+    #[serde(default)]
+    pub time_is_default: bool,
+    pub size: Option<String>,
+}
+
+impl Retention {
+    fn text(&self) -> String {
+        let default = if self.time_is_default { " (default)" } else { "" };
+        let size = self.size.as_ref().map(|size| format!(", {size}")).unwrap_or_default();
+        format!("{}{default}{size}", self.time)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,9 +156,15 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
     let mut api = Api::new(&target.http);
     match verb {
         Verb::Create(create) => {
-            let Create { name, topic_type, queues } = create;
+            let Create { name, topic_type, queues, .. } = create;
             let spec = TopicSpec { name, topic_type, queues };
-            let (is_new, topic) = self::create(&mut api, &spec).await?;
+            let mut body = json!(spec);
+            let retention = retention_body(create.retention.map(Setting::To), create.retention_size.map(Setting::To));
+            if !retention.is_empty() {
+                body["retention"] = Value::Object(retention);
+            }
+            let answer = api.post("/topics", &body).await?;
+            let (is_new, topic) = (answer.status == http::StatusCode::CREATED, answer.body);
             let kind = format!("{topic_type:?}").to_lowercase();
             let sentence = match is_new {
                 true => format!("created topic {} ({kind}, {queues} queues)", spec.name),
@@ -105,6 +174,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
         }
         Verb::List => list(&mut api, output).await,
         Verb::Describe { name } => describe(&mut api, &name, output).await,
+        Verb::Update(changes) => update(&mut api, &changes, output).await,
         Verb::Delete(options) => delete(&mut api, &options, output).await,
     }
 }
@@ -113,6 +183,44 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
 pub async fn create(api: &mut Api, spec: &TopicSpec) -> Result<(bool, Value), Failure> {
     let answer = api.post("/topics", &json!(spec)).await?;
     Ok((answer.status == http::StatusCode::CREATED, answer.body))
+}
+
+/// What is said of a retention; null sets it back.
+fn retention_body(time: Option<Setting<Duration>>, size: Option<Setting<ByteSize>>) -> Map<String, Value> {
+    let mut retention = Map::new();
+    if let Some(time) = time {
+        let value = if let Setting::To(time) = time { json!(duration::format(time)) } else { Value::Null };
+        retention.insert("time".into(), value);
+    }
+    if let Some(size) = size {
+        let value = if let Setting::To(size) = size { json!(size) } else { Value::Null };
+        retention.insert("size".into(), value);
+    }
+    retention
+}
+
+async fn update(api: &mut Api, changes: &Update, output: &Output) -> Result<(), Failure> {
+    let mut body = Map::new();
+    if let Some(queues) = changes.queues {
+        body.insert("queues".into(), json!(queues));
+    }
+    let retention = retention_body(changes.retention, changes.retention_size);
+    if !retention.is_empty() {
+        body.insert("retention".into(), Value::Object(retention));
+    }
+    if body.is_empty() {
+        let what = "nothing to change: give --queues, --retention or --retention-size";
+        return Err(Failure::new(Exit::Usage, what));
+    }
+    let path = format!("/topics/{}", encode(&changes.name));
+    let answer = api.patch(&path, &Value::Object(body)).await?;
+    let topic: Topic = api.read(&path, answer.body.clone())?;
+    for warning in &topic.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let retention = topic.retention.as_ref().map(Retention::text).unwrap_or_default();
+    let sentence = format!("topic {} has {} queues and keeps messages for {retention}", topic.name, topic.queues.len());
+    say(output, &answer.body, &topic.name, sentence)
 }
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
@@ -129,9 +237,10 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
         [topic.name.clone(), topic.topic_type.clone(), topic.queues.len().to_string()]
             .into_iter()
             .chain(counts.map(|count| count.to_string()))
+            .chain([topic.retention.as_ref().map(Retention::text).unwrap_or_default()])
             .collect()
     };
-    let header = ["NAME", "TYPE", "QUEUES", "MESSAGES", "TIMERS", "PREPARED"];
+    let header = ["NAME", "TYPE", "QUEUES", "MESSAGES", "TIMERS", "PREPARED", "RETENTION"];
     Ok(output.table(&header, topics.iter().map(row).collect())?)
 }
 
@@ -152,6 +261,7 @@ async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Fail
         ("messages", topic.messages().to_string()),
         ("timers pending", topic.timers_pending.to_string()),
         ("transactions prepared", topic.transactions_prepared.to_string()),
+        ("retention", topic.retention.as_ref().map(Retention::text).unwrap_or_default()),
     ])?;
     output.line("")?;
     let row = |queue: &Queue| {

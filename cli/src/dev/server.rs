@@ -73,7 +73,13 @@ pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<()
 async fn create(server: &Server, start: &Start) -> Result<(), StartError> {
     for topic in &start.topics {
         let topic_type = topic.topic_type.of_broker();
-        let new = NewTopic { name: topic.name.clone(), topic_type, queues: topic.queues };
+        let new = NewTopic {
+            name: topic.name.clone(),
+            topic_type,
+            queues: topic.queues,
+            retention: None,
+            retention_bytes: None,
+        };
         let created = server.broker().create_topic(new).await;
         created.map_err(|refusal| StartError::Configuration { problem: format!("--topics: {refusal}") })?;
     }

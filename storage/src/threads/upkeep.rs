@@ -18,7 +18,7 @@ use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission
 use crate::upkeep::{Errand, Owners, Policy, Retained, RetentionError, Standing, ThinError, Upkeep as Core};
 use crate::writer::Reserve;
 
-/// How often the free space is looked at, and whether something is due.
+/// How often the free space is looked at, and whether something is due; more often when the schedule says so.
 const UPKEEP_EVERY: Duration = Duration::from_millis(500);
 /// How long upkeep leaves alone what failed.
 const RETRY_MS: u64 = 5_000;
@@ -191,13 +191,15 @@ struct Last {
 impl Driver {
     pub fn run(mut self) {
         let mut chance = Chance::from_system();
+        let schedule = self.options.upkeep;
+        let turn = UPKEEP_EVERY.min(schedule.checkpoint_every).min(schedule.retain_every);
         let mut last = Last { at_ms: self.clock.monotonic_ms(), ..Last::default() };
         last.position = self.core.newest().map_or(LogPosition(0), |newest| newest.durable);
         while !self.shared.is_closed() {
             let wanted = {
                 let mut wanted = self.shared.wanted.lock();
                 if wanted.is_none() {
-                    self.shared.bell.wait_for(&mut wanted, UPKEEP_EVERY);
+                    self.shared.bell.wait_for(&mut wanted, turn);
                 }
                 wanted.clone()
             };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
-use crate::checkpoint::{CheckpointError, Manifest, Pair};
+use crate::checkpoint::{CheckpointError, Manifest, Pair, parse_data_name, parse_manifest_name};
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index;
@@ -129,8 +129,9 @@ impl Upkeep {
             sealed_to,
             queues: BTreeSet::new(),
             is_adrift: false,
-            next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
-            next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
+            next_number: Self::unused(&*disk, parse_manifest_name),
+            next_table: Self::unused(&*disk, parse_data_name)
+                .max(kept.iter().map(|of| of.next_table).max().unwrap_or(1)),
             stubborn: BTreeMap::new(),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
             disk,
@@ -138,6 +139,13 @@ impl Upkeep {
             holes,
             kept,
         }
+    }
+
+    /// A number above those of all files: a checkpoint that could not be used names tables too, and none of them may become
+    /// another one.
+    fn unused(disk: &dyn Disk, parse: fn(&str) -> Option<u64>) -> u64 {
+        let names = disk.list().unwrap_or_default();
+        names.iter().filter_map(|name| parse(name)).max().map_or(1, |newest| newest + 1)
     }
 
     /// Files of segments below `sealed_to` that the newest checkpoint does not name.

@@ -45,6 +45,16 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// How long messages of a topic are kept.
+    pub fn time_of(&self, topic: &TopicSpec) -> Duration {
+        topic.retention.unwrap_or(match topic.kind {
+            TopicKind::DeadLetter | TopicKind::Retry => self.dead_letters,
+            _ => self.time,
+        })
+    }
+}
+
 /// Why a segment goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -223,7 +233,7 @@ impl Upkeep {
         for topic in self.pointing_into(&range)?.into_keys() {
             let Some(topic) = catalog.topic_by_id(topic) else { continue };
             // The first instant that is within the retention, as `is_wanted` has it.
-            let oldest = Timestamp(asked.now.0.saturating_sub(millis(asked.retention(&topic.spec))) + 1);
+            let oldest = Timestamp(asked.now.0.saturating_sub(millis(asked.policy.time_of(&topic.spec))) + 1);
             for queue in &topic.queues {
                 let end = below.entry((topic.spec.id, queue.id().queue)).or_default();
                 *end = queue.offset_at(oldest).max(*end);
@@ -302,19 +312,12 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
-    fn retention(&self, topic: &TopicSpec) -> Duration {
-        topic.retention.unwrap_or(match topic.kind {
-            TopicKind::DeadLetter | TopicKind::Retry => self.policy.dead_letters,
-            _ => self.policy.time,
-        })
-    }
-
     /// Whether messages of a topic are, of which the newest became visible at `newest` and lies in the segment at `base`.
     pub fn is_wanted(&self, catalog: &Catalog, topic: TopicId, newest: Timestamp, base: LogPosition) -> bool {
         let Some(topic) = catalog.topic_by_id(topic) else { return false };
         let is_outlier = matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry);
         let is_too_much = self.is_over || self.limits.get(&topic.spec.id).is_some_and(|within| base < *within);
-        let is_young = newest.0.saturating_add(millis(self.retention(&topic.spec))) > self.now.0;
+        let is_young = newest.0.saturating_add(millis(self.policy.time_of(&topic.spec))) > self.now.0;
         is_young && (is_outlier || !is_too_much)
     }
 }

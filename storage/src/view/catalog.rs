@@ -31,6 +31,17 @@ pub enum TopicKind {
     Priority = 9,
 }
 
+impl TopicKind {
+    /// Whether the queues of a topic stay as many as they are: where messages of one message group are, and that they are
+    /// in one queue only, follows from the number.
+    pub fn has_fixed_queues(self) -> bool {
+        match self {
+            Self::Fifo | Self::Mixed | Self::DeadLetter | Self::Retry | Self::Lite | Self::Priority => true,
+            Self::Normal | Self::Delay | Self::Transaction => false,
+        }
+    }
+}
+
 /// When a group consumes in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]

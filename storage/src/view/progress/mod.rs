@@ -116,6 +116,15 @@ impl Progress {
         }
     }
 
+    /// Messages below `below` that are not acknowledged; nothing before the first contact.
+    pub fn unread_below(&self, queue: QueueIndex, below: QueueOffset) -> u64 {
+        match self.queues.get(&queue) {
+            _ if !self.is_subscribed() => 0,
+            Some(state) => state.offsets.missing_below(below),
+            None => below.0,
+        }
+    }
+
     pub fn retry(&self, slot: Slot) -> Option<Retry> {
         self.attempts.get(slot)
     }
@@ -251,8 +260,8 @@ impl Progress {
 
     /// As [`Progress::purge`], by retention: what nobody waits for disturbs nobody. Gives how many had not been read.
     pub(crate) fn expire(&mut self, queue: QueueIndex, below: QueueOffset) -> u64 {
-        let unread = self.queues.get(&queue).map_or(below.0, |state| state.offsets.missing_below(below));
-        if unread == 0 || !self.is_subscribed() {
+        let unread = self.unread_below(queue, below);
+        if unread == 0 {
             return 0;
         }
         self.expired += unread;

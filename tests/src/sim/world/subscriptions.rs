@@ -19,6 +19,9 @@ use super::super::oracle::{Hold, Until, must};
 use super::scene::{CLIENTS, PAIRS, TAGS};
 use super::{Append, Asked, Hand, Owner, Sub, World, say};
 
+/// Deliveries of a subscription that nobody has settled.
+pub(super) const IN_FLIGHT_MAX: u64 = 64;
+
 impl World {
     pub(super) fn start_cores(&mut self) {
         let now = self.now();
@@ -30,7 +33,7 @@ impl World {
                 attempts_max: pair.attempts_max,
                 backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
                 invisible: Duration::from_secs(30),
-                in_flight_max: 64,
+                in_flight_max: IN_FLIGHT_MAX as usize,
             };
             let progress = running.reader.progress(pair.group, pair.topic);
             let spec = progress.lock().filter.clone().expect("subscribed in the beginning");
