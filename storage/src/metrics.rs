@@ -22,6 +22,7 @@ pub struct Metrics {
     pub writable: IntGauge,
     pub timer_lateness: Histogram,
     pub timer_early: IntCounter,
+    pub thinned_bytes: IntCounter,
     pub dropped_by_time: IntCounter,
     pub dropped_by_size: IntCounter,
     pub log_bytes: IntGaugeVec,
@@ -124,6 +125,10 @@ impl Metrics {
             timer_early: counter(
                 "carillon_timer_early_total",
                 "Messages published before they were due by this node's clock; must stay 0",
+            )?,
+            thinned_bytes: counter(
+                "carillon_log_thinned_bytes_total",
+                "Bytes of old segments that were freed because less than half of each was wanted",
             )?,
             dropped_by_time: dropped.with_label_values(&["time"]),
             dropped_by_size: dropped.with_label_values(&["size"]),

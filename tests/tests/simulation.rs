@@ -67,6 +67,7 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.sealed += tally.sealed;
     sum.checkpoints += tally.checkpoints;
     sum.dropped += tally.dropped;
+    sum.thinned += tally.thinned;
     sum.merged += tally.merged;
     sum.segments = sum.segments.max(tally.segments);
 }

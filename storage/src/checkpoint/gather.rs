@@ -281,7 +281,7 @@ fn map_key(kind: Kind) -> Option<usize> {
         Kind::Queues => Some(QUEUE_KEY),
         Kind::Progress => Some(KEY_BYTES),
         Kind::Transactions => Some(TRANSACTION_KEY),
-        Kind::Timers | Kind::Ledgers | Kind::Index => None,
+        Kind::Timers | Kind::Ledgers | Kind::Index | Kind::Thin => None,
     }
 }
 

@@ -10,6 +10,7 @@ use crate::hash::{HashKey, Lookup};
 use crate::log::batch::HEADER_BYTES;
 use crate::log::recovery::{Found, OpenError};
 use crate::log::sealed;
+use crate::log::thin::Kept;
 use crate::record::{self, Framed, Pointer, Record};
 use crate::table::{self, Identity, Kind, TableWriter};
 use crate::{codec, message};
@@ -19,6 +20,8 @@ use crate::{codec, message};
 pub enum BuildError {
     #[error("the segment cannot be read: {0}")]
     Segment(#[from] OpenError),
+    #[error(transparent)]
+    Thin(#[from] table::TableError),
     #[error("the index file cannot be written: {0}")]
     Write(#[from] io::Error),
 }
@@ -38,15 +41,20 @@ pub struct Site<'a> {
 pub fn build(site: &Site<'_>) -> Result<(), BuildError> {
     let header = &site.segment.header;
     let mut gathered = Gathered::new(site.hash_key, header.base);
-    let walked = sealed::read(site.segment, site.next_index, &mut |found| gathered.batch(&found))?;
-    gathered.summary = Summary {
-        base: header.base,
-        size: header.size,
-        end: walked.end,
-        next_index: walked.next_index,
-        holes: walked.holes,
-        ..gathered.summary
-    };
+    if let Some(thin) = &site.segment.thin {
+        thin.each(&mut |kept| gathered.kept(&kept))?;
+        gathered.summary = thin.summary().clone();
+    } else {
+        let content = sealed::read(site.segment, site.next_index, &mut |found| gathered.batch(&found))?;
+        gathered.summary = Summary {
+            base: header.base,
+            size: header.size,
+            end: content.end,
+            next_index: content.next_index,
+            holes: content.holes,
+            ..gathered.summary
+        };
+    }
     let name = name(header.base);
     let temporary = table::temporary(&name);
     // Left behind by a run that was cut short.
@@ -101,6 +109,12 @@ impl Gathered {
             at = at.plus(framed.length.into());
             self.record(&framed, pointer, stored_at);
         }
+    }
+
+    fn kept(&mut self, kept: &Kept) {
+        let Ok(framed) = record::decode(&kept.bytes) else { return };
+        let pointer = Pointer { position: kept.position, length: framed.length };
+        self.record(&framed, pointer, kept.stored_at);
     }
 
     fn record(&mut self, framed: &Framed<'_>, pointer: Pointer, stored_at: Timestamp) {

@@ -98,7 +98,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for number in [self.base.0, self.size, self.end.0, self.next_index.0, self.oldest.0, self.newest.0] {
             out.varint(number);
@@ -113,7 +113,7 @@ impl Summary {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut from = Decoder::new("summary of a segment", bytes);
         let mut summary = Self {
             base: LogPosition(from.varint()?),

@@ -173,10 +173,14 @@ impl Sealed {
     }
 
     /// For whom older segments have to stay: topics whose messages have a body in `range` and became visible in a sealed
-    /// segment behind it, and when the newest of each did.
-    pub fn references(&self, range: &Range<LogPosition>) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
+    /// segment at or behind `behind`, and when the newest of each did.
+    pub fn references_from(
+        &self,
+        range: &Range<LogPosition>,
+        behind: LogPosition,
+    ) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
         let mut found: BTreeMap<TopicId, Timestamp> = BTreeMap::new();
-        for index in self.indexes.load().iter().filter(|index| index.base() >= range.end) {
+        for index in self.indexes.load().iter().filter(|index| index.base() >= behind) {
             let read = index.references(range, &mut |topic, newest| {
                 let known = found.entry(topic).or_default();
                 *known = newest.max(*known);

@@ -8,6 +8,7 @@ use base::{BatchIndex, LogPosition, Term, Timestamp};
 
 use super::recovery::OpenError;
 use super::segment::{self, HeaderError, PREPARED_PREFIX, Segment};
+use super::thin::{self, Thin};
 use crate::disk::Disk;
 
 /// Where the reading of a log begins that is older than what has to be read.
@@ -47,15 +48,19 @@ pub(super) fn list(disk: &dyn Disk, start: Option<&Start>) -> Result<Listing, Op
     let mut bases: Vec<LogPosition> = names.iter().filter_map(|name| segment::parse_name(name)).collect();
     bases.sort_unstable();
     let known = start.map_or(&[][..], |start| &start.segments);
+    let thinned = open_thinned(disk, &names, start);
     let mut missing = Vec::new();
     if let Some(start) = start {
         // Older ones that are not known are on their way out.
         bases.retain(|base| *base >= start.from || known.iter().any(|header| header.base == *base));
-        for header in known.iter().filter(|header| header.base < start.from && !bases.contains(&header.base)) {
+        let is_there =
+            |base: &LogPosition| bases.contains(base) || thinned.iter().any(|segment| segment.header.base == *base);
+        for header in known.iter().filter(|header| header.base < start.from && !is_there(&header.base)) {
             tracing::error!(segment = segment::name(header.base), "a segment is missing; all of it is quarantined");
             missing.push(header.base..header.end());
         }
     }
+    bases.retain(|base| !thinned.iter().any(|segment| segment.header.base == *base));
     let newest = bases.last().copied();
     let prepared = names.into_iter().filter(|name| name.starts_with(PREPARED_PREFIX)).collect();
     let mut listing = Listing { segments: Vec::with_capacity(bases.len()), prepared, missing, refusal: None };
@@ -77,7 +82,7 @@ pub(super) fn list(disk: &dyn Disk, start: Option<&Start>) -> Result<Listing, Op
             Ok(header) if header.base == base => {
                 let first = listing.segments.first().map_or(header.cluster, |first| first.header.cluster);
                 if first == header.cluster {
-                    listing.segments.push(Arc::new(Segment { header, seed: header.seed(), file }));
+                    listing.segments.push(Arc::new(Segment { header, seed: header.seed(), file, thin: None }));
                     continue;
                 }
                 OpenError::Cluster { name }
@@ -94,5 +99,22 @@ pub(super) fn list(disk: &dyn Disk, start: Option<&Start>) -> Result<Listing, Op
         };
         listing.refusal.get_or_insert(refusal);
     }
+    listing.segments.extend(thinned.into_iter().map(Arc::new));
+    listing.segments.sort_by_key(|segment| segment.header.base);
     Ok(listing)
+}
+
+/// What is left of segments that a checkpoint lies behind. One that is damaged is no use where the whole segment is there.
+fn open_thinned(disk: &dyn Disk, names: &[String], start: Option<&Start>) -> Vec<Segment> {
+    let Some(start) = start else { return Vec::new() };
+    let bases = names.iter().filter_map(|name| thin::parse_name(name)).filter(|base| *base < start.from);
+    let known = bases.filter(|base| start.segments.iter().any(|header| header.base == *base));
+    let opened = known.filter_map(|base| match Thin::open(disk, base) {
+        Ok(segment) => Some(segment),
+        Err(error) => {
+            tracing::error!(%error, "what is left of a segment cannot be used");
+            None
+        }
+    });
+    opened.collect()
 }

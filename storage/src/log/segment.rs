@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base::limits::LOG_BLOCK_BYTES;
 use base::{BatchIndex, LogPosition, Term};
 
+use super::thin::Thin;
 use crate::disk::{Disk, File};
 
 pub const MAGIC: [u8; 8] = *b"CARILLON";
@@ -122,6 +123,8 @@ pub struct Segment {
     pub header: Header,
     pub seed: u32,
     pub file: Arc<dyn File>,
+    /// Of what is left, when not all of it is: then `file` has records only, and no batches.
+    pub thin: Option<Arc<Thin>>,
 }
 
 impl std::fmt::Debug for Segment {
@@ -131,6 +134,11 @@ impl std::fmt::Debug for Segment {
 }
 
 impl Segment {
+    /// Bytes that it takes on the disk.
+    pub fn bytes(&self) -> u64 {
+        self.thin.as_ref().map_or(self.header.size, |thin| thin.bytes())
+    }
+
     /// The first position that a batch may have.
     pub fn first(&self) -> LogPosition {
         self.header.base.plus(LOG_BLOCK_BYTES)
@@ -173,7 +181,7 @@ pub fn install(disk: &dyn Disk, prepared: Prepared, header: Header) -> io::Resul
     prepared.file.sync_all()?;
     disk.rename(&prepared.name, &name(header.base))?;
     disk.sync_directory()?;
-    Ok(Segment { header, seed: header.seed(), file: prepared.file })
+    Ok(Segment { header, seed: header.seed(), file: prepared.file, thin: None })
 }
 
 #[cfg(test)]

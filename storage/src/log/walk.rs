@@ -56,8 +56,10 @@ pub struct Walked {
 /// Reads the log of `disk` from its beginning to its end. Ends early only where a file cannot be read.
 pub fn walk(disk: &dyn Disk, start: Option<&Start>, visit: &mut dyn FnMut(Step<'_>)) -> Result<Walked, OpenError> {
     let listing = list(disk, start)?;
-    let mut scan = Scan::new(&listing.segments);
-    if let (Some(start), Some(first)) = (start, listing.segments.first()) {
+    // What is left of thinned ones has no batches.
+    let whole: Vec<_> = listing.segments.iter().filter(|segment| segment.thin.is_none()).cloned().collect();
+    let mut scan = Scan::new(&whole);
+    if let (Some(start), Some(first)) = (start, whole.first()) {
         // Segments that nobody wanted any more are gone; what is there is read, needed by a recovery or not.
         scan.begin(&Start { from: first.header.base, ..start.clone() });
         scan.has_gaps = true;

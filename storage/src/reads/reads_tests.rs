@@ -83,7 +83,7 @@ impl Story {
             base_term: Term(1),
             size: SEGMENT,
         };
-        let segment = Segment { header, seed: 0, file: file.clone() };
+        let segment = Segment { header, seed: 0, file: file.clone(), thin: None };
         let segments = Arc::new(ArcSwap::from_pointee(vec![Arc::new(segment)]));
         let clock = Arc::new(ManualClock::at(Timestamp(1)));
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();

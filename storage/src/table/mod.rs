@@ -40,14 +40,24 @@ pub enum Kind {
     Progress = 4,
     Transactions = 5,
     Timers = 6,
+    /// What is left of a sealed segment.
+    Thin = 8,
     /// Which timers of a run have ended.
     Ledgers = 7,
 }
 
 impl Kind {
     pub fn parse(number: u32) -> Option<Self> {
-        let all =
-            [Self::Index, Self::Catalog, Self::Queues, Self::Progress, Self::Transactions, Self::Timers, Self::Ledgers];
+        let all = [
+            Self::Index,
+            Self::Catalog,
+            Self::Queues,
+            Self::Progress,
+            Self::Transactions,
+            Self::Timers,
+            Self::Ledgers,
+            Self::Thin,
+        ];
         all.into_iter().find(|kind| *kind as u32 == number)
     }
 
@@ -59,6 +69,7 @@ impl Kind {
             Self::Progress => "progress",
             Self::Transactions => "transactions",
             Self::Timers => "timers",
+            Self::Thin => "thin",
             Self::Ledgers => "ledgers",
         }
     }

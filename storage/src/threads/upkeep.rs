@@ -15,7 +15,7 @@ use crate::inbox::Inbox;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission};
-use crate::upkeep::{Errand, Owners, Policy, Retained, RetentionError, Standing, Upkeep as Core};
+use crate::upkeep::{Errand, Owners, Policy, Retained, RetentionError, Standing, ThinError, Upkeep as Core};
 use crate::writer::Reserve;
 
 /// How often the free space is looked at, and whether something is due; more often when the schedule says so.
@@ -259,6 +259,11 @@ impl Driver {
             last.retained_at_ms = now_ms;
             let retained = self.core.retain(&mut self.owners, &retention, self.clock.now())?;
             self.note(&retained);
+            while !self.shared.is_closed()
+                && let Some(thinned) = self.core.thin(&mut self.owners, &retention, self.clock.now())?
+            {
+                self.metrics.thinned_bytes.inc_by(thinned.before.saturating_sub(thinned.after));
+            }
         }
         let every_ms = millis(checkpoint_every);
         let written = applied.since(last.position.min(applied));
@@ -291,6 +296,8 @@ fn millis(duration: Duration) -> u64 {
 
 #[derive(Debug, thiserror::Error)]
 enum UpkeepError {
+    #[error(transparent)]
+    Thin(#[from] ThinError),
     #[error(transparent)]
     Retention(#[from] RetentionError),
     #[error(transparent)]

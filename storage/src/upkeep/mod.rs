@@ -9,19 +9,20 @@ mod checkpoint;
 mod merge;
 mod retention;
 mod seal;
+mod thin;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
-use crate::checkpoint::{CheckpointError, Manifest};
+use crate::checkpoint::{CheckpointError, Manifest, Pair};
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index;
-use crate::log::{Segments, segment};
+use crate::log::{Segments, segment, thin as thin_file};
 use crate::position::Positions;
 use crate::request::{Done, Request};
 use crate::timer::TimerCore;
@@ -30,6 +31,7 @@ use crate::view::queue::QueueId;
 
 pub use retention::{Policy, Reason, Retained, RetentionError};
 pub use seal::{SealError, open_all};
+pub use thin::{ThinError, Thinned};
 
 /// Where the log stands. Everything applied is durable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,11 +105,17 @@ pub struct Upkeep {
     holes: Vec<Range<LogPosition>>,
     /// Segments that nobody reads any more, and whose files are still there.
     leaving: BTreeSet<LogPosition>,
+    /// Segments that were thinned, and how many bytes of wanted topics they had then.
+    stubborn: BTreeMap<LogPosition, u64>,
 }
 
 impl Upkeep {
     pub fn new(disk: Arc<dyn Disk>, chance: Chance, legacy: Legacy) -> Self {
         let Legacy { store, hash_key, segments, views, kept, holes } = legacy;
+        for segment in segments.load().iter().filter(|segment| segment.thin.is_some()) {
+            // A crash came between the thinned file and the end of the whole one.
+            Pair::remove(&*disk, &segment::name(segment.header.base));
+        }
         let newest = kept.last();
         let first = segments.load().first().map_or(LogPosition(0), |segment| segment.header.base);
         let sealed_to = newest.map_or(first, |newest| newest.replay_from);
@@ -123,6 +131,7 @@ impl Upkeep {
             is_adrift: false,
             next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
             next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
+            stubborn: BTreeMap::new(),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
             disk,
             unnamed: BTreeSet::new(),
@@ -134,7 +143,10 @@ impl Upkeep {
     /// Files of segments below `sealed_to` that the newest checkpoint does not name.
     fn left_behind(disk: &dyn Disk, kept: &[Manifest], sealed_to: LogPosition) -> BTreeSet<LogPosition> {
         let (Some(newest), Ok(names)) = (kept.last(), disk.list()) else { return BTreeSet::new() };
-        let bases = names.iter().filter_map(|name| segment::parse_name(name).or_else(|| index::parse_name(name)));
+        let parse = |name: &String| {
+            segment::parse_name(name).or_else(|| index::parse_name(name)).or_else(|| thin_file::parse_name(name))
+        };
+        let bases = names.iter().filter_map(parse);
         let is_named = |base: &LogPosition| newest.segments.iter().any(|header| header.base == *base);
         bases.filter(|base| *base < sealed_to && !is_named(base)).collect()
     }

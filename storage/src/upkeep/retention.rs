@@ -20,6 +20,7 @@ use super::{Owners, Upkeep};
 use crate::checkpoint::{CheckpointError, Pair};
 use crate::index::{self, SegmentIndex};
 use crate::log::segment::{self, Segment};
+use crate::log::thin;
 use crate::record::Fact;
 use crate::request::{Change, Request};
 use crate::table::TableError;
@@ -103,7 +104,7 @@ impl Upkeep {
         let below = older.replay_from.min(newer.replay_from);
         let all = self.segments.load_full();
         let last = all.len().saturating_sub(1);
-        let mut bytes: u64 = all.iter().map(|segment| segment.header.size).sum();
+        let mut bytes: u64 = all.iter().map(|segment| segment.bytes()).sum();
         let limits = self.topic_limits(policy);
         for segment in all[..last].iter().filter(|segment| segment.header.end() <= below) {
             let Some(index) = self.views.index.find(segment.header.base) else { continue };
@@ -112,27 +113,27 @@ impl Upkeep {
             match self.want(owners, segment, &index, &asked)? {
                 Want::Messages => continue,
                 Want::Held => {
-                    done.held_bytes += segment.header.size;
+                    done.held_bytes += segment.bytes();
                     continue;
                 }
                 Want::Nothing => {}
             }
-            self.expire(owners, segment, &index, &asked)?;
+            self.expire(owners, segment, &index, &|_| true, &asked)?;
             // R1.
             if self.want(owners, segment, &index, &asked)? != Want::Nothing {
                 continue;
             }
             self.let_go(segment);
-            bytes -= segment.header.size;
+            bytes -= segment.bytes();
             done.dropped += 1;
             let of_reason = if is_over { &mut done.bytes_by_size } else { &mut done.bytes_by_time };
-            *of_reason += segment.header.size;
+            *of_reason += segment.bytes();
         }
         Ok(done)
     }
 
     /// For topics with a limit of size: the oldest segment whose messages are within it.
-    fn topic_limits(&self, policy: &Policy) -> BTreeMap<TopicId, LogPosition> {
+    pub(super) fn topic_limits(&self, policy: &Policy) -> BTreeMap<TopicId, LogPosition> {
         let mut limits = BTreeMap::new();
         if !policy.is_size_first {
             return limits;
@@ -160,8 +161,12 @@ impl Upkeep {
         index: &SegmentIndex,
         asked: &Asked<'_>,
     ) -> Result<Want, RetentionError> {
-        let catalog = self.views.catalog.load();
         let range = segment.header.base..segment.header.end();
+        // What is prepared may come to wait for its time, and what waits becomes visible: looked for in this order, nothing
+        // gets past.
+        let is_prepared = self.views.transactions.lock().is_any_in(&range);
+        let is_held = is_prepared || is_any_waiting_in(owners, range.clone())?;
+        let catalog = self.views.catalog.load();
         for (topic, share) in index.topics() {
             let is_there = share.messages > 0 && !self.is_purged(&catalog, *topic, index)?;
             if is_there && asked.is_wanted(&catalog, *topic, share.newest, range.start) {
@@ -173,11 +178,7 @@ impl Upkeep {
                 return Ok(Want::Messages);
             }
         }
-        let is_prepared = self.views.transactions.lock().is_any_in(&range);
-        if is_prepared || is_any_waiting_in(owners, range)? {
-            return Ok(Want::Held);
-        }
-        Ok(Want::Nothing)
+        Ok(if is_held { Want::Held } else { Want::Nothing })
     }
 
     /// Whether none of a topic's queues has anything left in a segment.
@@ -194,37 +195,59 @@ impl Upkeep {
 
     /// Topics in which bodies of `range` became visible later on, and when the newest did.
     fn pointing_into(&self, range: &Range<LogPosition>) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
-        let mut found = self.views.index.references(range)?;
-        self.views.references.lock().into_range(range, &mut |topic, newest| {
+        self.pointing_into_part(range, range)
+    }
+
+    /// As [`Upkeep::pointing_into`], for a part of the segment at `segment`.
+    pub(super) fn pointing_into_part(
+        &self,
+        part: &Range<LogPosition>,
+        segment: &Range<LogPosition>,
+    ) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
+        let mut found = self.views.index.references_from(part, segment.end)?;
+        self.views.references.lock().into_range(part, &mut |topic, newest| {
             let known = found.entry(topic).or_default();
             *known = newest.max(*known);
         });
         Ok(found)
     }
 
-    /// Ends what is visible of a segment, by records of the log.
-    fn expire(
+    /// Ends what is visible of a segment, by records of the log: messages of `topics`, and what later segments made visible
+    /// of it and is too old.
+    pub(super) fn expire(
         &self,
         owners: &mut dyn Owners,
         segment: &Segment,
         index: &SegmentIndex,
+        topics: &dyn Fn(TopicId) -> bool,
         asked: &Asked<'_>,
     ) -> Result<(), RetentionError> {
         let catalog = self.views.catalog.load_full();
         let mut below: BTreeMap<(TopicId, QueueIndex), QueueOffset> = BTreeMap::new();
         index.queues(&mut |id, stretch| {
-            below.insert((id.topic, id.queue), stretch.end());
+            if topics(id.topic) {
+                below.insert((id.topic, id.queue), stretch.end());
+            }
         })?;
-        // Elsewhere only what is too old itself.
         let range = segment.header.base..segment.header.end();
         for topic in self.pointing_into(&range)?.into_keys() {
             let Some(topic) = catalog.topic_by_id(topic) else { continue };
-            let oldest = Timestamp(asked.now.0.saturating_sub(millis(asked.policy.time_of(&topic.spec))));
+            // The first instant that is within the retention, as `is_wanted` has it.
+            let oldest = Timestamp(asked.now.0.saturating_sub(millis(asked.policy.time_of(&topic.spec))) + 1);
             for queue in &topic.queues {
                 let end = below.entry((topic.spec.id, queue.id().queue)).or_default();
                 *end = queue.offset_at(oldest).max(*end);
             }
         }
+        self.append_expiry(owners, below)
+    }
+
+    fn append_expiry(
+        &self,
+        owners: &mut dyn Owners,
+        below: BTreeMap<(TopicId, QueueIndex), QueueOffset>,
+    ) -> Result<(), RetentionError> {
+        let catalog = self.views.catalog.load_full();
         let mut changes: SmallVec<[Change; 1]> = SmallVec::new();
         for ((topic, number), below) in below {
             let queue = catalog.topic_by_id(topic).and_then(|found| found.queue(number));
@@ -260,6 +283,7 @@ impl Upkeep {
         for base in gone {
             // The index first: without its segment it would be taken for a stray one for ever.
             Pair::remove(&*self.disk, &index::name(base));
+            Pair::remove(&*self.disk, &thin::name(base));
             Pair::remove(&*self.disk, &segment::name(base));
             self.leaving.remove(&base);
         }
@@ -267,7 +291,7 @@ impl Upkeep {
 }
 
 /// Whether any body in `range` waits for its time.
-fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Result<bool, CheckpointError> {
+pub(super) fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Result<bool, CheckpointError> {
     // What the writer has applied, the timers know afterwards.
     owners.standing()?;
     let is_waiting = Arc::new(AtomicBool::new(true));
@@ -279,17 +303,17 @@ fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Resu
 }
 
 /// What is asked about segments.
-struct Asked<'a> {
-    policy: &'a Policy,
-    now: Timestamp,
+pub(super) struct Asked<'a> {
+    pub policy: &'a Policy,
+    pub now: Timestamp,
     /// The log takes more than it may.
-    is_over: bool,
-    limits: &'a BTreeMap<TopicId, LogPosition>,
+    pub is_over: bool,
+    pub limits: &'a BTreeMap<TopicId, LogPosition>,
 }
 
 impl Asked<'_> {
     /// Whether messages of a topic are, of which the newest became visible at `newest` and lies in the segment at `base`.
-    fn is_wanted(&self, catalog: &Catalog, topic: TopicId, newest: Timestamp, base: LogPosition) -> bool {
+    pub fn is_wanted(&self, catalog: &Catalog, topic: TopicId, newest: Timestamp, base: LogPosition) -> bool {
         let Some(topic) = catalog.topic_by_id(topic) else { return false };
         let is_outlier = matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry);
         let is_too_much = self.is_over || self.limits.get(&topic.spec.id).is_some_and(|within| base < *within);

@@ -73,6 +73,10 @@ impl Transactions {
         self.prepared.range(range.clone()).next().is_some()
     }
 
+    pub fn positions_in(&self, range: &std::ops::Range<LogPosition>) -> impl Iterator<Item = LogPosition> + '_ {
+        self.prepared.range(range.clone()).map(|(position, _)| *position)
+    }
+
     /// What changed since this was called before, by origin; everything, when `is_complete`.
     pub(crate) fn take_changed(&mut self, is_complete: bool) -> Vec<Row> {
         let mut changed = std::mem::take(&mut self.changed);

@@ -30,6 +30,7 @@ pub struct Tally {
     pub sealed: u64,
     pub checkpoints: u64,
     pub dropped: u64,
+    pub thinned: u64,
     /// Merges of runs of timers.
     pub merged: u64,
 }

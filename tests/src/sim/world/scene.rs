@@ -41,6 +41,8 @@ impl World {
     pub fn begin(&mut self) {
         self.recover();
         for (name, kind, queues) in TOPICS {
+            // One that stays where the others go, so that segments are worth thinning.
+            let retention = (kind == TopicKind::Fifo).then_some(Duration::from_secs(900));
             let name = TopicName::parse(name).expect("legal");
             let spec = TopicSpec {
                 id: TopicId(0),
@@ -49,7 +51,7 @@ impl World {
                 queues,
                 created_at: self.clock.now(),
                 is_dropped: false,
-                retention: None,
+                retention,
                 retention_bytes: None,
             };
             self.submit(Owner::Nobody, Request::CreateTopic(spec));

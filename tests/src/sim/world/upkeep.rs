@@ -12,7 +12,7 @@ use storage::view::catalog::TopicKind;
 use super::super::oracle::{Operation, must};
 use super::{Owner, World, say};
 
-/// How long messages are kept.
+/// How long messages of most topics are kept.
 const RETENTION: Duration = Duration::from_secs(120);
 
 /// The world as upkeep sees it: others go on while it works.
@@ -66,15 +66,20 @@ impl World {
     pub(super) fn upkeep(&mut self) {
         let Some(mut upkeep) = self.run().upkeep.take() else { return };
         let applied = self.run().writer.log().positions().applied;
-        match self.chance.below(7) {
+        match self.chance.below(8) {
             0..=1 => {
-                let policy = Policy { time: RETENTION, ..Policy::default() };
-                let now = self.clock.now();
+                let (policy, now) = (self.policy(), self.clock.now());
                 let retained = upkeep.retain(&mut Others { world: self }, &policy, now);
                 say!(self, "retention: {retained:?}");
                 self.tally.dropped += retained.map_or(0, |retained| retained.dropped);
             }
             2 => self.seal(&mut upkeep, applied),
+            4 => {
+                let (policy, now) = (self.policy(), self.clock.now());
+                let thinned = upkeep.thin(&mut Others { world: self }, &policy, now);
+                say!(self, "thinning: {thinned:?}");
+                self.tally.thinned += u64::from(matches!(thinned, Ok(Some(_))));
+            }
             3 => {
                 let merged = upkeep.merge_timers(&mut Others { world: self });
                 say!(self, "merge of timers: {merged:?}");
@@ -101,6 +106,10 @@ impl World {
         self.tally.sealed += u64::from(matches!(sealed, Ok(true)));
     }
 
+    fn policy(&self) -> Policy {
+        Policy { time: RETENTION, ..Policy::default() }
+    }
+
     /// Nothing expires before its time.
     fn check_age(&self, topic: TopicId, queue: QueueIndex, below: QueueOffset) {
         let running = self.running.as_ref().expect("the process lives");
@@ -111,7 +120,8 @@ impl World {
         for offset in queue.bounds().first.0..below.0 {
             let entry = queue.entry(QueueOffset(offset)).expect("it is there");
             let age = self.clock.now().ms_since(entry.visible_since);
-            let is_old = u128::from(age) >= RETENTION.as_millis() && !is_outlier;
+            let retention = topic.spec.retention.unwrap_or(RETENTION);
+            let is_old = u128::from(age) >= retention.as_millis() && !is_outlier;
             must!(is_old || entry.is_lost(), "offset {offset} of {:?} expires at an age of {age} ms", topic.spec.name);
         }
     }

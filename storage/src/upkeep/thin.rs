@@ -1,0 +1,258 @@
+//! Thinning: of a sealed segment of which less than half is wanted, only that is kept. One topic that is kept for long beside
+//! much that is not then costs what it is, not the segments it lies in.
+//!
+//! Positions never change, so no pointer, handle or index entry is told. What goes has expired by a record before, as with
+//! a whole segment.
+//!
+//! N1. A record goes only when no entry that can be read, no timer and no transaction points to it.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use base::{BatchIndex, LogPosition, Timestamp, TopicId};
+use hashbrown::HashSet;
+
+use super::retention::{Asked, Policy, RetentionError, is_any_waiting_in};
+use super::{Owners, SealError, Upkeep};
+use crate::checkpoint::Pair;
+use crate::index::{self, BuildError, STRETCH_BYTES, SegmentIndex};
+use crate::log::batch::HEADER_BYTES;
+use crate::log::sealed;
+use crate::log::segment::{self, Segment};
+use crate::log::thin::{Kept, Thin, ThinWriter};
+use crate::record::{self, Record};
+
+/// Positions that are asked about together whether anything in them waits.
+const WAITING_STRETCH: u64 = 1 << 20;
+
+/// Thinning cannot go on; another try may succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum ThinError {
+    #[error(transparent)]
+    Retention(#[from] RetentionError),
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    #[error(transparent)]
+    Write(#[from] BuildError),
+}
+
+/// What one segment was and is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Thinned {
+    pub before: u64,
+    pub after: u64,
+}
+
+impl Upkeep {
+    /// Thins the oldest segment of which less than half is wanted; none when there is no such.
+    pub fn thin(
+        &mut self,
+        owners: &mut dyn Owners,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<Option<Thinned>, ThinError> {
+        let [older, newer] = self.kept.as_slice() else { return Ok(None) };
+        let below = older.replay_from.min(newer.replay_from);
+        let all = self.segments.load_full();
+        let limits = self.topic_limits(policy);
+        let asked = Asked { policy, now, is_over: false, limits: &limits };
+        for (at, segment) in all.iter().enumerate().filter(|(_, segment)| segment.header.end() <= below) {
+            let base = segment.header.base;
+            let Some(index) = self.views.index.find(base) else { continue };
+            let wanted = self.wanted_topics(&index, &asked, base);
+            let bytes: u64 = index.topics().iter().filter(|(id, _)| wanted.contains(id)).map(|(_, s)| s.bytes).sum();
+            // What waits, or is pointed to, may keep it as large as it was.
+            let is_stubborn = self.stubborn.get(&base).is_some_and(|wanted_before| bytes * 4 >= wanted_before * 3);
+            if bytes * 2 >= segment.bytes() || is_stubborn {
+                continue;
+            }
+            let next = all.get(at + 1).filter(|next| next.header.base == segment.header.end());
+            let next_index = next.map(|next| next.header.base_index);
+            self.expire(owners, segment, &index, &|topic| !wanted.contains(&topic), &asked)?;
+            self.stubborn.insert(base, bytes);
+            return self.replace(owners, segment, next_index, &wanted, &asked).map(Some);
+        }
+        Ok(None)
+    }
+
+    fn wanted_topics(&self, index: &SegmentIndex, asked: &Asked<'_>, base: LogPosition) -> HashSet<TopicId> {
+        let catalog = self.views.catalog.load();
+        let is_wanted = |topic: TopicId, newest| asked.is_wanted(&catalog, topic, newest, base);
+        index.topics().iter().filter(|(id, share)| is_wanted(*id, share.newest)).map(|(id, _)| *id).collect()
+    }
+
+    /// Writes what is wanted, and puts it in the segment's place.
+    fn replace(
+        &mut self,
+        owners: &mut dyn Owners,
+        segment: &Arc<Segment>,
+        next_index: Option<BatchIndex>,
+        wanted: &HashSet<TopicId>,
+        asked: &Asked<'_>,
+    ) -> Result<Thinned, ThinError> {
+        let range = segment.header.base..segment.header.end();
+        // N1: asked after the expiry is in the log, and in the order that a body takes: prepared, waiting, visible. So
+        // nothing can come to point here that is not known.
+        let prepared = self.prepared_in(&range);
+        let waiting = self.waiting_stretches(owners, &range)?;
+        let stretches = self.pointed_stretches(&range, asked)?;
+        let origins = self.origins(segment, next_index, wanted)?;
+        let keeping = Keeping { topics: wanted, stretches, waiting, prepared, origins };
+        let index = self.views.index.find(range.start).expect("it was found before");
+        let random = self.chance.next_u64();
+        let mut writer =
+            ThinWriter::create(&*self.disk, &segment.header, index.summary(), random).map_err(BuildError::Write)?;
+        let mut failed = None;
+        each_record(segment, next_index, &mut |kept, record| {
+            if failed.is_none() && keeping.is_kept(&kept, record) {
+                failed = writer.keep(&kept).err();
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(BuildError::Write(error).into());
+        }
+        writer.finish(&*self.disk).map_err(BuildError::Write)?;
+        let thinned = Thin::open(&*self.disk, range.start).map_err(SealError::Open)?;
+        thinned.thin.as_ref().expect("just opened as such").verify(&mut |_| ()).map_err(SealError::Open)?;
+        let done = Thinned { before: segment.bytes(), after: thinned.bytes() };
+        let thinned = Arc::new(thinned);
+        self.segments.rcu(|all| {
+            let replaced = |old: &Arc<Segment>| if old.header.base == range.start { &thinned } else { old }.clone();
+            all.iter().map(replaced).collect::<Vec<_>>()
+        });
+        self.reindex(&thinned)?;
+        Pair::remove(&*self.disk, &segment::name(range.start));
+        tracing::info!(segment = range.start.0, before = done.before, after = done.after, "a segment was thinned");
+        Ok(done)
+    }
+
+    fn reindex(&mut self, segment: &Segment) -> Result<(), SealError> {
+        let random = self.chance.next_u64();
+        let site = index::Site { disk: &*self.disk, segment, next_index: None, hash_key: self.hash_key, random };
+        index::build(&site)?;
+        let index = SegmentIndex::open(&*self.disk, segment.header.base, segment.header.cluster)?;
+        self.views.index.add(index);
+        Ok(())
+    }
+
+    /// Stretches of a segment that entries elsewhere point into, and that somebody may still read.
+    fn pointed_stretches(
+        &self,
+        range: &Range<LogPosition>,
+        asked: &Asked<'_>,
+    ) -> Result<BTreeSet<u64>, RetentionError> {
+        let catalog = self.views.catalog.load();
+        let mut found = BTreeSet::new();
+        for stretch in range.start.0 / STRETCH_BYTES..range.end.0.div_ceil(STRETCH_BYTES) {
+            let start = LogPosition(stretch * STRETCH_BYTES);
+            let part = start.max(range.start)..start.plus(STRETCH_BYTES).min(range.end);
+            let pointing = self.pointing_into_part(&part, range)?;
+            if pointing.iter().any(|(topic, newest)| asked.is_wanted(&catalog, *topic, *newest, range.start)) {
+                found.insert(stretch);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Parts of a segment in which something waits for its time.
+    fn waiting_stretches(
+        &self,
+        owners: &mut dyn Owners,
+        range: &Range<LogPosition>,
+    ) -> Result<BTreeSet<u64>, RetentionError> {
+        let mut found = BTreeSet::new();
+        if !is_any_waiting_in(owners, range.clone())? {
+            return Ok(found);
+        }
+        for part in range.start.0 / WAITING_STRETCH..range.end.0.div_ceil(WAITING_STRETCH) {
+            let start = LogPosition(part * WAITING_STRETCH);
+            let positions = start.max(range.start)..start.plus(WAITING_STRETCH).min(range.end);
+            let is_waiting = Arc::new(AtomicBool::new(true));
+            let answer = is_waiting.clone();
+            owners.timers(Box::new(move |core| {
+                answer.store(core.timers().has_pending_in(&positions), Ordering::Relaxed);
+            }));
+            if is_waiting.load(Ordering::Relaxed) {
+                found.insert(part);
+            }
+        }
+        Ok(found)
+    }
+
+    fn prepared_in(&self, range: &Range<LogPosition>) -> HashSet<LogPosition> {
+        self.views.transactions.lock().positions_in(range).collect()
+    }
+
+    /// Bodies of a segment that became visible in the same one, in topics that are wanted.
+    fn origins(
+        &self,
+        segment: &Segment,
+        next_index: Option<BatchIndex>,
+        wanted: &HashSet<TopicId>,
+    ) -> Result<HashSet<LogPosition>, SealError> {
+        let mut origins = HashSet::new();
+        each_record(segment, next_index, &mut |_, record| {
+            if let Record::Publish { origin, head, .. } = record
+                && wanted.contains(&head.topic)
+            {
+                origins.insert(origin.position);
+            }
+        })?;
+        Ok(origins)
+    }
+}
+
+/// What is kept of a segment.
+struct Keeping<'a> {
+    topics: &'a HashSet<TopicId>,
+    stretches: BTreeSet<u64>,
+    waiting: BTreeSet<u64>,
+    prepared: HashSet<LogPosition>,
+    origins: HashSet<LogPosition>,
+}
+
+impl Keeping<'_> {
+    fn is_kept(&self, kept: &Kept, record: &Record) -> bool {
+        let at = kept.position;
+        let is_pointed_to = self.origins.contains(&at) || self.stretches.contains(&(at.0 / STRETCH_BYTES));
+        match record {
+            Record::Message { head, .. } => is_pointed_to || self.topics.contains(&head.topic),
+            Record::Delayed { .. } => is_pointed_to || self.waiting.contains(&(at.0 / WAITING_STRETCH)),
+            Record::Prepared { .. } => is_pointed_to || self.prepared.contains(&at),
+            // Its entry, for the index.
+            Record::Publish { head, .. } => self.topics.contains(&head.topic),
+            _ => false,
+        }
+    }
+}
+
+/// Every record of a segment, whole or thinned.
+fn each_record(
+    segment: &Segment,
+    next_index: Option<BatchIndex>,
+    visit: &mut dyn FnMut(Kept, &Record),
+) -> Result<(), SealError> {
+    if let Some(thin) = &segment.thin {
+        return Ok(thin.each(&mut |kept| {
+            let record = record::decode(&kept.bytes).map(|framed| framed.record);
+            if let Ok(record) = record {
+                visit(kept, &record);
+            }
+        })?);
+    }
+    let read = sealed::read(segment, next_index, &mut |found| {
+        let mut position = found.header.position.plus(HEADER_BYTES as u64);
+        let mut rest = found.records;
+        for _ in 0..found.header.records {
+            // A recovery has read this batch before, and would have refused it.
+            let Ok(framed) = record::decode(rest) else { return };
+            let (bytes, later) = rest.split_at(framed.length as usize);
+            visit(Kept { position, stored_at: found.header.stored_at, bytes: bytes.to_vec() }, &framed.record);
+            position = position.plus(framed.length.into());
+            rest = later;
+        }
+    });
+    read.map(drop).map_err(|error| BuildError::Segment(error).into())
+}
