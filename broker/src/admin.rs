@@ -145,6 +145,10 @@ pub struct GroupTopicDescription {
     pub retry_wait: u64,
     /// Message groups with a batch handed out.
     pub open_message_groups: u64,
+    /// Messages that retention took before the group had read them.
+    pub expired_unread: u64,
+    /// When retention may take the oldest that is not acknowledged; none when everything is.
+    pub oldest_expires_in_ms: Option<u64>,
     pub queues: Vec<GroupQueueDescription>,
 }
 

@@ -114,6 +114,7 @@ impl Collector for State {
 
 struct Gauges {
     whole: Vec<(&'static str, IntGaugeVec)>,
+    counts: Vec<(&'static str, IntCounterVec)>,
     seconds: Vec<(&'static str, GaugeVec)>,
 }
 
@@ -157,9 +158,21 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("carillon_build_info", "1", &["version"]),
 ];
 
+/// What the log counts: it goes on over restarts.
+const COUNTS: &[(&str, &str, &[&str])] = &[(
+    "carillon_group_expired_unread_total",
+    "Messages that retention took before the group had read them, since the group's first contact",
+    PAIR,
+)];
+
 const SECONDS: &[(&str, &str, &[&str])] = &[
     ("carillon_group_oldest_unacked_age_seconds", "Age of the oldest message not acknowledged", PAIR),
     ("carillon_transaction_oldest_prepared_age_seconds", "Age of the oldest prepared message", &["topic"]),
+    (
+        "carillon_group_oldest_unread_expires_seconds",
+        "Seconds until the oldest message not acknowledged is older than its topic's retention; absent when there is none",
+        PAIR,
+    ),
 ];
 
 impl Gauges {
@@ -170,12 +183,20 @@ impl Gauges {
         let seconds = SECONDS.iter().map(|(name, help, labels)| {
             (*name, GaugeVec::new(Opts::new(*name, *help), labels).expect("names and labels are legal"))
         });
-        Self { whole: whole.collect(), seconds: seconds.collect() }
+        let counts = COUNTS.iter().map(|(name, help, labels)| {
+            (*name, IntCounterVec::new(Opts::new(*name, *help), labels).expect("names and labels are legal"))
+        });
+        Self { whole: whole.collect(), counts: counts.collect(), seconds: seconds.collect() }
     }
 
     fn set(&self, name: &str, labels: &[&str], value: u64) {
         let (_, gauge) = self.whole.iter().find(|(known, _)| *known == name).expect("every gauge is in the table");
         gauge.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+    }
+
+    fn count(&self, name: &str, labels: &[&str], value: u64) {
+        let (_, counter) = self.counts.iter().find(|(known, _)| *known == name).expect("every counter is in the table");
+        counter.with_label_values(labels).inc_by(value);
     }
 
     fn add(&self, name: &str, labels: &[&str]) {
@@ -190,12 +211,17 @@ impl Gauges {
 
     fn families(&self) -> Vec<MetricFamily> {
         let whole = self.whole.iter().flat_map(|(_, gauge)| gauge.collect());
-        whole.chain(self.seconds.iter().flat_map(|(_, gauge)| gauge.collect())).collect()
+        let counts = self.counts.iter().flat_map(|(_, counter)| counter.collect());
+        let seconds = self.seconds.iter().flat_map(|(_, gauge)| gauge.collect());
+        // A vector in which nothing is known has no family.
+        whole.chain(counts).chain(seconds).filter(|family| !family.get_metric().is_empty()).collect()
     }
 
     fn descriptions(&self) -> Vec<Desc> {
         let whole = self.whole.iter().flat_map(|(_, gauge)| gauge.desc());
-        whole.chain(self.seconds.iter().flat_map(|(_, gauge)| gauge.desc())).cloned().collect()
+        let counts = self.counts.iter().flat_map(|(_, counter)| counter.desc());
+        let seconds = self.seconds.iter().flat_map(|(_, gauge)| gauge.desc());
+        whole.chain(counts).chain(seconds).cloned().collect()
     }
 
     fn read(&self, shared: &Shared) {
@@ -264,8 +290,16 @@ impl Gauges {
                 let counts = shared.subscriptions.get(Pair { group: group.id, topic: id }).map(|inbox| inbox.counts());
                 let counts = counts.unwrap_or_default();
                 parked += counts.parked_polls;
-                let backlog = shared.backlog(topic, &progress.lock(), now);
+                let (backlog, expired) = {
+                    let progress = progress.lock();
+                    (shared.backlog(topic, &progress, now), progress.expired())
+                };
                 let topic = topic.spec.name.as_str();
+                self.count("carillon_group_expired_unread_total", &[name, topic], expired);
+                if let Some(at) = backlog.expires_at {
+                    let left = at.ms_since(now);
+                    self.set_seconds("carillon_group_oldest_unread_expires_seconds", &[name, topic], left);
+                }
                 let labels = [name, topic, "false", "false"];
                 self.set("rocketmq_consumer_lag_messages", &labels, backlog.lag);
                 let out = counts.in_flight + counts.held;

@@ -131,6 +131,8 @@ impl Shared {
             held: counts.held,
             retry_wait: counts.retry_wait,
             open_message_groups: counts.open_lanes,
+            expired_unread: progress.expired(),
+            oldest_expires_in_ms: backlog.expires_at.map(|at| at.ms_since(now)),
             queues: queues.collect(),
         }
     }
@@ -141,11 +143,17 @@ impl Shared {
             return Backlog::default();
         }
         let mut backlog = Backlog::default();
+        let mut oldest_since = None;
         for queue in queues_of(topic) {
             backlog.lag += progress.lag(queue.queue, queue.next);
             let floor = progress.floor(queue.queue).max(queue.first);
             let oldest = topic.queue(queue.queue).and_then(|entries| entries.entry(floor));
-            backlog.oldest_ms = backlog.oldest_ms.max(oldest.map_or(0, |entry| now.ms_since(entry.visible_since)));
+            let since = oldest.map(|entry| entry.visible_since);
+            oldest_since = oldest_since.into_iter().chain(since).min();
+        }
+        if let Some(since) = oldest_since {
+            backlog.oldest_ms = now.ms_since(since);
+            backlog.expires_at = Some(since.plus_ms(ms(self.policy().time_of(&topic.spec))));
         }
         backlog
     }
@@ -167,6 +175,8 @@ pub struct Backlog {
     pub lag: u64,
     /// Age of the oldest of them.
     pub oldest_ms: u64,
+    /// When retention may take the oldest of them.
+    pub expires_at: Option<Timestamp>,
 }
 
 impl Broker {

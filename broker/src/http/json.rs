@@ -145,6 +145,8 @@ pub struct GroupTopicJson {
     pub held: u64,
     pub retry_wait: u64,
     pub open_message_groups: u64,
+    pub expired_unread: u64,
+    pub oldest_expires_in_ms: Option<u64>,
     pub queues: Vec<GroupQueueJson>,
 }
 
@@ -333,6 +335,8 @@ impl From<GroupTopicDescription> for GroupTopicJson {
             held: topic.held,
             retry_wait: topic.retry_wait,
             open_message_groups: topic.open_message_groups,
+            expired_unread: topic.expired_unread,
+            oldest_expires_in_ms: topic.oldest_expires_in_ms,
             queues: queues.map(|q| GroupQueueJson { queue: q.queue.0, floor: q.floor.0, next: q.next.0 }).collect(),
         }
     }

@@ -43,6 +43,8 @@ pub struct Story {
     /// Messages, by the order in which they were sent, that were published as dead letters.
     pub dead: Vec<u64>,
     sent: u64,
+    /// Records that are no messages: each lies behind the one before.
+    operated: u64,
 }
 
 impl Story {
@@ -77,6 +79,7 @@ impl Story {
             wants_dead_letter_topic: false,
             dead: Vec::new(),
             sent: 0,
+            operated: FIRST_RECORDS,
         }
     }
 
@@ -130,7 +133,8 @@ impl Story {
 
     /// An operator's record is committed; the ring has not come yet.
     pub fn overtake(&mut self, record: &Record) {
-        self.views.apply(record, Pointer { position: LogPosition(0), length: 0 }, self.now.wall);
+        self.views.apply(record, at(self.operated), self.now.wall);
+        self.operated += 1;
     }
 
     pub fn tell(&mut self, event: Event) {
@@ -249,9 +253,16 @@ impl Story {
     }
 }
 
+/// Records before the first one of a story.
+const FIRST_RECORDS: u64 = 3;
+
+/// Where the `number`th record lies that is no message.
+fn at(number: u64) -> Pointer {
+    Pointer { position: LogPosition(number), length: 1 }
+}
+
 fn views(queues: u16, created_at: Timestamp) -> Views {
     let mut views = Views::default();
-    let nowhere = Pointer { position: LogPosition(0), length: 0 };
     let topic = TopicSpec {
         id: PAIR.topic,
         name: TopicName::parse("orders").unwrap(),
@@ -272,11 +283,11 @@ fn views(queues: u16, created_at: Timestamp) -> Views {
         created_at,
         is_dropped: false,
     };
-    views.apply(&Record::Topic(topic), nowhere, created_at);
-    views.apply(&Record::Group(group), nowhere, created_at);
+    views.apply(&Record::Topic(topic), at(0), created_at);
+    views.apply(&Record::Group(group), at(1), created_at);
     let filter = FilterSpec { is_sql: false, expression: "*".into() };
     let Pair { group, topic } = PAIR;
-    views.apply(&Record::Fact(Fact::Subscribe { group, topic, start: Vec::new(), filter }), nowhere, created_at);
+    views.apply(&Record::Fact(Fact::Subscribe { group, topic, start: Vec::new(), filter }), at(2), created_at);
     views
 }
 

@@ -108,6 +108,9 @@ struct GroupTopic {
     held: u64,
     retry_wait: u64,
     open_message_groups: u64,
+    #[serde(default)]
+    expired_unread: u64,
+    oldest_expires_in_ms: Option<u64>,
 }
 
 impl Group {
@@ -230,7 +233,8 @@ async fn delete(api: &mut Api, options: &Delete, output: &Output) -> Result<(), 
     say(output, &found.body, &group.name, format!("deleted group {}", group.name))
 }
 
-const TOPIC_HEADER: [&str; 8] = ["TOPIC", "FILTER", "LAG", "OLDEST", "IN FLIGHT", "HELD", "RETRY", "OPEN KEYS"];
+const TOPIC_HEADER: [&str; 10] =
+    ["TOPIC", "FILTER", "LAG", "OLDEST", "EXPIRES IN", "IN FLIGHT", "HELD", "RETRY", "OPEN KEYS", "EXPIRED UNREAD"];
 const MEMBER_HEADER: [&str; 5] = ["CLIENT", "LANGUAGE", "VERSION", "ADDRESS", "SEEN"];
 
 fn topic_row(topic: &GroupTopic) -> Vec<String> {
@@ -239,10 +243,12 @@ fn topic_row(topic: &GroupTopic) -> Vec<String> {
         topic.filter.clone(),
         topic.lag_messages.to_string(),
         about(topic.oldest_unacked_ms),
+        topic.oldest_expires_in_ms.map_or_else(|| "-".into(), about),
         topic.in_flight.to_string(),
         topic.held.to_string(),
         topic.retry_wait.to_string(),
         topic.open_message_groups.to_string(),
+        topic.expired_unread.to_string(),
     ]
 }
 
