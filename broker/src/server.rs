@@ -28,6 +28,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("storage.disk_reserve = {0:?} is neither a share such as \"5%\" nor a size such as \"10GiB\"")]
     Reserve(String),
+    #[error("storage.verify_rate = {0:?} is no size a second such as \"20MiB/s\"")]
+    Rate(String),
     #[error(transparent)]
     Gateways(#[from] gateways::StartError),
     #[error("metrics cannot be registered: {0}")]
@@ -108,6 +110,8 @@ fn open_store(
     registry: &Registry,
 ) -> Result<(Store, Report), StartError> {
     let reserve = parse_reserve(&config.storage.disk_reserve)?;
+    let verify_rate = parse_rate(&config.storage.verify_rate)?;
+    let upkeep = threads::Schedule { verify_rate, ..threads::Schedule::default() };
     let disk = Arc::new(RealDisk::open(data)?);
     let metrics = storage::metrics::Metrics::register(registry)?;
     let commit = match config.storage.log.flush {
@@ -126,7 +130,7 @@ fn open_store(
         read_threads: config.storage.read_threads,
         behind_bytes_per_second: None,
         reserve,
-        upkeep: threads::Schedule::default(),
+        upkeep,
     };
     let store = Store::start(recovered, disk, clock.clone(), metrics, options).map_err(StartError::Threads)?;
     Ok((store, report))
@@ -155,4 +159,10 @@ pub fn parse_reserve(text: &str) -> Result<ReserveRule, StartError> {
         }
         None => text.parse::<base::ByteSize>().map(|size| ReserveRule::Bytes(size.0)).map_err(|_| bad()),
     }
+}
+
+/// `"20MiB/s"`, as bytes a second.
+pub fn parse_rate(text: &str) -> Result<u64, StartError> {
+    let size = text.trim().strip_suffix("/s").unwrap_or(text);
+    size.parse::<base::ByteSize>().map(|size| size.0).map_err(|_| StartError::Rate(text.into()))
 }

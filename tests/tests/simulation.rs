@@ -67,5 +67,6 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.sealed += tally.sealed;
     sum.checkpoints += tally.checkpoints;
     sum.dropped += tally.dropped;
+    sum.scrubbed += tally.scrubbed;
     sum.segments = sum.segments.max(tally.segments);
 }

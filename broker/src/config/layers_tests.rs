@@ -1,7 +1,7 @@
 use super::*;
 
 /// Every key with a value that is not its default, as text.
-const OTHERS: [(&str, &str); 28] = [
+const OTHERS: [(&str, &str); 29] = [
     ("cluster.name", "other"),
     ("node.name", "other"),
     ("grpc.listen", "127.0.0.1:1"),
@@ -16,6 +16,7 @@ const OTHERS: [(&str, &str); 28] = [
     ("storage.disk_reserve", "1GiB"),
     ("storage.tail_cache", "2MiB"),
     ("storage.read_threads", "3"),
+    ("storage.verify_rate", "1MiB/s"),
     ("timer.delay_max", "1d"),
     ("topics.auto_create", "true"),
     ("topics.message_size_max", "1MiB"),

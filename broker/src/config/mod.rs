@@ -90,6 +90,8 @@ pub struct Storage {
     /// Recent bodies kept in memory.
     pub tail_cache: ByteSize,
     pub read_threads: usize,
+    /// What the background scrub reads at most, such as `"20MiB/s"`; `"0"` turns it off.
+    pub verify_rate: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -207,7 +209,13 @@ impl Default for Http {
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { log: LogStore::default(), disk_reserve: "5%".into(), tail_cache: ByteSize(64 << 20), read_threads: 4 }
+        Self {
+            log: LogStore::default(),
+            disk_reserve: "5%".into(),
+            tail_cache: ByteSize(64 << 20),
+            read_threads: 4,
+            verify_rate: "20MiB/s".into(),
+        }
     }
 }
 

@@ -7,7 +7,11 @@
 
 mod checkpoint;
 mod retention;
+mod scrub;
 mod seal;
+
+#[cfg(test)]
+pub(crate) mod aged_tests;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -26,6 +30,7 @@ use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
 pub use retention::{Policy, Reason, Retained, RetentionError};
+pub use scrub::{Damage, Lost, Scrubbed};
 pub use seal::{SealError, open_all};
 
 /// Where the log stands. Everything applied is durable.
@@ -86,6 +91,8 @@ pub struct Upkeep {
     holes: Vec<Range<LogPosition>>,
     /// Segments that nobody reads any more, and whose files are still there.
     leaving: BTreeSet<LogPosition>,
+    /// How far scrubbing has come.
+    round: scrub::Round,
 }
 
 impl Upkeep {
@@ -107,6 +114,7 @@ impl Upkeep {
             next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
             next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
+            round: scrub::Round::default(),
             disk,
             holes,
             kept,
@@ -124,6 +132,11 @@ impl Upkeep {
     /// The newest checkpoint.
     pub fn newest(&self) -> Option<&Manifest> {
         self.kept.last()
+    }
+
+    /// The next checkpoint holds everything, and is due: of this one something is damaged for good.
+    pub fn is_adrift(&self) -> bool {
+        self.is_adrift
     }
 
     /// What was damaged, as far as it is known.

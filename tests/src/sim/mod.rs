@@ -30,6 +30,8 @@ pub struct Tally {
     pub sealed: u64,
     pub checkpoints: u64,
     pub dropped: u64,
+    /// Bytes that were read to find damage.
+    pub scrubbed: u64,
 }
 
 /// Runs one seed; every eighth damages the disk instead of crashing. With `is_loud` each event is printed.

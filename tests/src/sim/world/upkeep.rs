@@ -73,7 +73,7 @@ impl World {
     pub(super) fn upkeep(&mut self) {
         let Some(mut upkeep) = self.run().upkeep.take() else { return };
         let applied = self.run().writer.log().positions().applied;
-        match self.chance.below(6) {
+        match self.chance.below(7) {
             0..=1 => {
                 let policy = Policy { time: RETENTION, ..Policy::default() };
                 let now = self.clock.now();
@@ -82,6 +82,7 @@ impl World {
                 self.tally.dropped += retained.map_or(0, |retained| retained.dropped);
             }
             2 => self.seal(&mut upkeep, applied),
+            3 => self.scrub(&mut upkeep),
             _ => {
                 while !self.disk.is_crashed() && self.chance.below(4) > 0 {
                     self.seal(&mut upkeep, applied);
@@ -101,6 +102,17 @@ impl World {
         let sealed = upkeep.seal(applied);
         say!(self, "sealing: {sealed:?}");
         self.tally.sealed += u64::from(matches!(sealed, Ok(true)));
+    }
+
+    /// Reads some of what is no longer written, or all of it. On a disk that damages nothing nothing is found.
+    fn scrub(&mut self, upkeep: &mut Upkeep) {
+        let budget = *self.chance.pick(&[1, 10 << 10, 100 << 10, u64::MAX]);
+        let scrubbed = upkeep.scrub(budget);
+        say!(self, "scrub: {scrubbed:?}");
+        must!(scrubbed.found.is_empty() || self.disk.is_crashed(), "damage without damage: {scrubbed:?}");
+        self.tally.scrubbed += scrubbed.bytes;
+        // A budget is kept, but for the batch or block that it ends in.
+        must!(budget == u64::MAX || scrubbed.bytes <= budget + (64 << 10), "{} of {budget}", scrubbed.bytes);
     }
 
     /// Nothing expires before its time.
