@@ -30,6 +30,10 @@ pub struct Metrics {
     pub timers_unreadable: IntGauge,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
+    pub quarantined_bytes: IntGauge,
+    /// Reads that did not give what was written.
+    pub wrong_checksums: IntCounter,
+    pub failed_reads: IntCounter,
     pub read_from_cache: Histogram,
     pub read_from_disk: Histogram,
     pub writer_busy: prometheus::Counter,
@@ -83,6 +87,17 @@ impl Metrics {
         let checkpoint_bytes =
             IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
         registry.register(Box::new(checkpoint_bytes.clone()))?;
+        let quarantined_bytes =
+            IntGauge::new("carillon_quarantined_bytes", "Bytes of damaged ranges of the log: named, and not served")?;
+        registry.register(Box::new(quarantined_bytes.clone()))?;
+        let failures = IntCounterVec::new(
+            Opts::new(
+                "carillon_store_failures_total",
+                "Operations on files of the store that failed, or gave something else",
+            ),
+            &["operation", "kind"],
+        )?;
+        registry.register(Box::new(failures.clone()))?;
         let reads = HistogramVec::new(
             HistogramOpts::new(
                 "carillon_read_duration_seconds",
@@ -141,6 +156,9 @@ impl Metrics {
             )?,
             timers_unreadable,
             checkpoint_bytes,
+            quarantined_bytes,
+            wrong_checksums: failures.with_label_values(&["read", "checksum"]),
+            failed_reads: failures.with_label_values(&["read", "io"]),
             read_from_cache: reads.with_label_values(&["cache"]),
             read_from_disk: reads.with_label_values(&["disk"]),
             writer_busy: busy.with_label_values(&["log_writer"]),

@@ -70,5 +70,6 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.thinned += tally.thinned;
     sum.merged += tally.merged;
     sum.blows.add(&tally.blows);
+    sum.scrubbed += tally.scrubbed;
     sum.segments = sum.segments.max(tally.segments);
 }

@@ -8,8 +8,12 @@
 mod checkpoint;
 mod merge;
 mod retention;
+mod scrub;
 mod seal;
 mod thin;
+
+#[cfg(test)]
+pub(crate) mod aged_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -30,6 +34,7 @@ use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
 pub use retention::{Policy, Reason, Retained, RetentionError};
+pub use scrub::{Damage, Lost, Scrubbed};
 pub use seal::{SealError, open_all};
 pub use thin::{ThinError, Thinned};
 
@@ -107,6 +112,8 @@ pub struct Upkeep {
     leaving: BTreeSet<LogPosition>,
     /// Segments that were thinned, and how many bytes of wanted topics they had then.
     stubborn: BTreeMap<LogPosition, u64>,
+    /// How far scrubbing has come.
+    round: scrub::Round,
 }
 
 impl Upkeep {
@@ -134,6 +141,7 @@ impl Upkeep {
                 .max(kept.iter().map(|of| of.next_table).max().unwrap_or(1)),
             stubborn: BTreeMap::new(),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
+            round: scrub::Round::default(),
             disk,
             unnamed: BTreeSet::new(),
             holes,
@@ -162,6 +170,11 @@ impl Upkeep {
     /// The newest checkpoint.
     pub fn newest(&self) -> Option<&Manifest> {
         self.kept.last()
+    }
+
+    /// The next checkpoint holds everything, and is due: of this one something is damaged for good.
+    pub fn is_adrift(&self) -> bool {
+        self.is_adrift
     }
 
     /// What was damaged, as far as it is known.

@@ -115,7 +115,7 @@ impl Upkeep {
         }
         writer.finish(&*self.disk).map_err(BuildError::Write)?;
         let thinned = Thin::open(&*self.disk, range.start).map_err(SealError::Open)?;
-        thinned.thin.as_ref().expect("just opened as such").verify(&mut |_| ()).map_err(SealError::Open)?;
+        thinned.thin.as_ref().expect("just opened as such").verify().map_err(SealError::Open)?;
         let done = Thinned { before: segment.bytes(), after: thinned.bytes() };
         let thinned = Arc::new(thinned);
         self.segments.rcu(|all| {

@@ -35,6 +35,8 @@ pub struct Tally {
     /// Merges of runs of timers.
     pub merged: u64,
     pub blows: rot::Blows,
+    /// Bytes that were read to find damage.
+    pub scrubbed: u64,
 }
 
 /// Runs one seed; instead of crashing, every eighth damages the log, and every eighth the files of an old store. With

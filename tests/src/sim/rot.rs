@@ -330,13 +330,13 @@ fn live_on(world: &mut World, before: &Snapshot, blow: Blow, damaged: Option<Log
 fn mend(recovered: &mut Recovered) {
     let indexes = recovered.writer.views().index.indexes().clone();
     for index in indexes.iter() {
-        if let Err(error) = index.verify(&mut |_| ()) {
+        if let Err(error) = index.verify() {
             recovered.writer.views().index.report(index.base(), &error);
         }
     }
     recovered.upkeep.mend_indexes().expect("a healthy disk");
     for index in recovered.writer.views().index.indexes().iter() {
-        index.verify(&mut |_| ()).unwrap_or_else(|error| panic!("an index was not mended: {error}"));
+        index.verify().unwrap_or_else(|error| panic!("an index was not mended: {error}"));
     }
 }
 

@@ -67,7 +67,7 @@ impl World {
     pub fn upkeep(&mut self) {
         let Some(mut upkeep) = self.run().upkeep.take() else { return };
         let applied = self.run().writer.log().positions().applied;
-        match self.chance.below(8) {
+        match self.chance.below(9) {
             0..=1 => {
                 let (policy, now) = (self.policy(), self.clock.now());
                 let retained = upkeep.retain(&mut Others { world: self }, &policy, now);
@@ -86,6 +86,7 @@ impl World {
                 say!(self, "merge of timers: {merged:?}");
                 self.tally.merged += u64::from(matches!(merged, Ok(true)));
             }
+            5 => self.scrub(&mut upkeep),
             _ => {
                 while !self.disk.is_crashed() && self.chance.below(4) > 0 {
                     self.seal(&mut upkeep, applied);
@@ -120,7 +121,7 @@ impl World {
             }
             let all = self.run().writer.views().index.clone();
             for index in indexes.iter() {
-                index.verify(&mut |_| ()).unwrap_or_else(|error| all.report(index.base(), &error));
+                index.verify().unwrap_or_else(|error| all.report(index.base(), &error));
             }
             upkeep.mend_indexes().expect("a healthy disk");
         }
@@ -160,6 +161,17 @@ impl World {
 
     fn policy(&self) -> Policy {
         Policy { time: RETENTION, ..Policy::default() }
+    }
+
+    /// Reads some of what is no longer written, or all of it. On a disk that damages nothing nothing is found.
+    fn scrub(&mut self, upkeep: &mut Upkeep) {
+        let budget = *self.chance.pick(&[1, 10 << 10, 100 << 10, u64::MAX]);
+        let scrubbed = upkeep.scrub(budget);
+        say!(self, "scrub: {scrubbed:?}");
+        must!(scrubbed.found.is_empty() || self.disk.is_crashed(), "damage without damage: {scrubbed:?}");
+        self.tally.scrubbed += scrubbed.bytes;
+        // A budget is kept, but for the batch or block that it ends in.
+        must!(budget == u64::MAX || scrubbed.bytes <= budget + (64 << 10), "{} of {budget}", scrubbed.bytes);
     }
 
     /// Nothing expires before its time.
