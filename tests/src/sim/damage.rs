@@ -66,7 +66,8 @@ pub(super) fn check(world: &mut World, damaged: &[LogPosition]) {
     let segments: Vec<_> = {
         let running = world.running.as_ref().expect("the process lives");
         let all = running.writer.log().segments().load_full();
-        all.iter().map(|segment| segment.header.base..segment.header.end()).collect()
+        let whole = all.iter().filter(|segment| segment.thin.is_none());
+        whole.map(|segment| segment.header.base..segment.header.end()).collect()
     };
     world.running = None;
     world.oracle.may_lose = true;
@@ -77,7 +78,7 @@ pub(super) fn check(world: &mut World, damaged: &[LogPosition]) {
         must!(is_named, "the damaged batch at {position} is not named: {:?}", recovered.report);
     }
     let messages = world.pointers();
-    // Retention lets others go.
+    // Retention lets others go, and thinning what nobody wants of those that stay.
     let is_kept = |pointer: &Pointer| segments.iter().any(|segment| segment.contains(&pointer.position));
     for (id, pointer) in messages.iter().filter(|(_, pointer)| is_kept(pointer)) {
         let is_lost = recovered.report.quarantined.iter().any(|hole| hole.contains(&pointer.position));

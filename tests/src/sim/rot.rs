@@ -310,7 +310,8 @@ fn live_on(world: &mut World, before: &Snapshot, blow: Blow, damaged: Option<Log
     if let Some(difference) = before.difference(&after) {
         panic!("otherwise after {blow:?}: {difference}");
     }
-    let is_kept = |position| segments.iter().any(|segment| segment.contains(position));
+    // Retention lets others go, and thinning what nobody wants of those that stay.
+    let is_kept = |position| segments.iter().any(|segment| segment.contains(position) && segment.thin.is_none());
     for (id, pointer) in world.pointers().into_iter().filter(|(_, pointer)| is_kept(pointer.position)) {
         let end = pointer.position.plus(pointer.length.into());
         let is_hit = damaged.is_some_and(|at| at >= pointer.position && at < end);
