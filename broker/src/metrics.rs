@@ -120,6 +120,7 @@ struct Gauges {
 
 const GROUP: &[&str] = &["consumer_group", "topic", "is_retry", "is_system"];
 const PAIR: &[&str] = &["consumer_group", "topic"];
+const DISK: &[&str] = &["storage_type", "storage_medium"];
 const STORED: &[&str] = &["topic", "storage_type", "storage_medium"];
 
 /// Name, help, labels.
@@ -140,6 +141,11 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
         &["consumer_group", "consume_mode", "language", "version", "protocol_type", "is_system"],
     ),
     ("carillon_timers_pending", "Delayed messages neither published nor recalled", &["topic"]),
+    (
+        "carillon_topic_size_bytes",
+        "Bytes of a topic's messages in sealed segments; what is newer than these is not counted",
+        &["topic"],
+    ),
     ("carillon_topic_end_offset", "Messages ever published to a topic", &["topic"]),
     ("carillon_group_online_consumers", "Clients of a group that are there", &["consumer_group"]),
     (
@@ -153,6 +159,13 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("carillon_queue_depth", "Entries that wait in a bounded queue", &["queue"]),
     ("carillon_queue_capacity", "Entries that may wait in a bounded queue", &["queue"]),
     ("carillon_disk_free_bytes", "Bytes free on the file system of the data directory", &[]),
+    ("carillon_disk_total_bytes", "Bytes of the file system of the data directory", &[]),
+    ("carillon_log_position_bytes", "Named positions in the log", &["position"]),
+    ("carillon_quarantined_bytes", "Bytes of the log that are damaged: named, contained, not served", &[]),
+    ("rocketmq_storage_size_bytes", "Bytes of the log's segments and of what is kept beside them", DISK),
+    ("rocketmq_storage_flush_behind_bytes", "Bytes of the log that were appended and are not durable", DISK),
+    ("rocketmq_storage_dispatch_behind_bytes", "Bytes of the log that are committed and not in the views", DISK),
+    ("rocketmq_storage_message_reserve_time_milliseconds", "Age of the oldest message stored, in ms", DISK),
     ("carillon_disk_reserve_bytes", "Free bytes below which new messages are refused", &[]),
     ("carillon_durability_info", "1: what an OK promises", &["flush", "replicas"]),
     ("carillon_build_info", "1", &["version"]),
@@ -168,6 +181,12 @@ const COUNTS: &[(&str, &str, &[&str])] = &[(
 const SECONDS: &[(&str, &str, &[&str])] = &[
     ("carillon_group_oldest_unacked_age_seconds", "Age of the oldest message not acknowledged", PAIR),
     ("carillon_transaction_oldest_prepared_age_seconds", "Age of the oldest prepared message", &["topic"]),
+    ("carillon_checkpoint_age_seconds", "Seconds since the newest checkpoint was taken; absent before the first", &[]),
+    (
+        "carillon_disk_headroom_seconds",
+        "Seconds until the disk is at its reserve if it fills as in the last 10 minutes; a year when it does not",
+        &[],
+    ),
     (
         "carillon_group_oldest_unread_expires_seconds",
         "Seconds until the oldest message not acknowledged is older than its topic's retention; absent when there is none",
@@ -226,6 +245,7 @@ impl Gauges {
 
     fn read(&self, shared: &Shared) {
         self.read_node(shared);
+        self.read_store(shared);
         self.read_topics(shared);
         self.read_groups(shared);
         self.read_clients(shared);
@@ -239,8 +259,6 @@ impl Gauges {
         let reserve = shared.store.reserve();
         let is_writable = shared.store.failure().is_none() && reserve.free >= reserve.reserve;
         self.set("rocketmq_broker_permission", &[], if is_writable { 6 } else { 4 });
-        self.set("carillon_disk_free_bytes", &[], reserve.free);
-        self.set("carillon_disk_reserve_bytes", &[], reserve.reserve);
         let (depth, capacity) = shared.store.inbox_depth();
         self.set("carillon_queue_depth", &["writer_inbox"], depth as u64);
         self.set("carillon_queue_capacity", &["writer_inbox"], capacity as u64);
@@ -250,6 +268,54 @@ impl Gauges {
         };
         self.set("carillon_durability_info", &[flush, "1"], 1);
         self.set("carillon_build_info", &[env!("CARGO_PKG_VERSION")], 1);
+    }
+
+    fn read_store(&self, shared: &Shared) {
+        let now = shared.clock.now();
+        let disk = ["local", "disk"];
+        let positions = shared.store.positions();
+        let named = [
+            ("applied", positions.applied),
+            ("committed", positions.committed),
+            ("durable", positions.durable),
+            ("appended", positions.appended),
+        ];
+        for (name, position) in named {
+            self.set("carillon_log_position_bytes", &[name], position.0);
+        }
+        let flush_behind = positions.appended.0.saturating_sub(positions.durable.0);
+        self.set("rocketmq_storage_flush_behind_bytes", &disk, flush_behind);
+        let dispatch_behind = positions.committed.0.saturating_sub(positions.applied.0);
+        self.set("rocketmq_storage_dispatch_behind_bytes", &disk, dispatch_behind);
+        let figures = shared.store.figures();
+        if let Some(space) = figures.space {
+            self.set("carillon_disk_free_bytes", &[], space.free);
+            self.set("carillon_disk_total_bytes", &[], space.total);
+            self.set("carillon_disk_reserve_bytes", &[], shared.store.reserve().reserve);
+        }
+        if let Some(left) = figures.headroom {
+            self.set_seconds("carillon_disk_headroom_seconds", &[], crate::operate::ms(left));
+        }
+        let Some(holdings) = figures.holdings else { return };
+        if let Some(first) = holdings.first {
+            self.set("carillon_log_position_bytes", &["first"], first.0);
+        }
+        self.set("carillon_quarantined_bytes", &[], holdings.damaged_bytes);
+        let bytes = [holdings.active, holdings.sealed, holdings.indexes].map(|files| files.bytes);
+        self.set("rocketmq_storage_size_bytes", &disk, bytes.into_iter().sum());
+        if let Some(oldest) = holdings.oldest {
+            let age = now.ms_since(oldest);
+            self.set("rocketmq_storage_message_reserve_time_milliseconds", &disk, age);
+        }
+        if let Some(at) = holdings.checkpoint_at {
+            self.set_seconds("carillon_checkpoint_age_seconds", &[], now.ms_since(at));
+        }
+        let catalog = shared.store.reader().catalog();
+        for topic in catalog.topics() {
+            if let Some(bytes) = holdings.topics.get(&topic.spec.id) {
+                self.set("carillon_topic_size_bytes", &[topic.spec.name.as_str()], *bytes);
+            }
+        }
     }
 
     fn read_topics(&self, shared: &Shared) {

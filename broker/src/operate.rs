@@ -394,7 +394,7 @@ fn check_same_group(new: &NewGroup, asked: &GroupSpec, existing: &GroupSpec) -> 
     Ok(())
 }
 
-fn ms(duration: Duration) -> u64 {
+pub fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 

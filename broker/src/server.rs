@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Chance, Clock, SystemClock};
-use prometheus::Registry;
+use prometheus::{GaugeVec, IntGauge, Opts, Registry};
 use storage::disk::real::{DirectoryError, RealDisk};
 use storage::log::recovery::Report;
 use storage::log::{CommitRule, LogOptions};
@@ -124,8 +124,10 @@ fn open_store(
         tail_cache_bytes: usize::try_from(config.storage.tail_cache.0).unwrap_or(usize::MAX),
         timers: storage::view::timers::Bounds::default(),
     };
+    let began = clock.monotonic_ms();
     let recovered = store::recover(disk.clone(), options, clock.clone(), Chance::from_system(), metrics.clone())?;
     let report = recovered.report.clone();
+    show_recovery(registry, &report, clock.monotonic_ms() - began)?;
     let options = threads::Options {
         inbox_requests_max: config.limits.writer_inbox,
         read_threads: config.storage.read_threads,
@@ -135,6 +137,24 @@ fn open_store(
     };
     let store = Store::start(recovered, disk, clock.clone(), metrics, options).map_err(StartError::Threads)?;
     Ok((store, report))
+}
+
+/// What the start has cost: it stays as it is.
+fn show_recovery(registry: &Registry, report: &Report, took_ms: u64) -> Result<(), prometheus::Error> {
+    let name = "carillon_recovery_duration_seconds";
+    let duration = GaugeVec::new(Opts::new(name, "Seconds that the recovery of the last start took"), &["phase"])?;
+    duration.with_label_values(&["total"]).set(took_ms as f64 / 1e3);
+    registry.register(Box::new(duration))?;
+    let torn = report.torn.map_or(0, |(_, bytes)| bytes);
+    for (name, help, bytes) in [
+        ("carillon_recovery_replayed_bytes", "Bytes of the log that the last start read", report.bytes),
+        ("carillon_recovery_truncated_bytes", "Bytes of a torn tail that the last start cut off", torn),
+    ] {
+        let gauge = IntGauge::new(name, help)?;
+        gauge.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        registry.register(Box::new(gauge))?;
+    }
+    Ok(())
 }
 
 /// When upkeep does what it does.

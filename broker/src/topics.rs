@@ -10,7 +10,7 @@ use storage::view::catalog::{Topic, TopicKind, TopicSpec};
 
 use crate::admin::{AdminRefusal, Created, NewTopic, Retention, TopicChanges, TopicDescription, TopicType};
 use crate::broker::Broker;
-use crate::operate::topic_type;
+use crate::operate::{ms, topic_type};
 use crate::shared::{Shared, store_refusal};
 use crate::subscription::Event;
 
@@ -37,7 +37,7 @@ impl Shared {
                 duration::format(time)
             ));
         }
-        let oldest = Timestamp(now.0.saturating_sub(millis(time)));
+        let oldest = Timestamp(now.0.saturating_sub(ms(time)));
         let below: Vec<_> = topic.queues.iter().map(|queue| (queue.id().queue, queue.offset_at(oldest))).collect();
         let reader = self.store.reader();
         let catalog = reader.catalog();
@@ -151,7 +151,7 @@ fn check_growth(spec: &TopicSpec, queues: u16) -> Result<(), AdminRefusal> {
 }
 
 fn check_retention(time: Option<Duration>, bytes: Option<u64>) -> Result<(), AdminRefusal> {
-    if let Some(time) = time.map(millis).filter(|ms| !(RETENTION_MS_MIN..=RETENTION_MS_MAX).contains(ms)) {
+    if let Some(time) = time.map(ms).filter(|time| !(RETENTION_MS_MIN..=RETENTION_MS_MAX).contains(time)) {
         let (min, max) = (RETENTION_MS_MIN, RETENTION_MS_MAX);
         return Err(AdminRefusal::OutOfRange { field: "retention.time, in ms,", value: time, min, max });
     }
@@ -187,8 +187,4 @@ fn check_same_topic(new: &NewTopic, asked: &TopicSpec, existing: &TopicSpec) -> 
         return Err(differs("retention.size", word(existing.retention_bytes), word(asked.retention_bytes)));
     }
     Ok(())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

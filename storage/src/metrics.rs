@@ -4,6 +4,10 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::log::{LogFailure, ReadError};
+use crate::store::FetchError;
+use crate::upkeep::Files;
+
 /// Latencies in seconds, from 0.1 ms to 10 s.
 pub const LATENCY: [f64; 16] =
     [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -26,6 +30,8 @@ pub struct Metrics {
     pub dropped_by_time: IntCounter,
     pub dropped_by_size: IntCounter,
     pub log_bytes: IntGaugeVec,
+    pub log_segments: IntGaugeVec,
+    failures: IntCounterVec,
     pub held_bytes: IntGauge,
     pub timers_unreadable: IntGauge,
     pub checkpoint_duration: Histogram,
@@ -39,6 +45,7 @@ pub struct Metrics {
     pub writer_busy: prometheus::Counter,
     pub timer_busy: prometheus::Counter,
     pub read_busy: prometheus::Counter,
+    pub upkeep_busy: prometheus::Counter,
 }
 
 impl Metrics {
@@ -79,6 +86,22 @@ impl Metrics {
             &["state"],
         )?;
         registry.register(Box::new(log_bytes.clone()))?;
+        let log_segments = IntGaugeVec::new(Opts::new("carillon_log_segments", "Segments of the log"), &["state"])?;
+        registry.register(Box::new(log_segments.clone()))?;
+        let failures = IntCounterVec::new(
+            Opts::new(
+                "carillon_store_failures_total",
+                "Operations on the log's files that failed, or gave damaged bytes",
+            ),
+            &["operation", "kind"],
+        )?;
+        registry.register(Box::new(failures.clone()))?;
+        // The first one shows as a change.
+        for (operation, kind) in
+            [("write", "io"), ("write", "no_space"), ("sync", "io"), ("read", "io"), ("read", "checksum")]
+        {
+            failures.with_label_values(&[operation, kind]);
+        }
         let timers_unreadable = IntGauge::new(
             "carillon_timers_unreadable_blocks",
             "Blocks of timers that could not be read when they were due; must stay 0",
@@ -90,14 +113,6 @@ impl Metrics {
         let quarantined_bytes =
             IntGauge::new("carillon_quarantined_bytes", "Bytes of damaged ranges of the log: named, and not served")?;
         registry.register(Box::new(quarantined_bytes.clone()))?;
-        let failures = IntCounterVec::new(
-            Opts::new(
-                "carillon_store_failures_total",
-                "Operations on files of the store that failed, or gave something else",
-            ),
-            &["operation", "kind"],
-        )?;
-        registry.register(Box::new(failures.clone()))?;
         let reads = HistogramVec::new(
             HistogramOpts::new(
                 "carillon_read_duration_seconds",
@@ -149,6 +164,10 @@ impl Metrics {
             dropped_by_size: dropped.with_label_values(&["size"]),
             held_bytes: log_bytes.with_label_values(&["held"]),
             log_bytes,
+            log_segments,
+            wrong_checksums: failures.with_label_values(&["read", "checksum"]),
+            failed_reads: failures.with_label_values(&["read", "io"]),
+            failures,
             checkpoint_duration: histogram(
                 "carillon_checkpoint_duration_seconds",
                 "Seconds it took to take a checkpoint",
@@ -157,13 +176,41 @@ impl Metrics {
             timers_unreadable,
             checkpoint_bytes,
             quarantined_bytes,
-            wrong_checksums: failures.with_label_values(&["read", "checksum"]),
-            failed_reads: failures.with_label_values(&["read", "io"]),
             read_from_cache: reads.with_label_values(&["cache"]),
             read_from_disk: reads.with_label_values(&["disk"]),
             writer_busy: busy.with_label_values(&["log_writer"]),
             timer_busy: busy.with_label_values(&["timer"]),
+            upkeep_busy: busy.with_label_values(&["upkeep"]),
             read_busy: busy.with_label_values(&["read_pool"]),
         })
+    }
+}
+
+impl Metrics {
+    /// The log's own failure, after which nothing is written.
+    pub fn log_failed(&self, failure: &LogFailure) {
+        let operation = match failure.operation {
+            "roll" => "open",
+            other => other,
+        };
+        let kind = if failure.cause.kind() == std::io::ErrorKind::StorageFull { "no_space" } else { "io" };
+        self.failures.with_label_values(&[operation, kind]).inc();
+    }
+
+    /// A message could not be read. One whose segment went meanwhile is no failure.
+    pub fn read_failed(&self, error: &FetchError) {
+        let kind = match error {
+            FetchError::Read(ReadError::Gone(_)) => return,
+            FetchError::Read(ReadError::Io { .. }) => "io",
+            FetchError::Damaged { .. } => "checksum",
+        };
+        self.failures.with_label_values(&["read", kind]).inc();
+    }
+
+    /// What there is of one kind of segments.
+    pub fn segments(&self, state: &str, files: Files) {
+        let number = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        self.log_bytes.with_label_values(&[state]).set(number(files.bytes));
+        self.log_segments.with_label_values(&[state]).set(number(files.count));
     }
 }

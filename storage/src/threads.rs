@@ -2,6 +2,7 @@
 //!
 //! docs/threads.md says who owns what and who waits for whom. Nobody here waits for the network.
 
+mod headroom;
 mod upkeep;
 
 use std::io;
@@ -19,6 +20,7 @@ use crate::inbox::{Drained, Inbox};
 use crate::log::{CommitRule, MARK_AFTER};
 use crate::message::StoredMessage;
 use crate::metrics::Metrics;
+use crate::position::Positions;
 use crate::reads::{Job, Pool};
 use crate::record::Pointer;
 use crate::request::{Answer, AppendError, Lane, ReplySink, ReplyTo, Request, Submission};
@@ -29,7 +31,7 @@ use crate::view::apply::TimerEvent;
 use crate::writer::{Reserve, Writer};
 use upkeep::{Driver, Others, Upkeep};
 
-pub use upkeep::{ReserveRule, Schedule};
+pub use upkeep::{Figures, ReserveRule, Schedule};
 
 /// A timer thread with something pending looks at the wall clock at least this often: it may jump.
 const CLOCK_CHECK_MS: u64 = 100;
@@ -86,9 +88,11 @@ impl Store {
             threads: Arc::default(),
         };
         store.upkeep.check_space(&*disk, options.reserve);
+        *store.upkeep.positions.lock() = writer.log().positions();
         let (inbox, timer_inbox, upkeep) = (store.inbox.clone(), store.timer.clone(), store.upkeep.clone());
         let threads = &store.threads;
-        spawn(threads, "log-writer", move || run_writer(writer, &inbox, &timer_inbox, &upkeep))?;
+        let writer_metrics = metrics.clone();
+        spawn(threads, "log-writer", move || run_writer(writer, &inbox, &timer_inbox, &upkeep, &writer_metrics))?;
         let (inbox, timer_inbox) = (store.inbox.clone(), store.timer.clone());
         let (timer_clock, timer_metrics) = (clock.clone(), metrics.clone());
         spawn(threads, "timer", move || run_timer(timer, &inbox, &timer_inbox, &*timer_clock, &timer_metrics))?;
@@ -97,7 +101,7 @@ impl Store {
             spawn(threads, &format!("read-{number}"), move || reads.run())?;
         }
         let owners = Others { inbox: store.inbox.clone(), timer: store.timer.clone() };
-        let driver = Driver { disk, core, owners, clock, metrics, options, shared: store.upkeep.clone() };
+        let driver = Driver::new(disk, core, owners, clock, metrics, options, store.upkeep.clone());
         let only = Mutex::default();
         spawn(&only, "upkeep", move || driver.run())?;
         *store.upkeep_thread.lock() = only.into_inner().pop();
@@ -168,6 +172,16 @@ impl Store {
         *self.upkeep.reserve.lock()
     }
 
+    /// How far the log has come.
+    pub fn positions(&self) -> Positions {
+        *self.upkeep.positions.lock()
+    }
+
+    /// What is on the disk, as of a moment ago.
+    pub fn figures(&self) -> Figures {
+        self.upkeep.figures.lock().clone()
+    }
+
     /// Refuses new requests, finishes what is in the inbox, marks the log's end, and waits for the threads.
     pub fn stop(&self) {
         self.upkeep.is_closed.store(true, Ordering::Release);
@@ -209,7 +223,7 @@ impl Drop for AbortOnPanic {
     }
 }
 
-fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Upkeep) {
+fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Upkeep, metrics: &Metrics) {
     let mut batch = Vec::new();
     let mut unsynced_since = writer.log().positions().appended;
     let mut is_failed = false;
@@ -242,11 +256,13 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
                 unsynced_since = appended;
             }
         }
+        *upkeep.positions.lock() = writer.log().positions();
         if let Some(size) = writer.log().wants_prepared() {
             upkeep.want(size, writer.log().prepared(), writer.log().spares());
         }
         if !is_failed && let Some(failure) = writer.log().failure() {
             is_failed = true;
+            metrics.log_failed(failure);
             *upkeep.failure.lock() = Some(failure.to_string());
         }
     }

@@ -9,7 +9,8 @@ use std::process::{Output, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
 
@@ -118,6 +119,20 @@ impl Server {
         let output = carillon(&[verb, &["--server", &self.http()]].concat()).await;
         assert!(output.status.success(), "carillon {verb:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// One GET of health or metrics: head and body.
+    pub async fn page(&self, path: &str) -> String {
+        let http = self.http();
+        let address = http.strip_prefix("http://").expect("as it was made");
+        let work = async {
+            let mut stream = TcpStream::connect(address).await?;
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.map(|_| answer)
+        };
+        timeout(ENDED_WITHIN, work).await.expect("an answer in time").expect("the server is there")
     }
 
     /// The end of what the server logged.

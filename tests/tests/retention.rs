@@ -79,6 +79,61 @@ async fn what_a_group_did_not_read_in_time_goes_and_is_counted_for_good() {
     server.kill().await;
 }
 
+/// The value of a series whose labels include these.
+fn value(page: &str, family: &str, labels: &[&str]) -> Option<f64> {
+    let is_it = |line: &&str| {
+        let rest = line.strip_prefix(family);
+        rest.is_some_and(|rest| rest.starts_with('{') && labels.iter().all(|label| rest.contains(label)))
+    };
+    page.lines().find(is_it).and_then(|line| line.rsplit(' ').next()).and_then(|value| value.parse().ok())
+}
+
+#[tokio::test]
+async fn what_the_store_has_is_shown_and_what_is_not_known_is_absent() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut server = Server::new(&directory.path().join("data"), &QUICKLY);
+    server.start().await;
+    let client = connect(&server).await;
+    let producer = client.producer(&["plain"]).await.expect("a producer");
+    for _ in 0..128 {
+        producer.send(NewMessage::new("plain", vec![7; BODY_BYTES])).await.expect("a healthy disk");
+    }
+    let sealed = |page: &str| value(page, "carillon_topic_size_bytes", &["topic=\"plain\""]).is_some();
+    let shown = async {
+        let mut look = interval(Duration::from_millis(100));
+        loop {
+            look.tick().await;
+            let page = server.page("/metrics").await;
+            if sealed(&page) && value(&page, "carillon_checkpoint_age_seconds", &[]).is_some() {
+                return page;
+            }
+        }
+    };
+    let page = timeout(WITHIN, shown).await.expect("the first segments are sealed");
+    let of = |family: &str, labels: &[&str]| {
+        value(&page, family, labels).unwrap_or_else(|| panic!("no {family}{labels:?} in:\n{page}"))
+    };
+    let positions = ["first", "applied", "committed", "durable", "appended"]
+        .map(|name| of("carillon_log_position_bytes", &[&format!("position=\"{name}\"")]));
+    assert!(positions.is_sorted() && positions[0] > 0.0 && positions[4] > 128.0 * BODY_BYTES as f64, "{positions:?}");
+    assert!(of("carillon_topic_size_bytes", &["topic=\"plain\""]) >= BODY_BYTES as f64);
+    assert_eq!(value(&page, "carillon_topic_size_bytes", &["topic=\"brief\""]), None, "nothing is known of it");
+    assert_eq!(of("carillon_log_segments", &["state=\"active\""]), 1.0);
+    assert!(of("carillon_log_segments", &["state=\"sealed\""]) >= 1.0);
+    assert!(
+        of("rocketmq_storage_size_bytes", &["storage_type=\"local\""])
+            >= of("carillon_log_bytes", &["state=\"sealed\""])
+    );
+    assert!(of("carillon_disk_total_bytes", &[]) >= of("carillon_disk_free_bytes", &[]));
+    assert_eq!(value(&page, "carillon_disk_headroom_seconds", &[]), None, "it is too early to say");
+    assert!(of("carillon_recovery_duration_seconds", &["phase=\"total\""]) >= 0.0);
+    assert_eq!(of("carillon_recovery_truncated_bytes", &[]), 0.0);
+    assert_eq!(of("carillon_store_failures_total", &["operation=\"sync\"", "kind=\"io\""]), 0.0);
+    assert!(of("carillon_thread_busy_seconds_total", &["thread=\"upkeep\""]) > 0.0);
+    assert!(of("rocketmq_storage_message_reserve_time_milliseconds", &[]) >= 0.0);
+    server.kill().await;
+}
+
 #[tokio::test]
 async fn a_topic_is_changed_while_it_is_read() {
     let directory = tempfile::tempdir().expect("a temporary directory");

@@ -150,6 +150,9 @@ impl Pool {
         let mut progress = job.state.lock();
         for (number, result) in records {
             self.metrics.read_from_disk.observe(seconds);
+            if let Err(error) = &result {
+                self.metrics.read_failed(error);
+            }
             assert!(progress.results[number].replace(result).is_none(), "R1: record {number} came twice");
         }
         progress.spans_left -= 1;

@@ -9,13 +9,17 @@ use base::{Chance, Clock, LogPosition};
 use parking_lot::{Condvar, Mutex};
 
 use super::TimerInbox;
+use super::headroom::Headroom;
 use crate::checkpoint::CheckpointError;
-use crate::disk::Disk;
+use crate::disk::{Disk, Space};
 use crate::inbox::Inbox;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::position::Positions;
 use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission};
-use crate::upkeep::{Damage, Errand, Owners, Policy, Retained, RetentionError, Standing, ThinError, Upkeep as Core};
+use crate::upkeep::{
+    Damage, Errand, Files, Holdings, Owners, Policy, Retained, RetentionError, Standing, ThinError, Upkeep as Core,
+};
 use crate::writer::Reserve;
 
 /// How often the free space is looked at, and whether something is due; more often when the schedule says so.
@@ -60,12 +64,25 @@ impl Default for Schedule {
     }
 }
 
+/// What a store has, for those who watch it. What is not known is none.
+#[derive(Debug, Clone, Default)]
+pub struct Figures {
+    pub space: Option<Space>,
+    /// How long the reserve will still be free.
+    pub headroom: Option<Duration>,
+    /// None until upkeep has looked for the first time.
+    pub holdings: Option<Arc<Holdings>>,
+}
+
 /// What the upkeep thread is told, and tells.
 #[derive(Default)]
 pub(super) struct Upkeep {
     wanted: Mutex<Option<Wanted>>,
     pub bell: Condvar,
     pub reserve: Mutex<Reserve>,
+    /// How far the log has come.
+    pub positions: Mutex<Positions>,
+    pub figures: Mutex<Figures>,
     pub failure: Mutex<Option<String>>,
     pub is_closed: AtomicBool,
 }
@@ -95,6 +112,7 @@ impl Upkeep {
                     ReserveRule::Bytes(bytes) => bytes,
                 };
                 *self.reserve.lock() = Reserve::of(space, reserve);
+                self.figures.lock().space = Some(space);
             }
             Err(error) => tracing::warn!(%error, "the free space of the data directory cannot be found out"),
         }
@@ -183,6 +201,11 @@ pub(super) struct Driver {
     pub metrics: Metrics,
     pub options: super::Options,
     pub shared: Arc<Upkeep>,
+    headroom: Headroom,
+    /// The writer's spare segments, once it has asked for some.
+    spares: Option<log::Spares>,
+    /// Of the holdings that are shown.
+    shown: Option<(u64, usize, usize)>,
 }
 
 /// When the last checkpoint was taken, and where.
@@ -219,6 +242,19 @@ impl Scrub {
 }
 
 impl Driver {
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        core: Core,
+        owners: Others,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+        options: super::Options,
+        shared: Arc<Upkeep>,
+    ) -> Self {
+        let headroom = Headroom::default();
+        Self { disk, core, owners, clock, metrics, options, shared, headroom, spares: None, shown: None }
+    }
+
     pub fn run(mut self) {
         let mut chance = Chance::from_system();
         let schedule = self.options.upkeep;
@@ -236,15 +272,19 @@ impl Driver {
                 }
                 wanted.clone()
             };
+            let began = self.clock.monotonic_ns();
             self.shared.check_space(&*self.disk, self.options.reserve);
             if let Some(wanted) = wanted {
                 self.prepare(&wanted, &mut chance);
+                self.spares = Some(wanted.spares);
                 *self.shared.wanted.lock() = None;
             }
             if self.clock.monotonic_ms() >= last.not_before_ms && !self.shared.is_closed() {
                 self.look_after(&mut last, false);
             }
             self.scrub(&mut last.scrub);
+            self.show();
+            self.metrics.upkeep_busy.inc_by((self.clock.monotonic_ns() - began) as f64 / 1e9);
         }
         self.look_after(&mut last, true);
     }
@@ -268,6 +308,27 @@ impl Driver {
                 }
             }
         }
+    }
+
+    /// Tells those who watch.
+    fn show(&mut self) {
+        let reserve = *self.shared.reserve.lock();
+        self.headroom.note(self.clock.monotonic_ms(), reserve.free);
+        self.shared.figures.lock().headroom = self.headroom.left(reserve.reserve);
+        if let Some(spares) = &self.spares {
+            let spares = spares.lock();
+            let bytes = spares.iter().map(|spare| spare.size).sum();
+            self.metrics.segments("spare", Files { count: spares.len() as u64, bytes });
+        }
+        let version = self.core.holdings_version();
+        if self.shown == Some(version) {
+            return;
+        }
+        let holdings = self.core.holdings();
+        self.metrics.segments("active", holdings.active);
+        self.metrics.segments("sealed", holdings.sealed);
+        self.shared.figures.lock().holdings = Some(Arc::new(holdings));
+        self.shown = Some(version);
     }
 
     /// Seals what is full, and takes a checkpoint when it is time, or when this is the end.

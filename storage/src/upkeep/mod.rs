@@ -6,6 +6,7 @@
 //! U2. Nothing is removed that one of the two kept checkpoints needs.
 
 mod checkpoint;
+mod figures;
 mod merge;
 mod retention;
 mod scrub;
@@ -33,6 +34,7 @@ use crate::timer::TimerCore;
 use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
+pub use figures::{Files, Holdings};
 pub use retention::{Policy, Reason, Retained, RetentionError};
 pub use scrub::{Damage, Lost, Scrubbed};
 pub use seal::{SealError, open_all};
