@@ -94,6 +94,8 @@ pub struct Files {
     pub checkpoint: Option<u64>,
     /// Why a start would find nothing to begin with.
     pub refusal: Option<String>,
+    /// That is so because no checkpoint is left, and not all of the log.
+    pub is_nothing_left: bool,
     /// Every manifest that is there can be read: what none of them names, nobody needs.
     pub is_named_surely: bool,
 }
@@ -133,11 +135,14 @@ pub fn look(disk: &dyn Disk, names: &[String], known: &[Known]) -> Files {
     let judged: Vec<(u64, Result<(), FileFlaw>)> =
         manifests.iter().map(|(number, read)| (*number, judge(read, &tables, store))).collect();
     let checkpoint = judged.iter().find(|(_, judged)| judged.is_ok()).map(|(number, _)| *number);
-    let refusal = (checkpoint.is_none() && !is_log_whole).then(|| reasons(&judged));
+    let is_nothing_left = checkpoint.is_none() && !is_log_whole;
+    let refusal = is_nothing_left.then(|| reasons(&judged));
     let is_named_surely = manifests.iter().all(|(_, read)| read.is_ok());
     let newer = judged.iter().take_while(|(number, _)| Some(*number) != checkpoint);
     let unknown = newer.filter_map(|(_, judged)| judged.as_ref().err()).find(|flaw| flaw.is_version());
-    let refusal = unknown.map(|flaw| flaw.to_string()).or(refusal);
+    let unknown = unknown.map(|flaw| flaw.to_string());
+    let is_nothing_left = is_nothing_left && unknown.is_none();
+    let refusal = unknown.or(refusal);
     for (number, judged) in judged {
         let finding = match judged {
             Ok(()) => Finding::Sound,
@@ -150,7 +155,7 @@ pub fn look(disk: &dyn Disk, names: &[String], known: &[Known]) -> Files {
     looking.rest(&manifests);
     let mut files = looking.files;
     files.sort_by(|one, other| one.name.cmp(&other.name));
-    Files { files, checkpoint, refusal, is_named_surely }
+    Files { files, checkpoint, refusal, is_nothing_left, is_named_surely }
 }
 
 /// Of both halves of a table.
