@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn each_value_out_of_range_is_refused_by_its_own_key() {
-        let edits: [(&str, Edit); 24] = [
+        let edits: [(&str, Edit); 25] = [
             ("cluster.name", |c| c.cluster.name = " ".into()),
             ("node.name", |c| c.node.name = "x".repeat(128)),
             ("grpc.listen", |c| c.grpc.listen = "8081".into()),
