@@ -29,6 +29,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("storage.disk_reserve = {0:?} is neither a share such as \"5%\" nor a size such as \"10GiB\"")]
     Reserve(String),
+    #[error("storage.verify_rate = {0:?} is no size a second such as \"20MiB/s\"")]
+    Rate(String),
     #[error(transparent)]
     Gateways(#[from] gateways::StartError),
     #[error("metrics cannot be registered: {0}")]
@@ -109,6 +111,7 @@ fn open_store(
     registry: &Registry,
 ) -> Result<(Store, Report), StartError> {
     let reserve = parse_reserve(&config.storage.disk_reserve)?;
+    let verify_rate = parse_rate(&config.storage.verify_rate)?;
     let disk = Arc::new(RealDisk::open(data)?);
     let metrics = storage::metrics::Metrics::register(registry)?;
     let commit = match config.storage.log.flush {
@@ -130,7 +133,7 @@ fn open_store(
         read_threads: config.storage.read_threads,
         behind_bytes_per_second: Some(config.storage.behind_read_rate.0).filter(|rate| *rate > 0),
         reserve,
-        upkeep: schedule(&config.storage),
+        upkeep: schedule(&config.storage, verify_rate),
     };
     let store = Store::start(recovered, disk, clock.clone(), metrics, options).map_err(StartError::Threads)?;
     Ok((store, report))
@@ -155,8 +158,9 @@ fn show_recovery(registry: &Registry, report: &Report, took_ms: u64) -> Result<(
 }
 
 /// When upkeep does what it does.
-fn schedule(storage: &config::Storage) -> Schedule {
+fn schedule(storage: &config::Storage, verify_rate: u64) -> Schedule {
     Schedule {
+        verify_rate,
         checkpoint_every: storage.checkpoint_every,
         checkpoint_bytes: storage.checkpoint_bytes.0,
         retain_every: storage.retain_every,
@@ -199,6 +203,12 @@ pub fn parse_reserve(text: &str) -> Result<ReserveRule, StartError> {
     }
 }
 
+/// `"20MiB/s"`, as bytes a second.
+pub fn parse_rate(text: &str) -> Result<u64, StartError> {
+    let size = text.trim().strip_suffix("/s").unwrap_or(text);
+    size.parse::<base::ByteSize>().map(|size| size.0).map_err(|_| StartError::Rate(text.into()))
+}
+
 #[cfg(test)]
 mod tests {
     use base::ByteSize;
@@ -207,7 +217,8 @@ mod tests {
 
     #[test]
     fn upkeep_does_what_the_settings_say() {
-        assert_eq!(schedule(&config::Storage::default()), Schedule::default());
+        let rate = Schedule::default().verify_rate;
+        assert_eq!(schedule(&config::Storage::default(), rate), Schedule::default());
         let storage = config::Storage {
             checkpoint_every: Duration::from_millis(10),
             checkpoint_bytes: ByteSize(1 << 20),
@@ -225,7 +236,13 @@ mod tests {
             is_size_first: true,
         };
         let (every, again) = (Duration::from_millis(10), Duration::from_millis(20));
-        let expected = Schedule { checkpoint_every: every, checkpoint_bytes: 1 << 20, retain_every: again, retention };
-        assert_eq!(schedule(&storage), expected);
+        let expected = Schedule {
+            checkpoint_every: every,
+            checkpoint_bytes: 1 << 20,
+            retain_every: again,
+            retention,
+            verify_rate: 7,
+        };
+        assert_eq!(schedule(&storage, 7), expected);
     }
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 /// Every key with a value that is not its default, as text.
-const OTHERS: [(&str, &str); 36] = [
+const OTHERS: [(&str, &str); 37] = [
     ("cluster.name", "other"),
     ("node.name", "other"),
     ("grpc.listen", "127.0.0.1:1"),
@@ -24,6 +24,7 @@ const OTHERS: [(&str, &str); 36] = [
     ("storage.dead_letter_retention", "2s"),
     ("storage.retain_every", "20ms"),
     ("storage.behind_read_rate", "2MiB"),
+    ("storage.verify_rate", "1MiB/s"),
     ("timer.delay_max", "1d"),
     ("topics.auto_create", "true"),
     ("topics.message_size_max", "1MiB"),

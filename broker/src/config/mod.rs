@@ -111,6 +111,8 @@ pub struct Storage {
     pub retain_every: Duration,
     /// Bytes a second that groups behind the tail cache may read, all together; 0 = as fast as they can.
     pub behind_read_rate: ByteSize,
+    /// What the background scrub reads at most, such as `"20MiB/s"`; `"0"` turns it off.
+    pub verify_rate: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -241,6 +243,7 @@ impl Default for Storage {
             dead_letter_retention: Duration::from_secs(14 * 24 * 3600),
             retain_every: Duration::from_secs(10),
             behind_read_rate: ByteSize(0),
+            verify_rate: "20MiB/s".into(),
         }
     }
 }

@@ -79,6 +79,10 @@ impl Config {
         check.sizes("storage.log.segment_size", storage.log.segment_size, min, max);
         check.sizes("storage.tail_cache", storage.tail_cache, TAIL_CACHE_BYTES_MIN, u64::MAX);
         check.range("storage.read_threads", storage.read_threads, READ_THREADS_MIN, READ_THREADS_MAX);
+        let rate = &storage.verify_rate;
+        check.that(crate::server::parse_rate(rate).is_ok(), "storage.verify_rate", rate, || {
+            "a size a second such as \"20MiB/s\", or \"0\"".into()
+        });
         let reserve = &storage.disk_reserve;
         let is_reserve = match reserve.strip_suffix('%') {
             Some(percent) => percent.trim().parse::<u64>().is_ok_and(|percent| percent <= DISK_RESERVE_PERCENT_MAX),
@@ -181,7 +185,7 @@ mod tests {
 
     #[test]
     fn each_value_out_of_range_is_refused_by_its_own_key() {
-        let edits: [(&str, Edit); 34] = [
+        let edits: [(&str, Edit); 35] = [
             ("cluster.name", |c| c.cluster.name = " ".into()),
             ("node.name", |c| c.node.name = "x".repeat(128)),
             ("grpc.listen", |c| c.grpc.listen = "8081".into()),
@@ -194,6 +198,7 @@ mod tests {
             ("storage.log.segment_size", |c| c.storage.log.segment_size = ByteSize(8 << 30)),
             ("storage.tail_cache", |c| c.storage.tail_cache = ByteSize(0)),
             ("storage.read_threads", |c| c.storage.read_threads = 9),
+            ("storage.verify_rate", |c| c.storage.verify_rate = "20MiB/h".into()),
             ("storage.disk_reserve", |c| c.storage.disk_reserve = "51%".into()),
             ("storage.disk_reserve", |c| c.storage.disk_reserve = "much".into()),
             ("storage.checkpoint_every", |c| c.storage.checkpoint_every = Duration::from_millis(9)),

@@ -147,11 +147,13 @@ impl Core {
         let of_one_max = poll.language.messages_of_one_group_max();
         let mut chosen = Vec::new();
         let mut bytes = 0;
-        let mut put_off = Vec::new();
+        let (mut put_off, mut unread) = (Vec::new(), Vec::new());
         while chosen.len() < messages_max {
             let Order::Lanes(lanes) = &mut self.order else { break };
             let Some(key) = lanes.next() else { if self.read_on(now) { continue } else { break } };
-            self.refill(key, now);
+            if !self.refill(key, now) {
+                unread.push(key);
+            }
             if self.divert(key) {
                 continue;
             }
@@ -177,7 +179,7 @@ impl Core {
             }
         }
         if let Order::Lanes(lanes) = &mut self.order {
-            put_off.into_iter().for_each(|key| lanes.list(key));
+            put_off.into_iter().chain(unread).for_each(|key| lanes.list(key));
         }
         chosen
     }

@@ -90,10 +90,11 @@ impl Core {
         }
     }
 
-    /// Reads on for a lane that had to leave messages out.
-    pub(super) fn refill(&mut self, key: LaneKey, now: Now) {
-        let Order::Lanes(lanes) = &self.order else { return };
-        let Some((queue, from)) = lanes.wants_refill(key, LANE_FOLLOWERS_MAX / 2) else { return };
+    /// Reads on for a lane that had to leave messages out. False when what comes next cannot be read now: then the lane
+    /// waits, and nothing is passed over.
+    pub(super) fn refill(&mut self, key: LaneKey, now: Now) -> bool {
+        let Order::Lanes(lanes) = &self.order else { return true };
+        let Some((queue, from)) = lanes.wants_refill(key, LANE_FOLLOWERS_MAX / 2) else { return true };
         let until = self.cursors[usize::from(queue.0)];
         let mut found = Vec::new();
         let mut at = from;
@@ -101,11 +102,11 @@ impl Core {
         while at < until && found.len() < LANE_FOLLOWERS_MAX {
             entries.clear();
             let first = self.source.read(at, queue, READ_STEP, &mut entries);
+            // Later than `at` when a purge has come between.
+            at = first.min(until);
             if entries.is_empty() {
-                at = until;
                 break;
             }
-            at = first;
             for entry in &entries {
                 let slot = (queue, at);
                 if at >= until || found.len() >= LANE_FOLLOWERS_MAX {
@@ -138,8 +139,9 @@ impl Core {
             self.ahead.read(slot, &entry);
             slots.push(slot);
         }
+        let is_read = at >= until || !entries.is_empty();
         let overflow = (at < until).then_some((queue, at));
-        let Order::Lanes(lanes) = &mut self.order else { return };
+        let Order::Lanes(lanes) = &mut self.order else { return true };
         lanes.refilled(key, &slots, overflow);
         for slot in slots {
             if self.items[&slot].state == State::Ready && self.items[&slot].attempts >= self.settings.attempts_max {
@@ -147,6 +149,7 @@ impl Core {
                 self.make_ready(slot);
             }
         }
+        is_read
     }
 
     fn skip(&mut self, slot: Slot, now: Now) {

@@ -15,9 +15,9 @@ use crate::output::Output;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Read every checksum, and say what is damaged and whom it hits.
+    /// Read every checksum of the log, its index files and checkpoints, and say what is damaged and whom it hits.
     #[command(
-        after_help = "Examples:\n  carillon log verify ./data\n  carillon log verify /backup/monday --json | jq '.damaged[].losses'\n\nExit codes: 0 sound, 1 damaged, 3 no such directory, 4 a server uses it."
+        after_help = "Examples:\n  carillon log verify ./data\n  carillon log verify /backup/monday --json | jq '.damaged[].losses'\n\nExit codes: 0 sound, 1 something is damaged, be it only a file that a start makes anew, 3 no such directory, 4 a server uses it."
     )]
     Verify(Directory),
     /// Show batches and records, one a line.

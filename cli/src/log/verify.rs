@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use storage::disk::Disk;
-use storage::verify::{self, Hole, Loss, Losses, Verified, WrongRecord};
+use storage::verify::{self, File, Finding, Hole, Loss, Losses, Verified, WrongRecord};
 
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
@@ -14,10 +14,12 @@ pub fn run(disk: &dyn Disk, output: &Output) -> Result<(), Failure> {
         Form::Quiet => {
             let damaged = verified.losses.holes.iter().map(|hole| &hole.range);
             damaged.into_iter().try_for_each(|range| output.line(format!("{}..{}", range.start, range.end)))?;
+            let files = verified.beside.files.iter().filter(|file| file.finding.is_damage());
+            files.into_iter().try_for_each(|file| output.line(&file.name))?;
         }
         Form::People => say(&verified, output)?,
     }
-    match verified.is_sound() {
+    match verified.is_whole() {
         true => Ok(()),
         false => Err(Failure::new(Exit::Failed, summary_of_damage(&verified))),
     }
@@ -39,6 +41,11 @@ fn say(verified: &Verified, output: &Output) -> Result<(), Failure> {
     let header = ["SEGMENT", "BATCHES", "RECORDS", "BODIES", "BYTES", "STATE"];
     output.table(&header, verified.segments.iter().map(row).collect())?;
     output.line("")?;
+    if !verified.beside.files.is_empty() {
+        let row = |file: &File| vec![file.name.clone(), file.bytes.to_string(), finding_text(&file.finding)];
+        output.table(&["FILE", "BYTES", "STATE"], verified.beside.files.iter().map(row).collect())?;
+        output.line("")?;
+    }
     for hole in &verified.losses.holes {
         output.line(hole_text(hole))?;
         hole.losses.iter().try_for_each(|loss| output.line(format!("  {}", loss_text(loss, &verified.losses))))?;
@@ -56,7 +63,7 @@ fn say(verified: &Verified, output: &Output) -> Result<(), Failure> {
         let end = "a start cuts it off; nothing in it was acknowledged";
         output.line(format!("torn tail at {position}, {bytes} bytes that are not zero: {end}"))?;
     }
-    if let Some(refusal) = &verified.walked.refusal {
+    for refusal in refusals(verified) {
         output.line(format!("a server does not start with it: {refusal}"))?;
     }
     for name in &verified.unknown {
@@ -67,24 +74,59 @@ fn say(verified: &Verified, output: &Output) -> Result<(), Failure> {
         .segments
         .iter()
         .fold((0, 0), |(records, bodies), segment| (records + segment.records, bodies + segment.bodies));
-    let verdict = if verified.is_sound() { "sound" } else { "damaged" };
+    let verdict = match (verified.is_sound(), verified.is_whole()) {
+        (false, _) => "damaged",
+        (true, false) => "no message is lost, files beside the log are damaged",
+        (true, true) => "sound",
+    };
     Ok(output.line(format!(
         "{verdict}: {} segments, {} batches, {records} records, {bodies} bodies, {} bytes; the log ends at {}",
         verified.walked.segments, report.batches, report.bytes, verified.walked.end
     ))?)
 }
 
+fn refusals(verified: &Verified) -> Vec<String> {
+    let of_log = verified.walked.refusal.as_ref().map(ToString::to_string);
+    of_log.into_iter().chain(verified.beside.refusal.clone()).collect()
+}
+
+fn finding_text(finding: &Finding) -> String {
+    match finding {
+        Finding::Sound => "sound".into(),
+        Finding::Anew(flaw) => format!("{flaw}; will be made anew"),
+        Finding::Damaged(flaw) => format!("{flaw}; nothing is left to make it anew from"),
+        Finding::Version(flaw) => format!("not verified: {flaw}"),
+        Finding::Leaving => "of an expired segment; a later checkpoint removes it".into(),
+        Finding::Stray => "stray: no checkpoint names it".into(),
+    }
+}
+
+fn state_of(finding: &Finding) -> (&'static str, Option<String>) {
+    match finding {
+        Finding::Sound => ("sound", None),
+        Finding::Anew(flaw) => ("anew", Some(flaw.to_string())),
+        Finding::Damaged(flaw) => ("damaged", Some(flaw.to_string())),
+        Finding::Version(flaw) => ("version", Some(flaw.to_string())),
+        Finding::Leaving => ("leaving", None),
+        Finding::Stray => ("stray", None),
+    }
+}
+
 fn summary_of_damage(verified: &Verified) -> String {
     let count = |number: usize, what: &str| (number > 0).then(|| format!("{number} {what}"));
+    let of_state =
+        |is_it: &dyn Fn(&Finding) -> bool| verified.beside.files.iter().filter(|file| is_it(&file.finding)).count();
     let copies = verified.segments.iter().filter(|segment| segment.is_copy_damaged).count();
     let found = [
         count(verified.losses.holes.len(), "damaged ranges"),
         count(verified.losses.unexplained.len(), "ranges of offsets missing without damage"),
         count(verified.wrong.len(), "wrong records"),
         count(copies, "damaged copies of segment headers"),
-        verified.walked.refusal.as_ref().map(ToString::to_string),
+        count(of_state(&|finding| matches!(finding, Finding::Anew(_))), "damaged files that will be made anew"),
+        count(of_state(&|finding| matches!(finding, Finding::Damaged(_))), "damaged files that cannot be made anew"),
+        count(of_state(&|finding| matches!(finding, Finding::Version(_))), "files of another version"),
     ];
-    found.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    found.into_iter().flatten().chain(refusals(verified)).collect::<Vec<_>>().join(", ")
 }
 
 fn hole_text(hole: &Hole) -> String {
@@ -138,6 +180,10 @@ fn document(verified: &Verified) -> Value {
             "topic": wrong.place.map(|(topic, _)| losses.topic(topic)),
             "queue": place.map(|(queue, _)| queue.0), "offset": place.map(|(_, offset)| offset.0)})
     };
+    let file = |file: &File| {
+        let (state, why) = state_of(&file.finding);
+        json!({"name": file.name, "bytes": file.bytes, "state": state, "why": why})
+    };
     let walked = &verified.walked;
     let torn = walked.report.torn.map(|(position, bytes)| json!({"position": position.0, "bytes": bytes}));
     json!({
@@ -147,7 +193,9 @@ fn document(verified: &Verified) -> Value {
         "missing": losses.unexplained.iter().map(loss).collect::<Vec<_>>(),
         "wrong": verified.wrong.iter().map(wrong).collect::<Vec<_>>(),
         "torn": torn,
-        "refusal": walked.refusal.as_ref().map(ToString::to_string),
+        "files": verified.beside.files.iter().map(file).collect::<Vec<_>>(),
+        "checkpoint": verified.beside.checkpoint,
+        "refusal": refusals(verified).first(),
         "unverified": verified.unknown,
         "batches": walked.report.batches,
         "bytes": walked.report.bytes,

@@ -91,15 +91,7 @@ impl Pair {
     /// Opens whichever is sound, every block read, and mends the other.
     pub fn open(disk: &dyn Disk, kind: Kind, number: u64, store: [u8; 16]) -> Result<Table, TableError> {
         let names = [data_name(kind, number), copy_name(kind, number)];
-        let open = |name: &str| {
-            let table = Table::open(disk, name, store)?;
-            let identity = table.identity();
-            if (identity.kind, identity.number) != (kind, number) {
-                return Err(table.malformed("it is another table"));
-            }
-            table.verify()?;
-            Ok(table)
-        };
+        let open = |name: &str| Self::check(disk, name, kind, number, store);
         let (sound, damaged) = match open(&names[0]) {
             Ok(table) => match open(&names[1]) {
                 Ok(_) => return Ok(table),
@@ -143,6 +135,17 @@ impl Pair {
             }
             (Err(error), Err(_)) => Err(error),
         }
+    }
+
+    /// Opens one half, every block read.
+    pub fn check(disk: &dyn Disk, name: &str, kind: Kind, number: u64, store: [u8; 16]) -> Result<Table, TableError> {
+        let table = Table::open(disk, name, store)?;
+        let identity = table.identity();
+        if (identity.kind, identity.number) != (kind, number) {
+            return Err(table.malformed("it is another table"));
+        }
+        table.verify()?;
+        Ok(table)
     }
 
     pub fn remove(disk: &dyn Disk, name: &str) {

@@ -202,8 +202,38 @@ impl SegmentIndex {
         self.topics.binary_search_by_key(&topic, |(topic, _)| *topic).is_ok()
     }
 
-    pub fn verify(&self, pace: &mut dyn FnMut(u64)) -> Result<(), TableError> {
-        self.table.verify_paced(pace)
+    pub fn verify(&self) -> Result<(), TableError> {
+        self.table.verify()
+    }
+
+    /// As [`Table::verify_from`].
+    pub fn verify_from(&self, block: u64, count: u64) -> Result<(Option<u64>, u64), TableError> {
+        self.table.verify_from(block, count)
+    }
+
+    /// Gives every entry to `visit` that may have its body in `range`, with its queue and offset.
+    pub fn each_pointing_into(
+        &self,
+        range: &Range<LogPosition>,
+        visit: &mut dyn FnMut(QueueId, u64, &Entry),
+    ) -> Result<(), TableError> {
+        let segment = self.summary.base..self.summary.base.plus(self.summary.size);
+        let mut is_any = range.start < segment.end && range.end > segment.start;
+        self.references(range, &mut |_, _| is_any = true)?;
+        if !is_any {
+            return Ok(());
+        }
+        let mut queues = Vec::new();
+        self.queues(&mut |id, stretch| queues.push((id, stretch)))?;
+        for (id, stretch) in queues {
+            let mut offset = stretch.first.0;
+            self.table.rows(&self.entries, stretch.first_row, stretch.first_row + stretch.count, &mut |row| {
+                visit(id, offset, &Entry::decode(row.try_into().expect("the section's width")));
+                offset += 1;
+                true
+            })?;
+        }
+        Ok(())
     }
 
     /// Where a queue's entries are.

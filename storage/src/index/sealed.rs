@@ -97,7 +97,8 @@ impl Sealed {
         self.damaged.lock().iter().copied().collect()
     }
 
-    pub(crate) fn report(&self, base: LogPosition, error: &TableError) {
+    /// Somebody read what is not what was written.
+    pub fn report(&self, base: LogPosition, error: &TableError) {
         if error.is_damage() {
             tracing::error!(segment = base.0, %error, "an index file is damaged and will be made anew");
             self.damaged.lock().insert(base);

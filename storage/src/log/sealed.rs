@@ -1,4 +1,4 @@
-//! Reading one segment that is no longer written, by itself.
+//! Reading one segment that is no longer written, by itself, at once or in parts.
 
 use std::ops::Range;
 
@@ -19,40 +19,78 @@ pub struct Content {
     pub holes: Vec<Range<LogPosition>>,
 }
 
+/// How far the reading of a segment has come.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    content: Content,
+    at: LogPosition,
+}
+
+impl Reading {
+    pub fn new(segment: &Segment) -> Self {
+        let content = Content { end: segment.first(), next_index: segment.header.base_index, holes: Vec::new() };
+        Self { content, at: segment.first() }
+    }
+
+    /// What was found so far.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    pub fn at(&self) -> LogPosition {
+        self.at
+    }
+
+    /// Goes on for about `bytes` bytes, giving every sound batch to `visit`. Gives whether it came to the end.
+    pub fn go_on(
+        &mut self,
+        segment: &Segment,
+        next_index: Option<BatchIndex>,
+        bytes: u64,
+        visit: &mut dyn FnMut(Found<'_>),
+    ) -> Result<bool, OpenError> {
+        let unread = |source| OpenError::Io { operation: "reading", name: segment::name(segment.header.base), source };
+        let mut window = Window::new(segment);
+        let content = &mut self.content;
+        let until = self.at.0.saturating_add(bytes);
+        while self.at.0 < until {
+            let at = self.at;
+            match window.batch(at).map_err(unread)? {
+                Some(header) if header.index >= content.next_index => {
+                    // Zeros that a torn tail left are no hole: the numbers go on.
+                    if header.index > content.next_index {
+                        content.holes.push(content.end..at);
+                    }
+                    let records = window.records(at, &header).map_err(unread)?;
+                    visit(Found { header, records });
+                    self.at = at.plus(header.total());
+                    content.end = self.at;
+                    content.next_index = BatchIndex(header.index.0 + 1);
+                }
+                _ if next_index == Some(content.next_index) => return Ok(true),
+                _ => match window.search(at.plus(ALIGNMENT as u64)).map_err(unread)? {
+                    Some((later, _)) => self.at = later,
+                    None => {
+                        if let Some(next) = next_index {
+                            content.holes.push(content.end..segment.header.end());
+                            content.next_index = next;
+                        }
+                        return Ok(true);
+                    }
+                },
+            }
+        }
+        Ok(false)
+    }
+}
+
 /// Gives every sound batch of a segment to `visit`, in order. `next_index`: the first one of the segment behind it.
 pub fn read(
     segment: &Segment,
     next_index: Option<BatchIndex>,
     visit: &mut dyn FnMut(Found<'_>),
 ) -> Result<Content, OpenError> {
-    let unread = |source| OpenError::Io { operation: "reading", name: segment::name(segment.header.base), source };
-    let mut window = Window::new(segment);
-    let mut content = Content { end: segment.first(), next_index: segment.header.base_index, holes: Vec::new() };
-    let mut at = segment.first();
-    loop {
-        match window.batch(at).map_err(unread)? {
-            Some(header) if header.index >= content.next_index => {
-                // Zeros that a torn tail left are no hole: the numbers go on.
-                if header.index > content.next_index {
-                    content.holes.push(content.end..at);
-                }
-                let records = window.records(at, &header).map_err(unread)?;
-                visit(Found { header, records });
-                at = at.plus(header.total());
-                content.end = at;
-                content.next_index = BatchIndex(header.index.0 + 1);
-            }
-            _ if next_index == Some(content.next_index) => return Ok(content),
-            _ => match window.search(at.plus(ALIGNMENT as u64)).map_err(unread)? {
-                Some((later, _)) => at = later,
-                None => {
-                    if let Some(next) = next_index {
-                        content.holes.push(content.end..segment.header.end());
-                        content.next_index = next;
-                    }
-                    return Ok(content);
-                }
-            },
-        }
-    }
+    let mut reading = Reading::new(segment);
+    while !reading.go_on(segment, next_index, u64::MAX, visit)? {}
+    Ok(reading.content)
 }

@@ -4,6 +4,7 @@
 //! Whoever reads bodies sees a file as long as the segment was; what was left out reads as zeros, which is no record.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use base::{LogPosition, Timestamp};
@@ -96,8 +97,24 @@ impl Thin {
         self.table.bytes()
     }
 
-    pub fn verify(&self, pace: &mut dyn FnMut(u64)) -> Result<(), TableError> {
-        self.table.verify_paced(pace)
+    /// Reads and checks every block.
+    pub fn verify(&self) -> Result<(), TableError> {
+        self.table.verify()
+    }
+
+    /// Records that cannot be had any more.
+    pub fn holes(&self) -> Result<Vec<Range<LogPosition>>, TableError> {
+        let mut holes = Vec::new();
+        self.table.rows(&self.directory, 0, u64::MAX, &mut |row| {
+            let row = parse_row(row);
+            let read = self.table.slice(&self.records, row.at, row.length);
+            if read.is_err_and(|error| error.is_damage()) {
+                let position = self.header.base.plus(row.offset);
+                holes.push(position..position.plus(row.length));
+            }
+            true
+        })?;
+        Ok(holes)
     }
 
     /// Every record that is left, in order.

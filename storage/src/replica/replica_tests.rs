@@ -401,8 +401,8 @@ fn damage_to_either_slot_loses_no_vote_and_damage_to_both_is_named() {
 
 #[test]
 fn after_a_failed_sync_the_vote_file_takes_nothing_and_the_page_cache_is_not_believed() {
-    for syncs in [0, 1] {
-        let mut node = Node::new(1);
+    for (syncs, seed) in [0, 1].into_iter().flat_map(|syncs| (0..16).map(move |seed| (syncs, seed))) {
+        let mut node = Node::new(seed);
         node.port.save_vote(vote(1)).expect("a healthy disk");
         node.disk.fail_sync_after(syncs);
         node.port.save_vote(vote(2)).expect_err("as asked");
@@ -410,6 +410,6 @@ fn after_a_failed_sync_the_vote_file_takes_nothing_and_the_page_cache_is_not_bel
         let node = node.restart(false);
         let found = node.port.vote();
         let node = node.restart(true);
-        assert_eq!(node.port.vote(), found, "V3: what was seen after the start survives the power");
+        assert_eq!(node.port.vote(), found, "V3: what was seen after the start survives the power, seed {seed}");
     }
 }

@@ -144,19 +144,21 @@ impl Table {
 
     /// Reads and checks every block.
     pub fn verify(&self) -> Result<(), TableError> {
-        self.verify_paced(&mut |_| ())
+        self.verify_from(0, u64::MAX).map(drop)
     }
 
-    /// As [`Table::verify`]; `pace` is told how many bytes were read, and may wait.
-    pub fn verify_paced(&self, pace: &mut dyn FnMut(u64)) -> Result<(), TableError> {
-        let mut block = 1;
-        while block < self.blocks {
-            let count = BLOCKS_AT_ONCE.min(self.blocks - block);
-            self.read(block, count)?;
-            pace(count * BLOCK as u64);
-            block += count;
+    /// Reads and checks about `count` blocks from `block` on. Gives where to go on, and how many bytes were read.
+    pub fn verify_from(&self, block: u64, count: u64) -> Result<(Option<u64>, u64), TableError> {
+        // The header's block was checked when the table was opened.
+        let first = block.max(1);
+        let end = first.saturating_add(count.max(1)).min(self.blocks);
+        let mut at = first;
+        while at < end {
+            let count = BLOCKS_AT_ONCE.min(end - at);
+            self.read(at, count)?;
+            at += count;
         }
-        Ok(())
+        Ok(((at < self.blocks).then_some(at), at.saturating_sub(first) * BLOCK as u64))
     }
 
     /// The payloads of neighbouring blocks, checked, one after the other.

@@ -1,4 +1,4 @@
-//! The upkeep thread: makes room ahead of the writer, seals, takes checkpoints.
+//! The upkeep thread: makes room ahead of the writer, seals, takes checkpoints, and scrubs in the time that is left.
 
 use std::io;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::position::Positions;
 use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission};
 use crate::upkeep::{
-    Errand, Files, Holdings, Owners, Policy, Retained, RetentionError, Standing, ThinError, Upkeep as Core,
+    Damage, Errand, Files, Holdings, Owners, Policy, Retained, RetentionError, Standing, ThinError, Upkeep as Core,
 };
 use crate::writer::Reserve;
 
@@ -26,6 +26,10 @@ use crate::writer::Reserve;
 const UPKEEP_EVERY: Duration = Duration::from_millis(500);
 /// How long upkeep leaves alone what failed.
 const RETRY_MS: u64 = 5_000;
+/// What a scrub reads at once: other work, and the end of the process, wait for so much at most.
+const SCRUB_PIECE: u64 = 1 << 20;
+/// A small store is read in no time; it is not read without a pause.
+const SCRUB_ROUND_MS_MIN: u64 = 10 * 60_000;
 
 /// The space that is kept free: a share of the file system or a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -44,6 +48,8 @@ pub struct Schedule {
     /// How often it is looked for segments that nobody wants.
     pub retain_every: Duration,
     pub retention: Policy,
+    /// Bytes a second of what is no longer written that are read to find damage; 0 = none.
+    pub verify_rate: u64,
 }
 
 impl Default for Schedule {
@@ -53,6 +59,7 @@ impl Default for Schedule {
             checkpoint_bytes: 512 << 20,
             retain_every: Duration::from_secs(10),
             retention: Policy::default(),
+            verify_rate: 20 << 20,
         }
     }
 }
@@ -209,6 +216,29 @@ struct Last {
     retained_at_ms: u64,
     /// Something failed; not before this time again.
     not_before_ms: u64,
+    scrub: Scrub,
+}
+
+/// How much may be scrubbed.
+#[derive(Default, Clone, Copy)]
+struct Scrub {
+    /// Up to then the time was used.
+    at_ms: u64,
+    round_began_ms: u64,
+    /// A round ended; the next one begins when it is time.
+    is_resting: bool,
+}
+
+impl Scrub {
+    /// The bytes that may be read now. What was not read in a second is not made up for.
+    fn budget(&mut self, now_ms: u64, rate: u64) -> u64 {
+        if self.is_resting && now_ms >= self.round_began_ms.saturating_add(SCRUB_ROUND_MS_MIN) {
+            *self = Self { at_ms: now_ms, round_began_ms: now_ms, is_resting: false };
+        }
+        let passed_ms = now_ms.saturating_sub(self.at_ms).min(1_000);
+        self.at_ms = now_ms;
+        if self.is_resting { 0 } else { rate.saturating_mul(passed_ms) / 1_000 }
+    }
 }
 
 impl Driver {
@@ -229,7 +259,10 @@ impl Driver {
         let mut chance = Chance::from_system();
         let schedule = self.options.upkeep;
         let turn = UPKEEP_EVERY.min(schedule.checkpoint_every).min(schedule.retain_every);
-        let mut last = Last { at_ms: self.clock.monotonic_ms(), ..Last::default() };
+        let now_ms = self.clock.monotonic_ms();
+        let scrub = Scrub { at_ms: now_ms, round_began_ms: now_ms, is_resting: false };
+        let mut last = Last { at_ms: now_ms, scrub, ..Last::default() };
+        self.note_holes();
         last.position = self.core.newest().map_or(LogPosition(0), |newest| newest.durable);
         while !self.shared.is_closed() {
             let wanted = {
@@ -249,6 +282,7 @@ impl Driver {
             if self.clock.monotonic_ms() >= last.not_before_ms && !self.shared.is_closed() {
                 self.look_after(&mut last, false);
             }
+            self.scrub(&mut last.scrub);
             self.show();
             self.metrics.upkeep_busy.inc_by((self.clock.monotonic_ns() - began) as f64 / 1e9);
         }
@@ -314,7 +348,7 @@ impl Driver {
         let applied = standing.positions.applied;
         while !self.shared.is_closed() && self.core.seal(applied)? {}
         self.core.mend_indexes()?;
-        let Schedule { checkpoint_every, checkpoint_bytes, retain_every, retention } = self.options.upkeep;
+        let Schedule { checkpoint_every, checkpoint_bytes, retain_every, retention, .. } = self.options.upkeep;
         let now_ms = self.clock.monotonic_ms();
         if now_ms >= last.retained_at_ms.saturating_add(millis(retain_every)) && !is_end {
             last.retained_at_ms = now_ms;
@@ -329,8 +363,9 @@ impl Driver {
         let every_ms = millis(checkpoint_every);
         let written = applied.since(last.position.min(applied));
         let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
-        let is_due =
-            is_crowded || written >= checkpoint_bytes || (written > 0 && now_ms >= last.at_ms.saturating_add(every_ms));
+        let is_adrift = self.core.is_adrift() && self.core.newest().is_some();
+        let is_early = is_crowded || is_adrift || written >= checkpoint_bytes;
+        let is_due = is_early || (written > 0 && now_ms >= last.at_ms.saturating_add(every_ms));
         if is_due || is_end {
             let began = self.clock.monotonic_ns();
             let bytes = self.core.checkpoint(&mut self.owners, self.clock.now())?.bytes();
@@ -344,10 +379,39 @@ impl Driver {
         Ok(())
     }
 
+    /// Piece by piece, until the budget is used or somebody wants something else.
+    fn scrub(&mut self, scrub: &mut Scrub) {
+        let mut budget = scrub.budget(self.clock.monotonic_ms(), self.options.upkeep.verify_rate);
+        let is_wanted = || self.shared.is_closed() || self.shared.wanted.lock().is_some();
+        while budget > 0 && !is_wanted() && self.shared.failure.lock().is_none() {
+            let scrubbed = self.core.scrub(budget.min(SCRUB_PIECE));
+            for damage in &scrubbed.found {
+                match damage {
+                    Damage::Unread { .. } => self.metrics.failed_reads.inc(),
+                    _ => self.metrics.wrong_checksums.inc(),
+                }
+            }
+            if !scrubbed.found.is_empty() {
+                self.note_holes();
+            }
+            if scrubbed.is_round {
+                scrub.is_resting = true;
+                return;
+            }
+            budget = budget.saturating_sub(scrubbed.bytes);
+        }
+    }
+
+    fn note_holes(&self) {
+        let bytes: u64 = self.core.holes().iter().map(|hole| hole.end.since(hole.start)).sum();
+        self.metrics.quarantined_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
     fn note(&self, retained: &Retained) {
         self.metrics.dropped_by_time.inc_by(retained.bytes_by_time);
         self.metrics.dropped_by_size.inc_by(retained.bytes_by_size);
         self.metrics.held_bytes.set(i64::try_from(retained.held_bytes).unwrap_or(i64::MAX));
+        self.note_holes();
     }
 }
 
@@ -367,4 +431,22 @@ enum UpkeepError {
     Checkpoint(#[from] CheckpointError),
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrub_reads_at_its_rate_makes_up_for_nothing_and_rests_after_a_round() {
+        let mut scrub = Scrub::default();
+        assert_eq!(scrub.budget(500, 1_000), 500);
+        assert_eq!(scrub.budget(500, 1_000), 0);
+        assert_eq!(scrub.budget(60_500, 1_000), 1_000);
+        assert_eq!(scrub.budget(60_600, 0), 0);
+        scrub.is_resting = true;
+        assert_eq!(scrub.budget(61_000, 1_000), 0);
+        assert_eq!(scrub.budget(SCRUB_ROUND_MS_MIN, 1_000), 0);
+        assert_eq!(scrub.budget(SCRUB_ROUND_MS_MIN + 100, 1_000), 100);
+    }
 }

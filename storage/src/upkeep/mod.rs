@@ -9,8 +9,12 @@ mod checkpoint;
 mod figures;
 mod merge;
 mod retention;
+mod scrub;
 mod seal;
 mod thin;
+
+#[cfg(test)]
+pub(crate) mod aged_tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -19,7 +23,7 @@ use std::sync::Arc;
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
-use crate::checkpoint::{CheckpointError, Manifest, Pair};
+use crate::checkpoint::{CheckpointError, Manifest, Pair, parse_data_name, parse_manifest_name};
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index;
@@ -32,6 +36,7 @@ use crate::view::queue::QueueId;
 
 pub use figures::{Files, Holdings};
 pub use retention::{Policy, Reason, Retained, RetentionError};
+pub use scrub::{Damage, Lost, Scrubbed};
 pub use seal::{SealError, open_all};
 pub use thin::{ThinError, Thinned};
 
@@ -109,6 +114,8 @@ pub struct Upkeep {
     leaving: BTreeSet<LogPosition>,
     /// Segments that were thinned, and how many bytes of wanted topics they had then.
     stubborn: BTreeMap<LogPosition, u64>,
+    /// How far scrubbing has come.
+    round: scrub::Round,
 }
 
 impl Upkeep {
@@ -131,15 +138,24 @@ impl Upkeep {
             sealed_to,
             queues: BTreeSet::new(),
             is_adrift: false,
-            next_number: kept.iter().map(|manifest| manifest.number + 1).max().unwrap_or(1),
-            next_table: kept.iter().map(|manifest| manifest.next_table).max().unwrap_or(1),
+            next_number: Self::unused(&*disk, parse_manifest_name),
+            next_table: Self::unused(&*disk, parse_data_name)
+                .max(kept.iter().map(|of| of.next_table).max().unwrap_or(1)),
             stubborn: BTreeMap::new(),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
+            round: scrub::Round::default(),
             disk,
             unnamed: BTreeSet::new(),
             holes,
             kept,
         }
+    }
+
+    /// A number above those of all files: a checkpoint that could not be used names tables too, and none of them may become
+    /// another one.
+    fn unused(disk: &dyn Disk, parse: fn(&str) -> Option<u64>) -> u64 {
+        let names = disk.list().unwrap_or_default();
+        names.iter().filter_map(|name| parse(name)).max().map_or(1, |newest| newest + 1)
     }
 
     /// Files of segments below `sealed_to` that the newest checkpoint does not name.
@@ -156,6 +172,11 @@ impl Upkeep {
     /// The newest checkpoint.
     pub fn newest(&self) -> Option<&Manifest> {
         self.kept.last()
+    }
+
+    /// The next checkpoint holds everything, and is due: of this one something is damaged for good.
+    pub fn is_adrift(&self) -> bool {
+        self.is_adrift
     }
 
     /// What was damaged, as far as it is known.

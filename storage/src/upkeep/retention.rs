@@ -272,6 +272,8 @@ impl Upkeep {
         });
         self.views.index.remove(base);
         self.leaving.insert(base);
+        // What was damaged in it, nobody misses any more.
+        self.holes.retain(|hole| hole.end <= base || hole.start >= segment.header.end());
         tracing::info!(segment = segment::name(base), bytes = segment.header.size, "a segment has expired");
     }
 

@@ -115,7 +115,7 @@ impl Upkeep {
         }
         writer.finish(&*self.disk).map_err(BuildError::Write)?;
         let thinned = Thin::open(&*self.disk, range.start).map_err(SealError::Open)?;
-        thinned.thin.as_ref().expect("just opened as such").verify(&mut |_| ()).map_err(SealError::Open)?;
+        thinned.thin.as_ref().expect("just opened as such").verify().map_err(SealError::Open)?;
         let done = Thinned { before: segment.bytes(), after: thinned.bytes() };
         let thinned = Arc::new(thinned);
         self.segments.rcu(|all| {
@@ -219,8 +219,11 @@ impl Keeping<'_> {
         let is_pointed_to = self.origins.contains(&at) || self.stretches.contains(&(at.0 / STRETCH_BYTES));
         match record {
             Record::Message { head, .. } => is_pointed_to || self.topics.contains(&head.topic),
-            Record::Delayed { .. } => is_pointed_to || self.waiting.contains(&(at.0 / WAITING_STRETCH)),
-            Record::Prepared { .. } => is_pointed_to || self.prepared.contains(&at),
+            // A prepared one whose transaction was committed may wait for its time.
+            Record::Delayed { .. } | Record::Prepared { .. } => {
+                let is_waiting = self.waiting.contains(&(at.0 / WAITING_STRETCH));
+                is_pointed_to || is_waiting || self.prepared.contains(&at)
+            }
             // Its entry, for the index.
             Record::Publish { head, .. } => self.topics.contains(&head.topic),
             _ => false,

@@ -1,8 +1,10 @@
-//! Verifying what lies in a data directory: every batch, record and body of the log, and what damage took. Changes nothing.
+//! Verifying what lies in a data directory: every batch, record and body of the log, what damage took, and every block of
+//! what lies beside the log. Changes nothing.
 //!
 //! Each kind of file is one arm of [`Kind::of`] and, when something derived can be wrong about it, a module beside
 //! [`losses`] whose findings join [`Verified`].
 
+mod files;
 mod losses;
 
 use base::{LogPosition, QueueIndex, QueueOffset, TopicId};
@@ -11,19 +13,29 @@ use bytes::Bytes;
 use crate::checkpoint;
 use crate::codec::Malformed;
 use crate::disk::Disk;
+use crate::index;
 use crate::log::batch::HEADER_BYTES;
 use crate::log::recovery::{Found, OpenError, Start};
 use crate::log::segment::{self, PREPARED_PREFIX};
 use crate::log::walk::{self, Step, Walked};
 use crate::message::{self, BodyError, StoredMessage};
 use crate::record::{self, Framed, Record};
+use crate::table::TEMPORARY_PREFIX;
+pub use files::{File, FileFlaw, Files, Finding, Known};
 pub use losses::{Hole, Loss, Losses};
 
 /// What a file of a data directory is, by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Segment,
-    /// Holds nothing that could be damaged: the lock, the ports of a running server, files prepared for later segments.
+    /// What a sealed segment holds.
+    Index,
+    /// What a checkpoint is.
+    Manifest,
+    /// A table of a checkpoint, or its copy.
+    Table,
+    /// Holds nothing that could be damaged: the lock, the ports of a running server, files prepared for later segments or
+    /// not yet complete.
     Passing,
     /// Not of this version.
     Unknown,
@@ -34,7 +46,10 @@ impl Kind {
         match name {
             _ if segment::parse_name(name).is_some() => Self::Segment,
             crate::disk::real::LOCK | "ports.json" => Self::Passing,
-            _ if name.starts_with(PREPARED_PREFIX) => Self::Passing,
+            _ if name.starts_with(PREPARED_PREFIX) || name.starts_with(TEMPORARY_PREFIX) => Self::Passing,
+            _ if index::parse_name(name).is_some() => Self::Index,
+            _ if checkpoint::parse_manifest_name(name).is_some() => Self::Manifest,
+            _ if checkpoint::parse_data_name(name).is_some() => Self::Table,
             _ => Self::Unknown,
         }
     }
@@ -82,18 +97,26 @@ pub struct Verified {
     pub losses: Losses,
     pub wrong: Vec<WrongRecord>,
     pub walked: Walked,
+    /// What lies beside the log.
+    pub beside: Files,
     /// Files that this version knows nothing about.
     pub unknown: Vec<String>,
 }
 
 impl Verified {
-    /// Nothing that was acknowledged is gone or wrong. A torn tail is none of it.
+    /// Nothing that was acknowledged is gone or wrong. A torn tail is none of it, nor what can be made anew.
     pub fn is_sound(&self) -> bool {
         self.losses.holes.is_empty()
             && self.losses.unexplained.is_empty()
             && self.wrong.is_empty()
             && self.walked.refusal.is_none()
+            && self.beside.refusal.is_none()
             && !self.segments.iter().any(|segment| segment.is_copy_damaged)
+    }
+
+    /// Sound, and so is every file beside the log.
+    pub fn is_whole(&self) -> bool {
+        self.is_sound() && !self.beside.is_damaged()
     }
 }
 
@@ -106,12 +129,14 @@ pub fn start_of(disk: &dyn Disk) -> Result<Option<Start>, OpenError> {
 
 /// Reads everything.
 pub fn directory(disk: &dyn Disk) -> Result<Verified, OpenError> {
-    let (mut segments, mut wrong) = (Vec::new(), Vec::new());
+    let (mut segments, mut wrong, mut known) = (Vec::new(), Vec::new(), Vec::new());
     let mut losses = Losses::default();
     let start = start_of(disk)?;
     let walked = walk::walk(disk, start.as_ref(), &mut |step| match step {
         Step::Segment(entered) => {
             losses.enter(entered.header);
+            let segment::Header { base, size, cluster: store, .. } = *entered.header;
+            known.push(Known { base, size, store });
             segments.push(Segment {
                 name: entered.name,
                 base: entered.header.base,
@@ -150,9 +175,10 @@ pub fn directory(disk: &dyn Disk) -> Result<Verified, OpenError> {
         name: "the data directory".into(),
         source,
     })?;
+    let beside = files::look(disk, &names, &known);
     let mut unknown: Vec<String> = names.into_iter().filter(|name| Kind::of(name) == Kind::Unknown).collect();
     unknown.sort_unstable();
-    Ok(Verified { segments, losses, wrong, walked, unknown })
+    Ok(Verified { segments, losses, wrong, walked, beside, unknown })
 }
 
 /// Gives each record of a batch, as far as they can be read; then the place and cause that ended it.

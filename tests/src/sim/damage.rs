@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use base::{Chance, LogPosition, QueueOffset};
 use storage::log::batch::{HEADER_BYTES, Header};
+use storage::record::Pointer;
 use storage::store::Recovered;
 
 use super::Tally;
@@ -12,11 +13,12 @@ use super::snapshot::Snapshot;
 use super::world::World;
 
 /// A batch that a later one proves.
-struct Proved {
-    position: LogPosition,
-    file: String,
-    offset: u64,
-    length: u64,
+#[derive(Clone)]
+pub(super) struct Proved {
+    pub position: LogPosition,
+    pub file: String,
+    pub offset: u64,
+    pub length: u64,
 }
 
 pub fn run(seed: u64, is_loud: bool) -> Tally {
@@ -59,17 +61,26 @@ pub fn run(seed: u64, is_loud: bool) -> Tally {
     world.tally
 }
 
-fn check(world: &mut World, damaged: &[LogPosition]) {
+/// Starts the store again, whose log has lost what lies at `damaged`. The rest must be as it was.
+pub(super) fn check(world: &mut World, damaged: &[LogPosition]) {
+    let segments: Vec<_> = {
+        let running = world.running.as_ref().expect("the process lives");
+        let all = running.writer.log().segments().load_full();
+        let whole = all.iter().filter(|segment| segment.thin.is_none());
+        whole.map(|segment| segment.header.base..segment.header.end()).collect()
+    };
     world.running = None;
     world.oracle.may_lose = true;
-    let recovered =
-        world.open(&world.disk.clone(), Chance::new(1)).unwrap_or_else(|error| panic!("one flipped bit: {error}"));
+    let recovered = world.open(&world.disk.clone(), Chance::new(1));
+    let recovered = recovered.unwrap_or_else(|error| panic!("damage to the log alone: {error}"));
     for position in damaged {
         let is_named = recovered.report.quarantined.iter().any(|hole| hole.contains(position));
         must!(is_named, "the damaged batch at {position} is not named: {:?}", recovered.report);
     }
     let messages = world.pointers();
-    for (id, pointer) in &messages {
+    // Retention lets others go, and thinning what nobody wants of those that stay.
+    let is_kept = |pointer: &Pointer| segments.iter().any(|segment| segment.contains(&pointer.position));
+    for (id, pointer) in messages.iter().filter(|(_, pointer)| is_kept(pointer)) {
         let is_lost = recovered.report.quarantined.iter().any(|hole| hole.contains(&pointer.position));
         let fetched = recovered.reader.fetch(*pointer);
         match fetched {
@@ -79,7 +90,11 @@ fn check(world: &mut World, damaged: &[LogPosition]) {
         let message = &world.oracle.messages[id];
         if let (false, Some((queue, offset)), Fate::Stored) = (is_lost, message.slot, message.fate) {
             let catalog = recovered.reader.catalog();
-            let entry = catalog.topic_by_id(message.topic).and_then(|topic| topic.queue(queue)?.entry(offset));
+            let queue = catalog.topic_by_id(message.topic).and_then(|topic| topic.queue(queue));
+            if queue.is_some_and(|queue| offset < queue.bounds().first) {
+                continue;
+            }
+            let entry = queue.and_then(|queue| queue.entry(offset));
             // When the topic's own record is gone, so are its queues; that is counted.
             let orphans = recovered.writer.views().orphans;
             let is_same = match entry.filter(|entry| !entry.is_lost()) {
@@ -92,7 +107,7 @@ fn check(world: &mut World, damaged: &[LogPosition]) {
     }
     check_ended_once(world, &recovered);
     // New messages get places that nobody has acknowledged.
-    let Some(mut writer) = Some(recovered.writer) else { return };
+    let mut writer = recovered.writer;
     let snapshot = Snapshot::of(writer.views(), &recovered.timer);
     for pair in &world.oracle.pairs {
         let catalog = recovered.reader.catalog();
@@ -150,7 +165,7 @@ fn check_ended_once(world: &World, recovered: &Recovered) {
 }
 
 /// Every batch below what the newest one proves, found without the recovery's help.
-fn proved(world: &World) -> Vec<Proved> {
+pub(super) fn proved(world: &World) -> Vec<Proved> {
     let running = world.running.as_ref().expect("the process lives");
     let mut all = Vec::new();
     let mut durable = LogPosition(0);

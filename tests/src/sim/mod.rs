@@ -1,10 +1,11 @@
 //! The deterministic simulation: the real log, writer, timer and subscriptions on a disk that fails, against an oracle.
 //!
 //! [`world`] drives the parts one step at a time, as chance has it; [`oracle`] knows what was promised; [`snapshot`] compares
-//! what two stores mean; [`damage`] flips bits. One seed is one run, and always the same one.
+//! what two stores mean; [`damage`] flips bits of the log, [`rot`] those of every other file. One seed is one run, and always the same one.
 
 pub mod damage;
 pub mod oracle;
+pub mod rot;
 pub mod snapshot;
 pub mod world;
 
@@ -33,12 +34,18 @@ pub struct Tally {
     pub thinned: u64,
     /// Merges of runs of timers.
     pub merged: u64,
+    pub blows: rot::Blows,
+    /// Bytes that were read to find damage.
+    pub scrubbed: u64,
 }
 
-/// Runs one seed; every eighth damages the disk instead of crashing. With `is_loud` each event is printed.
+/// Runs one seed; instead of crashing, every eighth damages the log, and every eighth the files of an old store. With
+/// `is_loud` each event is printed.
 pub fn run(seed: u64, is_loud: bool) -> Result<Tally, Failure> {
-    let result = catch_unwind(AssertUnwindSafe(|| {
-        if seed % 8 == 7 { damage::run(seed, is_loud) } else { World::new(seed, is_loud).live() }
+    let result = catch_unwind(AssertUnwindSafe(|| match seed % 8 {
+        3 => rot::run(seed, is_loud),
+        7 => damage::run(seed, is_loud),
+        _ => World::new(seed, is_loud).live(),
     }));
     result.map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();

@@ -83,11 +83,28 @@ impl World {
         if let Some(difference) = before.and_then(|before| before.difference(&after)) {
             panic!("committed before the restart and otherwise after it: {difference}");
         }
+        self.resume();
+    }
+
+    /// Looks at what was recovered, and goes on with it.
+    pub fn go_on_with(&mut self, recovered: Recovered) {
+        self.take_over(recovered);
+        self.resume();
+    }
+
+    fn resume(&mut self) {
         let now = self.now();
         let running = self.running.as_ref().expect("just recovered");
         self.oracle.recovered(&running.reader, &running.timer, now, &self.next_batch);
         self.start_cores();
         self.pump();
+    }
+
+    /// The process ends at a quiet moment.
+    pub fn stop(&mut self) {
+        let running = self.running.take().expect("the process lives");
+        self.unanswered(&running);
+        self.tally.restarts += 1;
     }
 
     /// What nobody was told about has an unknown outcome.

@@ -94,7 +94,7 @@ pub struct Running {
     pub timer: TimerCore,
     pub reader: Reader,
     /// Away while it works.
-    upkeep: Option<Upkeep>,
+    pub(super) upkeep: Option<Upkeep>,
     subs: Vec<Sub>,
     /// What was fetched ahead and has not come yet: pair, ticket, records.
     fetches: Vec<(usize, u64, Vec<Pointer>)>,
@@ -199,6 +199,12 @@ impl World {
         }
     }
 
+    /// Of a store that grows old, whatever its seed.
+    pub fn growing_old(mut self) -> Self {
+        self.is_aging = true;
+        self
+    }
+
     /// The whole life of a store, to the point where everything was delivered.
     pub fn live(mut self) -> Tally {
         self.begin();
@@ -214,7 +220,7 @@ impl World {
         Now { wall: self.clock.now(), tick: self.clock.monotonic_ms() }
     }
 
-    fn run(&mut self) -> &mut Running {
+    pub fn run(&mut self) -> &mut Running {
         self.running.as_mut().expect("the process lives")
     }
 
@@ -242,6 +248,7 @@ impl World {
             }
             93..=95 => self.operate(),
             96..=97 => self.upkeep(),
+            98 if self.is_aging => self.rot(),
             _ => drop(self.run().writer.mark()),
         }
         if self.disk.is_crashed() {

@@ -12,11 +12,15 @@ use broker::subscription::{self, Effect, Event, Now, Poll, Settings, Settle, Ver
 use storage::message::StoredMessage;
 use storage::record::Pointer;
 use storage::request::{AppendError, Change, Done, Request};
+use storage::store::FetchError;
 use storage::view::catalog::{BackoffSpec, TopicKind, TopicSpec};
 
 use super::super::oracle::{Hold, Until, must};
 use super::scene::{CLIENTS, PAIRS, TAGS};
 use super::{Append, Asked, Hand, Owner, Sub, World, say};
+
+/// Deliveries of a subscription that nobody has settled.
+pub(super) const IN_FLIGHT_MAX: u64 = 64;
 
 impl World {
     pub(super) fn start_cores(&mut self) {
@@ -29,7 +33,7 @@ impl World {
                 attempts_max: pair.attempts_max,
                 backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
                 invisible: Duration::from_secs(30),
-                in_flight_max: 64,
+                in_flight_max: IN_FLIGHT_MAX as usize,
             };
             let progress = running.reader.progress(pair.group, pair.topic);
             let spec = progress.lock().filter.clone().expect("subscribed in the beginning");
@@ -87,7 +91,7 @@ impl World {
         let now = self.now();
         match effect {
             Effect::Deliver { poll, batch, messages, bodies, .. } => {
-                self.check_bodies(&messages, bodies);
+                self.check_bodies(index, &messages, bodies);
                 self.delivered(index, poll, batch, &messages);
             }
             Effect::Fetch { ticket, pointers, .. } => self.fetch(index, ticket, pointers),
@@ -152,12 +156,17 @@ impl World {
     }
 
     /// What was fetched ahead is what would be read now.
-    fn check_bodies(&self, messages: &[subscription::Handout], bodies: Vec<Option<StoredMessage>>) {
+    fn check_bodies(&self, index: usize, messages: &[subscription::Handout], bodies: Vec<Option<StoredMessage>>) {
         let reader = &self.running.as_ref().expect("the process lives").reader;
         must!(messages.len() == bodies.len(), "{} bodies for {} messages", bodies.len(), messages.len());
         for (message, ahead) in messages.iter().zip(bodies) {
             let Some(ahead) = ahead else { continue };
             let read = reader.fetch(message.entry.pointer());
+            let slot = (message.receipt.queue, message.receipt.offset);
+            if self.oracle.is_passed(index, slot) && read.as_ref().is_err_and(FetchError::is_lost) {
+                // It expired on its way.
+                continue;
+            }
             must!(read.is_ok_and(|read| read == ahead), "the body of {:?} is that of another", message.receipt);
         }
     }

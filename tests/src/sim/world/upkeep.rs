@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use base::{Clock, LogPosition, QueueIndex, QueueOffset, TopicId};
-use storage::checkpoint::CheckpointError;
+use storage::checkpoint::{self, CheckpointError};
+use storage::index;
 use storage::record::Fact;
 use storage::request::{Change, Done, Request};
 use storage::upkeep::{Errand, Owners, Policy, Standing, Upkeep};
@@ -63,17 +64,17 @@ impl Owners for Others<'_> {
 
 impl World {
     /// One thing that upkeep does. What fails is tried again some other time.
-    pub(super) fn upkeep(&mut self) {
+    pub fn upkeep(&mut self) {
         let Some(mut upkeep) = self.run().upkeep.take() else { return };
         let applied = self.run().writer.log().positions().applied;
-        match self.chance.below(8) {
+        match self.chance.below(9) {
             0..=1 => {
                 let (policy, now) = (self.policy(), self.clock.now());
                 let retained = upkeep.retain(&mut Others { world: self }, &policy, now);
                 say!(self, "retention: {retained:?}");
                 self.tally.dropped += retained.map_or(0, |retained| retained.dropped);
             }
-            2 => self.seal(&mut upkeep, applied),
+            2 => drop(self.seal(&mut upkeep, applied)),
             4 => {
                 let (policy, now) = (self.policy(), self.clock.now());
                 let thinned = upkeep.thin(&mut Others { world: self }, &policy, now);
@@ -85,14 +86,12 @@ impl World {
                 say!(self, "merge of timers: {merged:?}");
                 self.tally.merged += u64::from(matches!(merged, Ok(true)));
             }
+            5 => self.scrub(&mut upkeep),
             _ => {
                 while !self.disk.is_crashed() && self.chance.below(4) > 0 {
                     self.seal(&mut upkeep, applied);
                 }
-                let now = self.clock.now();
-                let taken = upkeep.checkpoint(&mut Others { world: self }, now).map(|manifest| manifest.number);
-                say!(self, "checkpoint: {taken:?}");
-                self.tally.checkpoints += u64::from(taken.is_ok());
+                self.take_checkpoint(&mut upkeep);
             }
         }
         if let Some(running) = &mut self.running {
@@ -100,14 +99,81 @@ impl World {
         }
     }
 
-    fn seal(&mut self, upkeep: &mut Upkeep, applied: LogPosition) {
+    /// A bit of a file in use flips. Whoever reads there gets nothing, and goes on when the file is made anew.
+    pub(super) fn rot(&mut self) {
+        if self.is_armed || self.running.as_ref().is_none_or(|running| running.writer.log().failure().is_some()) {
+            return;
+        }
+        let Some(mut upkeep) = self.run().upkeep.take() else { return };
+        let indexes = self.run().writer.views().index.indexes().clone();
+        let tables: Vec<_> = upkeep.newest().iter().flat_map(|newest| newest.tables()).collect();
+        if self.chance.one_in(3) && !tables.is_empty() {
+            let (kind, table) = *self.chance.pick(&tables);
+            self.rot_in(&checkpoint::copy_name(kind, table.number));
+            self.tally.blows.copies_in_use += 1;
+        } else if !indexes.is_empty() {
+            let base = self.chance.pick(&indexes).base();
+            self.rot_in(&index::name(base));
+            self.tally.blows.indexes_in_use += 1;
+            for _ in 0..6 {
+                self.poll();
+                self.pump();
+            }
+            let all = self.run().writer.views().index.clone();
+            for index in indexes.iter() {
+                index.verify().unwrap_or_else(|error| all.report(index.base(), &error));
+            }
+            upkeep.mend_indexes().expect("a healthy disk");
+        }
+        self.run().upkeep = Some(upkeep);
+    }
+
+    fn rot_in(&mut self, name: &str) {
+        let length = self.disk.content(name).unwrap_or_else(|| panic!("{name} is there")).len() as u64;
+        let (byte, bit) = (self.chance.below(length), self.chance.below(8) as u8);
+        say!(self, "bit {bit} of byte {byte} of {name} flips");
+        must!(self.disk.flip(name, byte, bit), "{name} has {length} bytes");
+    }
+
+    /// Everything that can be sealed is, and a checkpoint is taken.
+    pub fn seal_and_checkpoint(&mut self) {
+        let mut upkeep = self.run().upkeep.take().expect("upkeep is at home");
+        let applied = self.run().writer.log().positions().applied;
+        while self.seal(&mut upkeep, applied) {}
+        self.take_checkpoint(&mut upkeep);
+        self.run().upkeep = Some(upkeep);
+    }
+
+    fn take_checkpoint(&mut self, upkeep: &mut Upkeep) {
+        let now = self.clock.now();
+        let taken = upkeep.checkpoint(&mut Others { world: self }, now).map(|manifest| manifest.number);
+        say!(self, "checkpoint: {taken:?}");
+        self.tally.checkpoints += u64::from(taken.is_ok());
+    }
+
+    fn seal(&mut self, upkeep: &mut Upkeep, applied: LogPosition) -> bool {
         let sealed = upkeep.seal(applied);
         say!(self, "sealing: {sealed:?}");
-        self.tally.sealed += u64::from(matches!(sealed, Ok(true)));
+        let is_sealed = matches!(sealed, Ok(true));
+        self.tally.sealed += u64::from(is_sealed);
+        is_sealed
     }
 
     fn policy(&self) -> Policy {
         Policy { time: RETENTION, ..Policy::default() }
+    }
+
+    /// Reads some of what is no longer written, or all of it. On a disk that damages nothing nothing is found.
+    fn scrub(&mut self, upkeep: &mut Upkeep) {
+        let budget = *self.chance.pick(&[1, 10 << 10, 100 << 10, u64::MAX]);
+        let scrubbed = upkeep.scrub(budget);
+        say!(self, "scrub: {scrubbed:?}");
+        let has_rotted = self.tally.blows.copies_in_use + self.tally.blows.indexes_in_use > 0;
+        let is_right = scrubbed.found.is_empty() || has_rotted || self.disk.is_crashed();
+        must!(is_right, "damage without damage: {scrubbed:?}");
+        self.tally.scrubbed += scrubbed.bytes;
+        // A budget is kept, but for the batch or block that it ends in.
+        must!(budget == u64::MAX || scrubbed.bytes <= budget + (64 << 10), "{} of {budget}", scrubbed.bytes);
     }
 
     /// Nothing expires before its time.
