@@ -262,7 +262,6 @@ impl Driver {
         let now_ms = self.clock.monotonic_ms();
         let scrub = Scrub { at_ms: now_ms, round_began_ms: now_ms, is_resting: false };
         let mut last = Last { at_ms: now_ms, scrub, ..Last::default() };
-        self.note_holes();
         last.position = self.core.newest().map_or(LogPosition(0), |newest| newest.durable);
         while !self.shared.is_closed() {
             let wanted = {
@@ -392,7 +391,6 @@ impl Driver {
                 }
             }
             if !scrubbed.found.is_empty() {
-                self.note_holes();
             }
             if scrubbed.is_round {
                 scrub.is_resting = true;
@@ -402,16 +400,10 @@ impl Driver {
         }
     }
 
-    fn note_holes(&self) {
-        let bytes: u64 = self.core.holes().iter().map(|hole| hole.end.since(hole.start)).sum();
-        self.metrics.quarantined_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-
     fn note(&self, retained: &Retained) {
         self.metrics.dropped_by_time.inc_by(retained.bytes_by_time);
         self.metrics.dropped_by_size.inc_by(retained.bytes_by_size);
         self.metrics.held_bytes.set(i64::try_from(retained.held_bytes).unwrap_or(i64::MAX));
-        self.note_holes();
     }
 }
 
