@@ -18,6 +18,7 @@ pub mod reads;
 pub mod record;
 pub mod replica;
 pub mod request;
+pub mod salvage;
 mod sequencer;
 pub mod store;
 pub mod table;

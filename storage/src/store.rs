@@ -50,7 +50,10 @@ pub enum OpenError {
     Directory(io::Error),
     #[error(transparent)]
     Unknown(RestoreError),
-    #[error("no checkpoint can be used, and the log no longer reaches back to its beginning: {reasons}")]
+    #[error(
+        "no checkpoint can be used, and the log no longer reaches back to its beginning: {reasons}; `carillon doctor` says \
+         what is left and what would be lost, `carillon doctor --fix` opens the store with what is left"
+    )]
     NothingLeft { reasons: String },
     #[error("checkpoint {number} belongs to another store than the log")]
     Foreign { number: u64 },

@@ -110,7 +110,7 @@ fn explain(error: server::StartError, start: &Start) -> StartError {
         server::StartError::Store(OpenError::Log(recovery::OpenError::Version { .. })) => {
             StartError::DataLocked { path: start.data.clone(), problem }
         }
-        server::StartError::Reserve(_) => StartError::Configuration { problem },
+        server::StartError::Reserve(_) | server::StartError::Rate(_) => StartError::Configuration { problem },
         server::StartError::Gateways(gateways::StartError::Listen { address, cause, .. }) => match cause.kind() {
             ErrorKind::AddrInUse => StartError::AddressInUse { address },
             ErrorKind::PermissionDenied => StartError::NoPermission { what: format!("listening on {address}") },

@@ -5,13 +5,17 @@
 mod machine;
 mod server;
 mod store;
+mod store_files;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use base::{Chance, Clock, SystemClock};
 use clap::Args;
 use serde_json::json;
 use storage::disk::Disk;
 use storage::disk::real::{DirectoryError, RealDisk};
+use storage::salvage::{self, Remains, SalvageError};
 
 use crate::args::{Common, Target};
 use crate::exit::{Exit, Failure};
@@ -32,7 +36,8 @@ pub struct Options {
     /// The space that the server keeps free, storage.disk_reserve.
     #[arg(long, value_name = "SHARE|SIZE", default_value = "5%", value_parser = store::reserve)]
     reserve: storage::threads::ReserveRule,
-    /// Mend what can be mended without losing anything. No server may use the directory.
+    /// Mend what can be mended. No server may use the directory. What would be lost by it, and is lost already, is said
+    /// without this flag.
     #[arg(long, requires = "directory")]
     fix: bool,
 }
@@ -92,25 +97,40 @@ impl Finding {
     }
 }
 
-/// What `--fix` does. Only what loses nothing belongs here, or what asks first and says what is lost.
-#[derive(Debug, Clone)]
+/// What `--fix` does. Only what loses nothing belongs here, or what the finding says is lost.
+#[derive(Debug)]
 enum Remedy {
     /// Files that were made ready for later segments: a start removes them too, but a full disk needs their room now.
     RemovePrepared(Vec<String>),
+    /// Damaged files that can be made anew, and files that nothing names.
+    Tend,
+    /// Nothing is left to begin from but a part of the log.
+    BeginAnew(Box<Remains>),
 }
 
 impl Remedy {
     fn text(&self) -> String {
         match self {
             Self::RemovePrepared(names) => format!("removes {} prepared files", names.len()),
+            Self::Tend => "makes damaged files anew, removes stray ones, and takes a checkpoint".into(),
+            Self::BeginAnew(_) => {
+                "opens the store with what is left, and takes a checkpoint; copy the directory first".into()
+            }
         }
     }
 
-    fn apply(&self, disk: &dyn Disk) -> std::io::Result<()> {
+    fn apply(&self, disk: Arc<dyn Disk>) -> Result<(), SalvageError> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         match self {
-            Self::RemovePrepared(names) => names.iter().try_for_each(|name| disk.remove(name))?,
+            // Others may have removed them too, on their way.
+            Self::RemovePrepared(names) => {
+                let there = disk.list()?;
+                names.iter().filter(|name| there.contains(name)).try_for_each(|name| disk.remove(name))?;
+                Ok(disk.sync_directory()?)
+            }
+            Self::Tend => salvage::tend(&disk, &clock, Chance::from_system()),
+            Self::BeginAnew(remains) => salvage::begin_anew(&disk, &clock, Chance::from_system(), remains),
         }
-        disk.sync_directory()
     }
 }
 
@@ -168,7 +188,7 @@ fn fix(directory: &Path, findings: &mut [Finding]) -> Result<(), Failure> {
     for finding in findings.iter_mut() {
         let Some(remedy) = finding.remedy.take() else { continue };
         let disk = RealDisk::open(directory).map_err(|error| Failure::new(Exit::Unknown, error.to_string()))?;
-        match remedy.apply(&disk) {
+        match remedy.apply(Arc::new(disk)) {
             Ok(()) => {
                 finding.level = Level::Ok;
                 finding.detail += &format!("; mended: {}", remedy.text());

@@ -7,7 +7,7 @@ use storage::disk::real::{self, RealDisk};
 use storage::log::walk::{self, Step, Walked};
 use storage::threads::ReserveRule;
 
-use super::{Finding, Level, Remedy};
+use super::{Finding, Level, Remedy, store_files};
 use crate::values::rfc3339;
 
 /// A log that was written so far ahead of this clock: its timers would wait.
@@ -58,7 +58,16 @@ pub fn look(disk: &RealDisk) -> Vec<Finding> {
         Err(error) => return vec![Finding::new("store", Level::Critical, error.to_string())],
     };
     let now = SystemClock.now();
-    let mut findings = vec![store(&walked), damage(&walked), clock(history, now)];
+    let beside = match store_files::look(disk) {
+        Ok(beside) => beside,
+        Err(error) => return vec![Finding::new("store", Level::Critical, error.to_string())],
+    };
+    let mut findings = match beside.is_nothing_left {
+        // What is quarantined, nobody can tell from what has expired.
+        true => vec![store_files::remains(disk, &beside)],
+        false => vec![store(&walked), damage(&walked), store_files::finding(&beside)],
+    };
+    findings.push(clock(history, now));
     let free = storage::disk::Disk::space(disk).map_or(0, |space| space.free);
     findings.push(retention(history, walked.report.bytes, free));
     findings.extend(prepared(&walked));

@@ -17,7 +17,7 @@ use crate::table::{self, Identity, Kind, Table, TableError};
 use crate::view::SharedViews;
 use crate::view::catalog::Catalog;
 use crate::view::progress::rows::{self, KEY_BYTES};
-use crate::view::queue::QueueId;
+use crate::view::queue::{Kept, QueueId};
 use crate::view::timers::{Installed, MergeError, Snapshot};
 
 pub(super) const CATALOG_KEY: usize = 9;
@@ -181,13 +181,7 @@ impl Gathering<'_> {
             for id in changed {
                 let queue = catalog.topic_by_id(id.topic).and_then(|topic| topic.queue(id.queue));
                 let Some(kept) = queue.map(|queue| queue.kept()) else { continue };
-                let mut key = [0; QUEUE_KEY];
-                key[..4].copy_from_slice(&id.topic.0.to_be_bytes());
-                key[4..].copy_from_slice(&id.queue.0.to_be_bytes());
-                let mut value = Vec::new();
-                value.varint(kept.first.0);
-                value.varint(kept.sealed.0);
-                put(&key, Some(&value))?;
+                put(&queue_key(*id), Some(&queue_value(kept)))?;
             }
             Ok(())
         })?;
@@ -269,6 +263,20 @@ impl Gathering<'_> {
         chain.tables.extend(table);
         Ok(())
     }
+}
+
+pub(super) fn queue_key(id: QueueId) -> [u8; QUEUE_KEY] {
+    let mut key = [0; QUEUE_KEY];
+    key[..4].copy_from_slice(&id.topic.0.to_be_bytes());
+    key[4..].copy_from_slice(&id.queue.0.to_be_bytes());
+    key
+}
+
+pub(super) fn queue_value(kept: Kept) -> Vec<u8> {
+    let mut value = Vec::new();
+    value.varint(kept.first.0);
+    value.varint(kept.sealed.0);
+    value
 }
 
 /// Puts a row into a table; no value: the key is no more.

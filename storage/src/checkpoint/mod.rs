@@ -9,6 +9,7 @@
 //! K3. Whatever a checkpoint covers was durable in the log before.
 //! K4. Tables are data: each is written twice.
 
+mod beginning;
 mod files;
 mod gather;
 mod restore;
@@ -18,6 +19,7 @@ use std::ops::Range;
 
 use base::{BatchIndex, LogPosition, Term, Timestamp};
 
+pub(crate) use beginning::{Beginning, KnownCatalog};
 pub use files::{ManifestFile, Pair, copy_name, data_name, manifest_name, parse_data_name, parse_manifest_name};
 pub use gather::{CheckpointError, Gathering};
 pub use restore::{RestoreError, Restored, newest, numbers, read_manifest, restore};

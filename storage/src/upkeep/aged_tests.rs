@@ -4,30 +4,20 @@ use std::sync::Arc;
 
 use base::time::ManualClock;
 use base::{Chance, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
-use parking_lot::Mutex;
 
-use super::{Errand, Owners, Scrubbed, Standing};
-use crate::checkpoint::CheckpointError;
+use super::{Owners, Scrubbed};
 use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
 use crate::log::{CommitRule, LogOptions};
 use crate::message::{BodyPart, Envelope, MessageKind};
 use crate::metrics::Metrics;
 use crate::record::Head;
-use crate::request::{Answer, BodyKind, Change, Done, NewBody, Placed, ReplySink, ReplyTo, Request, Submission};
+use crate::request::{BodyKind, Change, Done, NewBody, Placed, Request};
+use crate::salvage::Alone;
 use crate::store::{self, FetchError, OpenError, Recovered};
 use crate::timer::TimerCore;
 use crate::view::catalog::{TopicKind, TopicSpec};
 use crate::writer::Writer;
-
-#[derive(Default)]
-struct Answers(Mutex<Vec<Answer>>);
-
-impl ReplySink for Answers {
-    fn deliver(&self, answers: &mut Vec<Answer>) {
-        self.0.lock().append(answers);
-    }
-}
 
 pub(crate) struct Aged {
     pub disk: SimDisk,
@@ -36,32 +26,8 @@ pub(crate) struct Aged {
     pub placed: Vec<Placed>,
 }
 
-struct Parts<'a> {
-    writer: &'a mut Writer,
-    timer: &'a mut TimerCore,
-}
-
-impl Owners for Parts<'_> {
-    fn standing(&mut self) -> Result<Standing, CheckpointError> {
-        Ok(self.writer.standing())
-    }
-
-    fn timers(&mut self, errand: Errand) {
-        let covers = self.writer.log().positions().applied;
-        self.timer.apply(&self.writer.take_timer_events(), covers);
-        errand(self.timer);
-    }
-
-    fn append(&mut self, request: Request) -> Result<Done, CheckpointError> {
-        Ok(commit(self.writer, request))
-    }
-}
-
-fn commit(writer: &mut Writer, request: Request) -> Done {
-    let sink = Arc::new(Answers::default());
-    let mut one = vec![Submission { request, reply: ReplyTo { sink, ticket: 0 } }];
-    let mut deliveries = writer.commit(&mut one);
-    deliveries.pop().unwrap().answers.pop().unwrap().result.unwrap_or_else(|error| panic!("{error}"))
+fn commit(writer: &mut Writer, timer: &mut TimerCore, request: Request) -> Done {
+    Alone { writer, timer }.append(request).unwrap_or_else(|error| panic!("{error}"))
 }
 
 pub(crate) fn open(disk: &SimDisk) -> Result<Recovered, OpenError> {
@@ -87,7 +53,7 @@ impl Aged {
             retention: None,
             retention_bytes: None,
         };
-        commit(&mut aged.recovered.writer, Request::CreateTopic(spec));
+        aged.commit(Request::CreateTopic(spec));
         for half in 0..2 {
             (half * 30..half * 30 + 30).for_each(|number| aged.send(&format!("g{}", number % 7)));
             aged.checkpoint();
@@ -115,10 +81,15 @@ impl Aged {
         let group_hash = self.recovered.reader.hash_key().message_group(group);
         let head = Head { topic: TopicId(0), tag_hash: 0, group_hash, priority: 0 };
         let body = NewBody { head, kind: BodyKind::Visible, part };
-        match commit(&mut self.recovered.writer, Request::one(Change::Body(body))) {
+        match self.commit(Request::one(Change::Body(body))) {
             Done::Changed(placed) => self.placed.push(placed[0]),
             other => panic!("{other:?}"),
         }
+    }
+
+    pub fn commit(&mut self, request: Request) -> Done {
+        let Recovered { writer, timer, .. } = &mut self.recovered;
+        commit(writer, timer, request)
     }
 
     /// Seals what is full, and takes a checkpoint.
@@ -127,7 +98,7 @@ impl Aged {
         let applied = writer.log().positions().applied;
         while upkeep.seal(applied).unwrap() {}
         upkeep.mend_indexes().unwrap();
-        upkeep.checkpoint(&mut Parts { writer, timer }, Timestamp(2)).unwrap();
+        upkeep.checkpoint(&mut Alone { writer, timer }, Timestamp(2)).unwrap();
     }
 
     /// To the end of the round, in steps of so many bytes.

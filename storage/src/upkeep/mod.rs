@@ -179,6 +179,13 @@ impl Upkeep {
         self.is_adrift
     }
 
+    /// The next checkpoint holds everything, and what was damaged where nothing is any more is forgotten.
+    pub(crate) fn begin_anew(&mut self) {
+        self.is_adrift = true;
+        let all = self.segments.load();
+        self.holes.retain(|hole| all.iter().any(|of| hole.start < of.header.end() && hole.end > of.header.base));
+    }
+
     /// What was damaged, as far as it is known.
     pub fn holes(&self) -> &[Range<LogPosition>] {
         &self.holes

@@ -13,6 +13,7 @@ use crate::checkpoint::{self, Manifest, ManifestError, RestoreError, TableRef};
 use crate::disk::Disk;
 use crate::index::{self, SegmentIndex};
 use crate::log::segment;
+use crate::log::thin::{self, Thin};
 use crate::table::{self, TableError};
 
 /// A file beside the log, or one of the log that is on its way out.
@@ -94,6 +95,8 @@ pub struct Files {
     pub checkpoint: Option<u64>,
     /// Why a start would find nothing to begin with.
     pub refusal: Option<String>,
+    /// That is so because no checkpoint is left, and not all of the log.
+    pub is_nothing_left: bool,
     /// Every manifest that is there can be read: what none of them names, nobody needs.
     pub is_named_surely: bool,
 }
@@ -133,11 +136,14 @@ pub fn look(disk: &dyn Disk, names: &[String], known: &[Known]) -> Files {
     let judged: Vec<(u64, Result<(), FileFlaw>)> =
         manifests.iter().map(|(number, read)| (*number, judge(read, &tables, store))).collect();
     let checkpoint = judged.iter().find(|(_, judged)| judged.is_ok()).map(|(number, _)| *number);
-    let refusal = (checkpoint.is_none() && !is_log_whole).then(|| reasons(&judged));
+    let is_nothing_left = checkpoint.is_none() && !is_log_whole;
+    let refusal = is_nothing_left.then(|| reasons(&judged));
     let is_named_surely = manifests.iter().all(|(_, read)| read.is_ok());
     let newer = judged.iter().take_while(|(number, _)| Some(*number) != checkpoint);
     let unknown = newer.filter_map(|(_, judged)| judged.as_ref().err()).find(|flaw| flaw.is_version());
-    let refusal = unknown.map(|flaw| flaw.to_string()).or(refusal);
+    let unknown = unknown.map(|flaw| flaw.to_string());
+    let is_nothing_left = is_nothing_left && unknown.is_none();
+    let refusal = unknown.or(refusal);
     for (number, judged) in judged {
         let finding = match judged {
             Ok(()) => Finding::Sound,
@@ -150,7 +156,7 @@ pub fn look(disk: &dyn Disk, names: &[String], known: &[Known]) -> Files {
     looking.rest(&manifests);
     let mut files = looking.files;
     files.sort_by(|one, other| one.name.cmp(&other.name));
-    Files { files, checkpoint, refusal, is_named_surely }
+    Files { files, checkpoint, refusal, is_nothing_left, is_named_surely }
 }
 
 /// Of both halves of a table.
@@ -275,6 +281,14 @@ impl Looking<'_> {
         }
     }
 
+    fn thinned(&self, base: LogPosition) -> Result<(), FileFlaw> {
+        let segment = Thin::open(self.disk, base)?;
+        if segment.header.cluster != self.store {
+            return Err(FileFlaw::Foreign);
+        }
+        Ok(segment.thin.map_or(Ok(()), |thin| thin.verify())?)
+    }
+
     /// What was not looked at, because nothing led there.
     fn rest(&mut self, manifests: &[(u64, Result<Manifest, FileFlaw>)]) {
         let manifests: Vec<&Manifest> = manifests.iter().filter_map(|(_, read)| read.as_ref().ok()).collect();
@@ -285,11 +299,20 @@ impl Looking<'_> {
         };
         let seen: BTreeSet<String> = self.files.iter().map(|file| file.name.clone()).collect();
         for name in self.names.iter().filter(|name| !seen.contains(*name)) {
+            if let Some(base) = thin::parse_name(name) {
+                let finding = match self.thinned(base) {
+                    Ok(()) => Finding::Sound,
+                    // Until the whole segment goes, it is there to be read.
+                    Err(flaw) => damaged(flaw, self.names.contains(&segment::name(base))),
+                };
+                self.file(name.clone(), finding);
+                continue;
+            }
             let base = match Kind::of(name) {
                 Kind::Segment => segment::parse_name(name).filter(|base| is_left(*base)),
                 Kind::Index => index::parse_name(name),
                 Kind::Table => None,
-                Kind::Manifest | Kind::Passing | Kind::Unknown => continue,
+                Kind::Manifest | Kind::Thin | Kind::Passing | Kind::Unknown => continue,
             };
             let is_segment = Kind::of(name) == Kind::Segment;
             let finding = match base {

@@ -7,6 +7,7 @@
 mod files;
 mod losses;
 
+use base::limits::LOG_BLOCK_BYTES;
 use base::{LogPosition, QueueIndex, QueueOffset, TopicId};
 use bytes::Bytes;
 
@@ -17,6 +18,7 @@ use crate::index;
 use crate::log::batch::HEADER_BYTES;
 use crate::log::recovery::{Found, OpenError, Start};
 use crate::log::segment::{self, PREPARED_PREFIX};
+use crate::log::thin;
 use crate::log::walk::{self, Step, Walked};
 use crate::message::{self, BodyError, StoredMessage};
 use crate::record::{self, Framed, Record};
@@ -28,6 +30,8 @@ pub use losses::{Hole, Loss, Losses};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Segment,
+    /// What is left of a sealed segment.
+    Thin,
     /// What a sealed segment holds.
     Index,
     /// What a checkpoint is.
@@ -47,6 +51,7 @@ impl Kind {
             _ if segment::parse_name(name).is_some() => Self::Segment,
             crate::disk::real::LOCK | "ports.json" => Self::Passing,
             _ if name.starts_with(PREPARED_PREFIX) || name.starts_with(TEMPORARY_PREFIX) => Self::Passing,
+            _ if thin::parse_name(name).is_some() => Self::Thin,
             _ if index::parse_name(name).is_some() => Self::Index,
             _ if checkpoint::parse_manifest_name(name).is_some() => Self::Manifest,
             _ if checkpoint::parse_data_name(name).is_some() => Self::Table,
@@ -127,6 +132,27 @@ pub fn start_of(disk: &dyn Disk) -> Result<Option<Start>, OpenError> {
     Ok(newest.map(|manifest| manifest.start()))
 }
 
+/// Reads what lies beside the log, and of the log only what its segments are.
+pub fn beside(disk: &dyn Disk) -> Result<Files, OpenError> {
+    let names = list(disk)?;
+    let mut known = Vec::new();
+    for base in names.iter().filter_map(|name| segment::parse_name(name)) {
+        let name = segment::name(base);
+        let mut block = vec![0; LOG_BLOCK_BYTES as usize];
+        let read = disk.open_to_read(&name).and_then(|file| file.read_at(&mut block, 0));
+        read.map_err(|source| OpenError::Io { operation: "reading", name, source })?;
+        if let Ok(segment::Header { base, size, cluster: store, .. }) = segment::Header::decode(&block) {
+            known.push(Known { base, size, store });
+        }
+    }
+    Ok(files::look(disk, &names, &known))
+}
+
+fn list(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
+    let fail = |source| OpenError::Io { operation: "listing", name: "the data directory".into(), source };
+    disk.list().map_err(fail)
+}
+
 /// Reads everything.
 pub fn directory(disk: &dyn Disk) -> Result<Verified, OpenError> {
     let (mut segments, mut wrong, mut known) = (Vec::new(), Vec::new(), Vec::new());
@@ -170,11 +196,7 @@ pub fn directory(disk: &dyn Disk) -> Result<Verified, OpenError> {
         Step::Hole(hole) => losses.hole(hole),
     })?;
     losses.finish(walked.end);
-    let names = disk.list().map_err(|source| OpenError::Io {
-        operation: "listing",
-        name: "the data directory".into(),
-        source,
-    })?;
+    let names = list(disk)?;
     let beside = files::look(disk, &names, &known);
     let mut unknown: Vec<String> = names.into_iter().filter(|name| Kind::of(name) == Kind::Unknown).collect();
     unknown.sort_unstable();

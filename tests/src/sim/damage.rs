@@ -169,7 +169,8 @@ pub(super) fn proved(world: &World) -> Vec<Proved> {
     let running = world.running.as_ref().expect("the process lives");
     let mut all = Vec::new();
     let mut durable = LogPosition(0);
-    for segment in running.writer.log().segments().load().iter() {
+    let segments = running.writer.log().segments().load_full();
+    for segment in segments.iter().filter(|segment| segment.thin.is_none()) {
         let file = storage::log::segment::name(segment.header.base);
         let content = world.disk.content(&file).expect("listed");
         let mut at = segment.first();

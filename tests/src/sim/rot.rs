@@ -159,7 +159,10 @@ fn files(world: &World) -> Files {
     let manifest = |number| checkpoint::read_manifest(&world.disk, number).expect("nothing happened yet");
     let [newest, older] = [numbers[0], numbers[1]].map(manifest);
     let running = world.running.as_ref().expect("the process lives");
-    let segments = running.writer.log().segments().load().iter().map(|segment| segment.header).collect();
+    // What is left of thinned ones is not what a log can be read from.
+    let segments = running.writer.log().segments().load_full();
+    let whole = segments.iter().filter(|segment| segment.thin.is_none());
+    let segments = whole.map(|segment| segment.header).collect();
     let indexes = running.writer.views().index.indexes();
     Files { newest, older, segments, indexes: indexes.iter().map(|of| index::name(of.base())).collect() }
 }
@@ -206,7 +209,9 @@ fn strike(world: &mut World, blow: Blow, files: &Files) -> Option<Expected> {
             without_checkpoint(files, is_whole)?
         }
         Blow::Header => {
-            let header = pick(world, &files.newest.segments)?;
+            let is_on_disk = |header: &&segment::Header| disk.content(&segment::name(header.base)).is_some();
+            let headers: Vec<_> = files.newest.segments.iter().filter(is_on_disk).copied().collect();
+            let header = pick(world, &headers)?;
             let is_there = files.segments.contains(&header);
             let name = segment::name(header.base);
             let is_both = world.chance.one_in(2);
