@@ -161,7 +161,6 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("carillon_disk_free_bytes", "Bytes free on the file system of the data directory", &[]),
     ("carillon_disk_total_bytes", "Bytes of the file system of the data directory", &[]),
     ("carillon_log_position_bytes", "Named positions in the log", &["position"]),
-    ("carillon_quarantined_bytes", "Bytes of the log that are damaged: named, contained, not served", &[]),
     ("rocketmq_storage_size_bytes", "Bytes of the log's segments and of what is kept beside them", DISK),
     ("rocketmq_storage_flush_behind_bytes", "Bytes of the log that were appended and are not durable", DISK),
     ("rocketmq_storage_dispatch_behind_bytes", "Bytes of the log that are committed and not in the views", DISK),
@@ -300,7 +299,6 @@ impl Gauges {
         if let Some(first) = holdings.first {
             self.set("carillon_log_position_bytes", &["first"], first.0);
         }
-        self.set("carillon_quarantined_bytes", &[], holdings.damaged_bytes);
         let bytes = [holdings.active, holdings.sealed, holdings.indexes].map(|files| files.bytes);
         self.set("rocketmq_storage_size_bytes", &disk, bytes.into_iter().sum());
         if let Some(oldest) = holdings.oldest {
@@ -409,4 +407,18 @@ impl Gauges {
 
 fn next_offsets(topic: &Topic) -> u64 {
     topic.queues.iter().map(|queue| queue.bounds().next.0).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_family_is_registered_by_two() {
+        let registry = Registry::new();
+        storage::metrics::Metrics::register(&registry).unwrap();
+        Messages::register(&registry).unwrap();
+        let described = Gauges::new().descriptions();
+        registry.register(Box::new(State { shared: Weak::new(), described })).expect("all names are its own");
+    }
 }

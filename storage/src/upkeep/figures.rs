@@ -21,8 +21,6 @@ pub struct Holdings {
     pub active: Files,
     pub sealed: Files,
     pub indexes: Files,
-    /// Bytes of the log that are damaged.
-    pub damaged_bytes: u64,
     /// When the newest checkpoint was taken.
     pub checkpoint_at: Option<Timestamp>,
     /// When the oldest message of the sealed segments was stored.
@@ -34,11 +32,7 @@ pub struct Holdings {
 impl Upkeep {
     /// Walks what is known of segments, in memory: for once in a while, not for each scrape.
     pub fn holdings(&self) -> Holdings {
-        let mut held = Holdings {
-            damaged_bytes: self.holes.iter().map(|hole| hole.end.since(hole.start)).sum(),
-            checkpoint_at: self.newest().map(|newest| newest.taken_at),
-            ..Holdings::default()
-        };
+        let mut held = Holdings { checkpoint_at: self.newest().map(|newest| newest.taken_at), ..Holdings::default() };
         let segments = self.segments.load();
         held.first = segments.first().map(|segment| segment.first());
         let last = segments.len().saturating_sub(1);
