@@ -68,6 +68,7 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.checkpoints += tally.checkpoints;
     sum.dropped += tally.dropped;
     sum.merged += tally.merged;
+    sum.cuts.add(&tally.cuts);
     sum.blows.add(&tally.blows);
     sum.segments = sum.segments.max(tally.segments);
 }
