@@ -17,6 +17,8 @@ use tests::server::Server;
 const KILLS_DEFAULT: usize = 200;
 /// Kills of one data directory: each start reads its whole log.
 const KILLS_PER_STORE: usize = 25;
+/// Of stores that do their upkeep all the time.
+const KILLS_IN_UPKEEP: usize = 50;
 const STORES_AT_ONCE: usize = 4;
 /// How long a server lives, at most.
 const LIFE_MS_MAX: u64 = 1_500;
@@ -42,6 +44,16 @@ const SERVER: [&str; 14] = [
     "runtime.workers=1",
 ];
 
+/// Segments are sealed, and checkpoints taken and merged, at most moments.
+const UPKEEP: [&str; 6] = [
+    "--set",
+    "storage.checkpoint_every=50ms",
+    "--set",
+    "storage.checkpoint_bytes=1MiB",
+    "--set",
+    "storage.retain_every=50ms",
+];
+
 /// The number in an environment variable.
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} = {text:?} is no number")))
@@ -49,7 +61,15 @@ fn variable(name: &str) -> Option<u64> {
 
 #[tokio::test]
 async fn nothing_acknowledged_is_lost_or_repeated_however_often_the_server_is_killed() {
-    let kills = variable("CARILLON_CRASH_KILLS").map_or(KILLS_DEFAULT, |kills| kills as usize);
+    kill(variable("CARILLON_CRASH_KILLS").map_or(KILLS_DEFAULT, |kills| kills as usize), &[]).await;
+}
+
+#[tokio::test]
+async fn nor_when_it_is_killed_while_it_seals_and_takes_checkpoints() {
+    kill(variable("CARILLON_CRASH_KILLS").map_or(KILLS_IN_UPKEEP, |kills| kills as usize), &UPKEEP).await;
+}
+
+async fn kill(kills: usize, settings: &[&str]) {
     let seed = variable("CARILLON_CRASH_SEED").unwrap_or_else(|| Chance::from_system().next_u64());
     println!("CARILLON_CRASH_SEED={seed} CARILLON_CRASH_KILLS={kills}");
     let mut chance = Chance::new(seed);
@@ -60,16 +80,16 @@ async fn nothing_acknowledged_is_lost_or_repeated_however_often_the_server_is_ki
         for number in first..stores.min(first + STORES_AT_ONCE) {
             let kills = left.min(KILLS_PER_STORE);
             left -= kills;
-            lives.push(live(number, kills, Chance::new(chance.next_u64())));
+            lives.push(live(number, kills, Chance::new(chance.next_u64()), settings));
         }
         futures_util::future::join_all(lives).await;
     }
 }
 
 /// One store from its beginning to its end.
-async fn live(number: usize, kills: usize, mut chance: Chance) {
+async fn live(number: usize, kills: usize, mut chance: Chance, settings: &[&str]) {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    let mut server = Server::new(&directory.path().join("data"), &SERVER);
+    let mut server = Server::new(&directory.path().join("data"), &[&SERVER[..], settings].concat());
     server.start().await;
     server.administer(&["group", "create", "readers", "--attempts", "1000"]).await;
     let mut load = Load::start(server.grpc(), &mut chance).await;
@@ -98,6 +118,12 @@ async fn live(number: usize, kills: usize, mut chance: Chance) {
     let world = load.stop_consuming().await;
     world.look_again().await;
     hold_to_account(number, &server, &world.verdict());
+    let names = std::fs::read_dir(directory.path().join("data")).expect("it is there");
+    let names: Vec<_> = names.map(|entry| entry.expect("listed").file_name().into_string().expect("ours")).collect();
+    let count = |part: &str| names.iter().filter(|name| name.contains(part)).count();
+    println!("store {number}: {} index files, {} checkpoints", count(".index"), count("checkpoint-"));
+    let is_old = count(".index") > 0 && count("checkpoint-") == 2;
+    assert!(is_old || settings.is_empty(), "upkeep came to nothing: {names:?}");
     println!("store {number}: {kills} kills, {stored} messages acknowledged as sent, {acked} as consumed");
     assert!(stored > kills && acked > kills, "the load came to nothing: {stored} sent, {acked} consumed");
 }

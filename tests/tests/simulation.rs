@@ -69,6 +69,7 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.dropped += tally.dropped;
     sum.thinned += tally.thinned;
     sum.merged += tally.merged;
+    sum.cuts.add(&tally.cuts);
     sum.blows.add(&tally.blows);
     sum.scrubbed += tally.scrubbed;
     sum.segments = sum.segments.max(tally.segments);

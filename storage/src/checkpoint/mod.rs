@@ -231,3 +231,5 @@ pub enum ManifestError {
 
 #[cfg(test)]
 mod checkpoint_tests;
+#[cfg(test)]
+pub(crate) mod old_store;

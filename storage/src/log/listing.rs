@@ -32,6 +32,8 @@ pub(super) struct Listing {
     pub segments: Vec<Arc<Segment>>,
     /// What was prepared and never used.
     pub prepared: Vec<String>,
+    /// Those whose header a checkpoint knew, and the file did not.
+    pub headless: Vec<segment::Header>,
     /// What a checkpoint knows and is not there.
     pub missing: Vec<Range<LogPosition>>,
     /// Why the log cannot be opened, however much of it can be read.
@@ -63,7 +65,8 @@ pub(super) fn list(disk: &dyn Disk, start: Option<&Start>) -> Result<Listing, Op
     bases.retain(|base| !thinned.iter().any(|segment| segment.header.base == *base));
     let newest = bases.last().copied();
     let prepared = names.into_iter().filter(|name| name.starts_with(PREPARED_PREFIX)).collect();
-    let mut listing = Listing { segments: Vec::with_capacity(bases.len()), prepared, missing, refusal: None };
+    let mut listing =
+        Listing { segments: Vec::with_capacity(bases.len()), prepared, missing, headless: Vec::new(), refusal: None };
     for base in bases {
         let name = segment::name(base);
         let is_old = start.is_some_and(|start| base < start.from);
@@ -74,6 +77,7 @@ pub(super) fn list(disk: &dyn Disk, start: Option<&Start>) -> Result<Listing, Op
         let decoded = match (segment::Header::decode(&block), noted) {
             (Err(HeaderError::Damaged), Some(noted)) => {
                 tracing::error!(segment = name, "the segment's header is damaged; a checkpoint knows what it was");
+                listing.headless.push(*noted);
                 Ok(*noted)
             }
             (decoded, _) => decoded,

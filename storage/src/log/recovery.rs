@@ -78,12 +78,15 @@ pub fn open(
     mut chance: Chance,
     visit: &mut dyn FnMut(Found<'_>),
 ) -> Result<(Log, Report), OpenError> {
-    let Listing { segments, prepared, missing, refusal } = list(&*disk, start)?;
+    let Listing { segments, prepared, headless, missing, refusal } = list(&*disk, start)?;
     if let Some(refusal) = refusal {
         return Err(refusal);
     }
     for name in prepared {
         disk.remove(&name).map_err(|source| OpenError::Io { operation: "removal", name, source })?;
+    }
+    for header in headless {
+        restore_header(&*disk, &header)?;
     }
     let Some(last) = segments.last().cloned() else {
         return create(disk, options, chance);
@@ -126,6 +129,16 @@ pub fn open(
         is_unproved: false,
     };
     Ok((log, report))
+}
+
+/// The next recovery may have a checkpoint that does not know it.
+fn restore_header(disk: &dyn Disk, header: &segment::Header) -> Result<(), OpenError> {
+    let name = segment::name(header.base);
+    let written = disk.open(&name).and_then(|file| {
+        file.write_at(&header.encode(), 0)?;
+        file.sync_all()
+    });
+    written.map_err(|source| OpenError::Io { operation: "restoring the header", name, source })
 }
 
 fn create(disk: Arc<dyn Disk>, options: LogOptions, mut chance: Chance) -> Result<(Log, Report), OpenError> {

@@ -390,8 +390,6 @@ impl Driver {
                     _ => self.metrics.wrong_checksums.inc(),
                 }
             }
-            if !scrubbed.found.is_empty() {
-            }
             if scrubbed.is_round {
                 scrub.is_resting = true;
                 return;

@@ -34,9 +34,61 @@ pub struct Tally {
     pub thinned: u64,
     /// Merges of runs of timers.
     pub merged: u64,
+    pub cuts: Cuts,
     pub blows: rot::Blows,
     /// Bytes that were read to find damage.
     pub scrubbed: u64,
+}
+
+/// What faults have cut short, or made impossible.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Cuts {
+    pub recovery: u64,
+    pub recovery_twice: u64,
+    /// The newest manifest was lost.
+    pub fallback: u64,
+    pub sealing: Failures,
+    pub checkpoint: Failures,
+    pub retention: Failures,
+    pub merge: Failures,
+}
+
+/// By what.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Failures {
+    pub crash: u64,
+    pub sync: u64,
+    pub full: u64,
+}
+
+impl Failures {
+    pub fn count(&mut self, is_crashed: bool, error: &str) {
+        if is_crashed {
+            self.crash += 1;
+        } else if error.contains("failed to sync") {
+            self.sync += 1;
+        } else if error.contains("no storage space") {
+            self.full += 1;
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.crash += other.crash;
+        self.sync += other.sync;
+        self.full += other.full;
+    }
+}
+
+impl Cuts {
+    pub fn add(&mut self, other: &Self) {
+        self.recovery += other.recovery;
+        self.recovery_twice += other.recovery_twice;
+        self.fallback += other.fallback;
+        self.sealing.add(&other.sealing);
+        self.checkpoint.add(&other.checkpoint);
+        self.retention.add(&other.retention);
+        self.merge.add(&other.merge);
+    }
 }
 
 /// Runs one seed; instead of crashing, every eighth damages the log, and every eighth the files of an old store. With

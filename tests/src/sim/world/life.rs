@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use base::Chance;
 use broker::subscription::Verdict;
+use storage::checkpoint;
+use storage::disk::Disk;
 use storage::disk::sim::SimDisk;
 use storage::metrics::Metrics;
 use storage::store::{self, Recovered};
@@ -62,15 +64,20 @@ impl World {
         self.is_armed = false;
         self.disk.set_capacity(u64::MAX);
         self.tally.restarts += 1;
-        // Half of the time the recovery itself is cut short once.
-        if self.chance.one_in(3) {
-            self.disk.crash_after(self.chance.below(8));
+        self.lose_newest_checkpoint();
+        // Often the recovery itself is cut short, and the one after it too.
+        let mut cut_short = 0;
+        while self.chance.one_in(3) {
+            self.disk.crash_after(self.chance.below(16));
             let chance = Chance::new(self.chance.next_u64());
             if let Err(error) = self.open(&self.disk.clone(), chance) {
                 say!(self, "the recovery was cut short: {error}");
+                cut_short += 1;
             }
             self.disk.restart();
         }
+        self.tally.cuts.recovery += u64::from(cut_short > 0);
+        self.tally.cuts.recovery_twice += u64::from(cut_short > 1);
         let twin = self.disk.image();
         self.recover();
         let twin = self.open(&twin, Chance::new(1)).unwrap_or_else(|error| panic!("the twin does not open: {error}"));
@@ -105,6 +112,22 @@ impl World {
         let running = self.running.take().expect("the process lives");
         self.unanswered(&running);
         self.tally.restarts += 1;
+    }
+
+    /// Some of the time the newest manifest is gone. The older checkpoint, and the log, have everything.
+    fn lose_newest_checkpoint(&mut self) {
+        let numbers = checkpoint::numbers(&self.disk.list().expect("power"));
+        if let [newest, _older, ..] = numbers[..]
+            // Until the next one is taken, the removal of what is older still may come undone.
+            && newest >= self.lost_checkpoint
+            && self.chance.one_in(6)
+        {
+            say!(self, "checkpoint {newest} is gone");
+            self.disk.remove(&checkpoint::manifest_name(newest)).expect("listed");
+            self.disk.sync_directory().expect("power");
+            self.lost_checkpoint = newest;
+            self.tally.cuts.fallback += 1;
+        }
     }
 
     /// What nobody was told about has an unknown outcome.

@@ -40,10 +40,12 @@ impl World {
         let tag = self.chance.below(TAGS.len() as u64) as u8;
         let wall = self.clock.now();
         let ahead = *self.chance.pick(&[0, 1, 500, 5_000, 70_000, 3_600_000]);
+        let ahead = if self.is_aging && self.chance.one_in(2) { 3_600_000 } else { ahead };
         let due = Some(Timestamp((wall.0 + ahead).saturating_sub(5)));
         let kind = match self.chance.below(10) {
             // What waits long keeps old segments.
             _ if self.is_aging && !self.chance.one_in(20) => Kind::Visible,
+            0..=4 if self.is_aging && which != 1 => Kind::Delayed,
             0..=1 if which != 1 => Kind::Delayed,
             2 => Kind::Prepared,
             _ if which == 2 => Kind::Delayed,

@@ -146,6 +146,8 @@ pub struct World {
     is_aging: bool,
     /// A fault is armed, so what a failed commit leaves behind is looked at.
     is_armed: bool,
+    /// The number of the newest checkpoint whose manifest was lost.
+    lost_checkpoint: u64,
     sink: Arc<dyn ReplySink>,
     pub tally: Tally,
     next_batch: Vec<u64>,
@@ -191,6 +193,7 @@ impl World {
             is_loud,
             is_aging: seed % 4 == 1,
             is_armed: false,
+            lost_checkpoint: 0,
             sink: Arc::new(Silent),
             tally: Tally::default(),
             next_batch: vec![0; PAIRS.len()],
@@ -226,7 +229,12 @@ impl World {
 
     pub fn step(&mut self) {
         match self.chance.below(100) {
-            0..=14 if self.is_aging => self.upkeep(),
+            0..=14 if self.is_aging => {
+                if self.chance.one_in(12) {
+                    self.arm();
+                }
+                self.upkeep();
+            }
             0..=19 => self.send(),
             20..=37 => self.poll(),
             38..=59 => self.settle(),

@@ -72,7 +72,10 @@ impl World {
                 let (policy, now) = (self.policy(), self.clock.now());
                 let retained = upkeep.retain(&mut Others { world: self }, &policy, now);
                 say!(self, "retention: {retained:?}");
-                self.tally.dropped += retained.map_or(0, |retained| retained.dropped);
+                match retained {
+                    Ok(retained) => self.tally.dropped += retained.dropped,
+                    Err(error) => self.tally.cuts.retention.count(self.disk.is_crashed(), &error.to_string()),
+                }
             }
             2 => drop(self.seal(&mut upkeep, applied)),
             4 => {
@@ -84,7 +87,10 @@ impl World {
             3 => {
                 let merged = upkeep.merge_timers(&mut Others { world: self });
                 say!(self, "merge of timers: {merged:?}");
-                self.tally.merged += u64::from(matches!(merged, Ok(true)));
+                match merged {
+                    Ok(is_done) => self.tally.merged += u64::from(is_done),
+                    Err(error) => self.tally.cuts.merge.count(self.disk.is_crashed(), &error.to_string()),
+                }
             }
             5 => self.scrub(&mut upkeep),
             _ => {
@@ -148,12 +154,18 @@ impl World {
         let now = self.clock.now();
         let taken = upkeep.checkpoint(&mut Others { world: self }, now).map(|manifest| manifest.number);
         say!(self, "checkpoint: {taken:?}");
-        self.tally.checkpoints += u64::from(taken.is_ok());
+        match taken {
+            Ok(_) => self.tally.checkpoints += 1,
+            Err(error) => self.tally.cuts.checkpoint.count(self.disk.is_crashed(), &error.to_string()),
+        }
     }
 
     fn seal(&mut self, upkeep: &mut Upkeep, applied: LogPosition) -> bool {
         let sealed = upkeep.seal(applied);
         say!(self, "sealing: {sealed:?}");
+        if let Err(error) = &sealed {
+            self.tally.cuts.sealing.count(self.disk.is_crashed(), &error.to_string());
+        }
         let is_sealed = matches!(sealed, Ok(true));
         self.tally.sealed += u64::from(is_sealed);
         is_sealed
