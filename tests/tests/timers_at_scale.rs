@@ -24,8 +24,8 @@ enum Job {
 }
 
 enum Finished {
-    Checkpoint(Installed),
-    Merge(Run),
+    Checkpoint(Box<Installed>),
+    Merge(Box<Run>),
 }
 
 /// What the upkeep thread of a store does.
@@ -90,8 +90,8 @@ impl Upkeep {
         while let Ok(job) = jobs.recv() {
             attic.try_iter().for_each(Retired::free);
             let done = match job {
-                Job::Checkpoint(snapshot) => Finished::Checkpoint(self.checkpoint(snapshot)),
-                Job::Merge(plan) => Finished::Merge(self.merge(plan).expect("sound")),
+                Job::Checkpoint(snapshot) => Finished::Checkpoint(Box::new(self.checkpoint(snapshot))),
+                Job::Merge(plan) => Finished::Merge(Box::new(self.merge(plan).expect("sound"))),
             };
             finished.send(done).expect("somebody waits");
         }
@@ -114,12 +114,12 @@ impl Scale {
         work(&mut self.timers);
         match self.finished.try_recv() {
             Ok(Finished::Checkpoint(installed)) => {
-                let retired = self.timers.installed(installed);
+                let retired = self.timers.installed(*installed);
                 self.retired.send(retired).expect("the thread lives");
                 self.is_busy = false;
             }
             Ok(Finished::Merge(run)) => {
-                self.timers.merged(run);
+                self.timers.merged(*run);
                 self.is_busy = false;
             }
             Err(_) => {}

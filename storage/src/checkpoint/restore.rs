@@ -88,6 +88,9 @@ pub fn restore(disk: &dyn Disk, manifest: Manifest, bounds: Bounds) -> Result<Re
     Ok(Restored { views, timer, manifest })
 }
 
+/// Takes a row: its key and its value.
+type Visit<'a, const KEY: usize> = dyn FnMut(&[u8; KEY], &[u8]) -> Result<(), Malformed> + 'a;
+
 struct Reading<'a> {
     disk: &'a dyn Disk,
     manifest: &'a Manifest,
@@ -106,11 +109,7 @@ impl Reading<'_> {
     }
 
     /// Hands every row of a chain to `visit`.
-    fn rows<const KEY: usize>(
-        &self,
-        kind: Kind,
-        visit: &mut dyn FnMut(&[u8; KEY], &[u8]) -> Result<(), Malformed>,
-    ) -> Result<(), RestoreError> {
+    fn rows<const KEY: usize>(&self, kind: Kind, visit: &mut Visit<'_, KEY>) -> Result<(), RestoreError> {
         let mut chain = Chain::new(&self.tables(kind)?).map_err(|source| self.table_error(source))?;
         let row = |source| RestoreError::Row { number: self.manifest.number, kind: kind.name(), source };
         while let Some((key, value)) = chain.next_pair().map_err(|source| self.table_error(source))? {

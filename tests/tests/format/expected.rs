@@ -177,6 +177,8 @@ fn of_topic(spec: &TopicSpec) -> Fields {
         ("queues", number(spec.queues)),
         ("created", time(spec.created_at)),
         ("dropped", number(u8::from(spec.is_dropped))),
+        ("retention", number(spec.retention.map_or(0, |time| time.as_millis() as u64))),
+        ("retention bytes", number(spec.retention_bytes.unwrap_or(0))),
     ]
 }
 

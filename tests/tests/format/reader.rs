@@ -329,6 +329,8 @@ fn payload_of(kind: u8, from: &mut Bytes<'_>) -> Fields {
             ("queues", Number(from.u16())),
             ("created", Number(from.varint())),
             ("dropped", Number(from.bool())),
+            ("retention", Number(from.varint())),
+            ("retention bytes", Number(from.varint())),
         ],
         14 => vec![
             ("id", Number(from.varint())),

@@ -138,13 +138,12 @@ pub fn pair_of(key: &[u8; KEY_BYTES]) -> (GroupId, TopicId) {
     (GroupId(number(0)), TopicId(number(4)))
 }
 
+/// Takes a row: its key, and its value unless the row is no more.
+pub type Put<'a, E> = dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), E> + 'a;
+
 impl Taken {
     /// Hands the rows to `put`, in the order of their keys; none as a value: the row is no more.
-    pub fn rows<E>(
-        self,
-        (group, topic): (GroupId, TopicId),
-        put: &mut dyn FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn rows<E>(self, (group, topic): (GroupId, TopicId), put: &mut Put<'_, E>) -> Result<(), E> {
         let key = |kind: u8, queue: QueueIndex, number: u64| {
             let mut key = [0; KEY_BYTES];
             key[..4].copy_from_slice(&group.0.to_be_bytes());
