@@ -52,6 +52,10 @@ fn a_store_without_checkpoints_opens_with_what_is_left_and_says_before_what_that
     assert_eq!((remains.key, remains.topics[&TopicId(0)].spec.is_none()), (KeyRemains::Known, true));
     assert_eq!(remains.missing.first().map(|gone| gone.end), Some(remains.begins()));
 
+    let twin = aged.disk.image();
+    remains.write_beginning(&twin, &mut Chance::new(1), Timestamp(1)).unwrap();
+    assert_eq!(open_sim(&twin).unwrap().writer.views().lost_entries, 0, "what lies before the beginning takes no room");
+
     let key = *aged.recovered.reader.hash_key();
     begin(&aged.disk).unwrap();
     assert!(directory(&aged.disk).unwrap().is_whole());

@@ -61,6 +61,7 @@ fn a_damaged_index_a_missing_one_and_half_of_a_pair_are_made_anew_and_lose_nothi
     assert!(matches!(finding(&verified, &indexes[1]), Finding::Anew(FileFlaw::Missing)));
     assert!(matches!(finding(&verified, &data), Finding::Sound));
     assert!(block_one(finding(&verified, &copy)));
+    assert_eq!(verified.beside.checkpoint, Some(numbers(&aged)[0]), "half of a pair is enough");
     // What was said is what a start does.
     aged.restart().unwrap();
     aged.recovered.upkeep.scrub(u64::MAX);
