@@ -45,7 +45,7 @@ fn records(batches: &[Batch]) -> impl Iterator<Item = &Record> {
 fn a_reader_that_follows_the_document_finds_every_batch_and_every_record_of_every_kind() {
     let (story, batches) = read();
     let kinds: BTreeSet<u8> = records(&batches).map(|record| record.kind).collect();
-    assert_eq!(kinds, (1..=18).collect(), "a record of every kind");
+    assert_eq!(kinds, (1..=19).collect(), "a record of every kind");
     let whys = records(&batches).filter_map(|record| match record.get("why") {
         Some(Value::Fields(why)) => Some((number(why, "code"), if why.len() == 4 { number(why, "reason") } else { 0 })),
         _ => None,
