@@ -114,17 +114,21 @@ fn clock(history: Option<(Timestamp, Timestamp)>, now: Timestamp) -> Finding {
     }
 }
 
-/// Nothing is removed by age or size yet, so what grows fills the disk.
+/// What is kept for longer than the log has been there may fill the disk.
 fn retention(history: Option<(Timestamp, Timestamp)>, bytes: u64, free: u64) -> Finding {
     let span_ms = history.map_or(0, |(first, newest)| newest.ms_since(first));
-    let kept = format!("{} kept for ever", ByteSize(bytes));
+    let kept = format!("{} in the log", ByteSize(bytes));
     if span_ms < HISTORY_MS_MIN {
         return Finding::new("retention", Level::Ok, kept);
     }
     let bytes_per_day = (u128::from(bytes) * u128::from(DAY_MS) / u128::from(span_ms)).max(1);
     let days = u64::try_from(u128::from(free) / bytes_per_day).unwrap_or(u64::MAX);
     let level = if days < DAYS_LEFT_MIN { Level::Warning } else { Level::Ok };
-    Finding::new("retention", level, format!("{kept}; at its pace so far the disk is full in {days} days"))
+    Finding::new(
+        "retention",
+        level,
+        format!("{kept}; at its pace so far the disk is full in {days} days, unless messages expire before"),
+    )
 }
 
 fn prepared(walked: &Walked) -> Option<Finding> {
