@@ -103,8 +103,8 @@ pub fn run(seed: u64, is_loud: bool) -> Tally {
             let is_right = refused.as_ref().is_some_and(is_right);
             must!(is_right, "{blow:?} is answered by {refused:?}");
         }
-        Expected::Same => live_on(&mut world, &before, blow, None),
-        Expected::Body(position) => live_on(&mut world, &before, blow, Some(position)),
+        Expected::Same => live_on(&mut world, (&before, files.newest.number), blow, None),
+        Expected::Body(position) => live_on(&mut world, (&before, files.newest.number), blow, Some(position)),
     }
     world.tally
 }
@@ -304,7 +304,7 @@ fn remove(disk: &dyn Disk, name: &str) -> Expected {
 }
 
 /// Starts the store again and compares. It lives on to its end, in which everything comes to everybody.
-fn live_on(world: &mut World, before: &Snapshot, blow: Blow, damaged: Option<LogPosition>) {
+fn live_on(world: &mut World, (before, newest): (&Snapshot, u64), blow: Blow, damaged: Option<LogPosition>) {
     let segments = world.run().writer.log().segments().load_full();
     world.stop();
     let recovered = world.open(&world.disk.clone(), Chance::new(1));
@@ -329,7 +329,12 @@ fn live_on(world: &mut World, before: &Snapshot, blow: Blow, damaged: Option<Log
             Err(error) => must!(is_hit && error.is_lost(), "message {id} is not damaged, yet: {error}"),
         }
     }
-    check_pairs(world, recovered.upkeep.newest());
+    let restored = recovered.upkeep.newest();
+    // Of anything that is kept twice or can be made anew, the older checkpoint is not asked.
+    if !matches!(blow, Blow::Pair | Blow::Newest | Blow::NewestGone | Blow::EveryManifest) {
+        must!(restored.map(|of| of.number) == Some(newest), "{blow:?} cost the newest checkpoint");
+    }
+    check_pairs(world, restored);
     if damaged.is_none() {
         world.go_on_with(recovered);
         world.finish_well();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use base::{Clock, LogPosition, QueueIndex, QueueOffset, TopicId};
 use storage::checkpoint::{self, CheckpointError};
+use storage::disk::Disk;
 use storage::index;
 use storage::record::Fact;
 use storage::request::{Change, Done, Request};
@@ -97,6 +98,9 @@ impl World {
                 while !self.disk.is_crashed() && self.chance.below(4) > 0 {
                     self.seal(&mut upkeep, applied);
                 }
+                if !self.is_armed && self.chance.one_in(4) {
+                    self.take_checkpoint_without_room(&mut upkeep);
+                }
                 self.take_checkpoint(&mut upkeep);
             }
         }
@@ -148,6 +152,14 @@ impl World {
         while self.seal(&mut upkeep, applied) {}
         self.take_checkpoint(&mut upkeep);
         self.run().upkeep = Some(upkeep);
+    }
+
+    /// The disk is full for as long as it takes, somewhere in the midst of it.
+    fn take_checkpoint_without_room(&mut self, upkeep: &mut Upkeep) {
+        let Ok(space) = self.disk.space() else { return };
+        self.disk.set_capacity(space.total - space.free + self.chance.below(60_000));
+        self.take_checkpoint(upkeep);
+        self.disk.set_capacity(u64::MAX);
     }
 
     fn take_checkpoint(&mut self, upkeep: &mut Upkeep) {
