@@ -89,15 +89,16 @@ impl Upkeep {
         let kept: BTreeSet<u64> = self.kept.iter().map(|manifest| manifest.number).collect();
         let tables: BTreeSet<u64> =
             self.kept.iter().flat_map(|manifest| manifest.tables().map(|(_, table)| table.number)).collect();
-        for name in names {
-            let is_old = match (parse_manifest_name(&name), parse_data_name(&name)) {
-                (Some(number), _) => !kept.contains(&number),
-                (_, Some(number)) => !tables.contains(&number) && !self.unnamed.contains(&number),
-                _ => false,
-            };
-            if is_old {
-                Pair::remove(&*self.disk, &name);
-            }
+        // First what names, then what is named: a manifest that a crash brings back must find its tables.
+        let old = names.iter().filter(|name| parse_manifest_name(name).is_some_and(|number| !kept.contains(&number)));
+        let old: Vec<&String> = old.collect();
+        old.iter().for_each(|name| Pair::remove(&*self.disk, name));
+        if !old.is_empty() && self.disk.sync_directory().is_err() {
+            return;
+        }
+        let is_needed = |number: &u64| tables.contains(number) || self.unnamed.contains(number);
+        for name in names.iter().filter(|name| parse_data_name(name).is_some_and(|number| !is_needed(&number))) {
+            Pair::remove(&*self.disk, name);
         }
     }
 }

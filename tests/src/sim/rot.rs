@@ -184,7 +184,14 @@ fn strike(world: &mut World, blow: Blow, files: &Files) -> Option<Expected> {
             Expected::Same
         }
         Blow::Table | Blow::Copy | Blow::HalfGone | Blow::Pair => {
-            let tables: Vec<_> = files.newest.tables().collect();
+            // One half may have rotted before, while the store ran, and nobody has read it since.
+            let is_half_sound = |name: &str, (kind, of): &(Kind, checkpoint::TableRef)| {
+                checkpoint::Pair::check(&disk, name, *kind, of.number, files.newest.store).is_ok()
+            };
+            let is_sound = |table: &(Kind, checkpoint::TableRef)| {
+                pair(table.0, table.1.number).iter().all(|name| is_half_sound(name, table))
+            };
+            let tables: Vec<_> = files.newest.tables().filter(is_sound).collect();
             let (kind, table) = pick(world, &tables)?;
             let [data, copy] = pair(kind, table.number);
             match blow {
