@@ -36,6 +36,7 @@ pub struct Metrics {
     pub timers_unreadable: IntGauge,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
+    pub quarantined_bytes: IntGauge,
     /// Reads that did not give what was written.
     pub wrong_checksums: IntCounter,
     pub failed_reads: IntCounter,
@@ -109,6 +110,9 @@ impl Metrics {
         let checkpoint_bytes =
             IntGauge::new("carillon_checkpoint_bytes", "Bytes of the tables that the newest checkpoint names")?;
         registry.register(Box::new(checkpoint_bytes.clone()))?;
+        let quarantined_bytes =
+            IntGauge::new("carillon_quarantined_bytes", "Bytes of damaged ranges of the log: named, and not served")?;
+        registry.register(Box::new(quarantined_bytes.clone()))?;
         let reads = HistogramVec::new(
             HistogramOpts::new(
                 "carillon_read_duration_seconds",
@@ -171,6 +175,7 @@ impl Metrics {
             )?,
             timers_unreadable,
             checkpoint_bytes,
+            quarantined_bytes,
             read_from_cache: reads.with_label_values(&["cache"]),
             read_from_disk: reads.with_label_values(&["disk"]),
             writer_busy: busy.with_label_values(&["log_writer"]),

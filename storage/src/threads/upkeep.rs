@@ -311,6 +311,8 @@ impl Driver {
 
     /// Tells those who watch.
     fn show(&mut self) {
+        let damaged: u64 = self.core.holes().iter().map(|hole| hole.end.since(hole.start)).sum();
+        self.metrics.quarantined_bytes.set(i64::try_from(damaged).unwrap_or(i64::MAX));
         let reserve = *self.shared.reserve.lock();
         self.headroom.note(self.clock.monotonic_ms(), reserve.free);
         self.shared.figures.lock().headroom = self.headroom.left(reserve.reserve);
