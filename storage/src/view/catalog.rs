@@ -253,7 +253,7 @@ impl TopicSpec {
     }
 
     pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
+        let mut spec = Self {
             id: TopicId(from.number()?),
             name: TopicName::parse(from.text()?).map_err(|_| from.malformed())?,
             kind: match from.u8()? {
@@ -271,10 +271,15 @@ impl TopicSpec {
             queues: from.u16()?,
             created_at: Timestamp(from.varint()?),
             is_dropped: from.u8()? != 0,
-            // 0 stands for nothing said.
-            retention: Some(decode_duration(from)?).filter(|time| !time.is_zero()),
-            retention_bytes: Some(from.varint()?).filter(|bytes| *bytes > 0),
-        })
+            retention: None,
+            retention_bytes: None,
+        };
+        // Topics of the first stores said nothing about it; 0 stands for that too.
+        if !from.rest().is_empty() {
+            spec.retention = Some(decode_duration(from)?).filter(|time| !time.is_zero());
+            spec.retention_bytes = Some(from.varint()?).filter(|bytes| *bytes > 0);
+        }
+        Ok(spec)
     }
 }
 
@@ -347,6 +352,25 @@ fn decode_duration(from: &mut Decoder<'_>) -> Result<Duration, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_topic_that_says_nothing_of_retention_is_read() {
+        let spec = TopicSpec {
+            id: TopicId(3),
+            name: TopicName::parse("old").expect("legal"),
+            kind: TopicKind::Normal,
+            queues: 4,
+            created_at: Timestamp(5),
+            is_dropped: false,
+            retention: None,
+            retention_bytes: None,
+        };
+        let mut bytes = Vec::new();
+        spec.encode(&mut bytes);
+        for written in [&bytes[..], &bytes[..bytes.len() - 2]] {
+            assert_eq!(TopicSpec::decode(&mut Decoder::new("test", written)), Ok(spec.clone()));
+        }
+    }
 
     #[test]
     fn back_off_repeats_its_last_step_and_never_exceeds_its_maximum() {
