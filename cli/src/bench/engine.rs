@@ -89,6 +89,19 @@ pub struct Shared {
     pub epoch: Instant,
     pub sent: AtomicU64,
     pub settled: AtomicU64,
+    /// Send calls that are under way, or about to find out that the time is over.
+    pub sending: AtomicU64,
+}
+
+/// A send call that is under way.
+pub struct Sending<'a> {
+    shared: &'a Shared,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.shared.sending.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// One thread's view of the run.
@@ -109,6 +122,12 @@ impl Run {
 
     pub fn stamp_us(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.shared.epoch).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// To be held from before a sender looks at the time until its call was counted: nothing is drained before.
+    pub fn sending(&self) -> Sending<'_> {
+        self.shared.sending.fetch_add(1, Ordering::SeqCst);
+        Sending { shared: &self.shared }
     }
 
     /// Counts a send call that was meant for `from`.
@@ -188,6 +207,7 @@ pub fn run<S: Scenario>(scenario: S, load: &Load, meter: Meter, until: Until) ->
         epoch: runtime::now(),
         sent: AtomicU64::new(0),
         settled: AtomicU64::new(0),
+        sending: AtomicU64::new(0),
     });
     run_as(scenario, load, meter, until, shared)
 }
@@ -269,6 +289,7 @@ async fn watch_over(window: Window, shared: &Shared, mut meter: Meter, until: Un
         if after.is_none() && now >= window.end && !matches!(until, Until::Settled { .. }) {
             after = Some(meter.read().await);
         }
+        let is_sending_over = shared.sending.load(Ordering::SeqCst) == 0;
         let (sent, settled) = (shared.sent.load(Ordering::Relaxed), shared.settled.load(Ordering::Relaxed));
         if settled != last {
             (moved_at, last) = (now, settled);
@@ -280,7 +301,11 @@ async fn watch_over(window: Window, shared: &Shared, mut meter: Meter, until: Un
         let is_over = match until {
             Until::Window => now >= window.end,
             Until::Settled { count, idle } => settled >= count || now - moved_at > idle,
-            Until::Drained { idle } => now >= window.end && (settled >= sent || now - moved_at.max(window.end) > idle),
+            Until::Drained { idle } => {
+                // Read before what was sent is: a call that ends in between is counted there.
+                let is_drained = is_sending_over && settled >= sent;
+                now >= window.end && (is_drained || now - moved_at.max(window.end) > idle)
+            }
         };
         if is_over {
             break;

@@ -21,6 +21,7 @@ pub async fn lane(
 ) {
     loop {
         let (number, from) = pace.turn().await;
+        let _under_way = run.sending();
         if runtime::now() >= run.window.end {
             return;
         }

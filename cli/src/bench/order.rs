@@ -101,6 +101,7 @@ impl Order {
             let lane_key = turn % next.len();
             let (key, first) = next[lane_key];
             let (_, from) = pace.turn().await;
+            let _under_way = run.sending();
             if runtime::now() >= run.window.end {
                 return;
             }

@@ -59,6 +59,7 @@ pub fn run(options: Options, target: &Target, output: &Output) -> Result<(), Fai
         epoch: runtime::now(),
         sent: AtomicU64::new(0),
         settled: AtomicU64::new(0),
+        sending: AtomicU64::new(0),
     });
     runtime::block_on(backlog(&load, &receiving, &place, count, &shared))?;
     let meter = Meter::new(load.server_pid, &target.http);

@@ -90,6 +90,7 @@ impl Timer {
         let Options { load, .. } = &self.options;
         let total = (self.rate * load.duration.as_secs_f64()).round() as usize;
         let share = run.seat.share(total) as u64;
+        let _under_way = run.sending();
         loop {
             let first = next.get();
             let batch = first..(first + load.batch as u64).min(share);
