@@ -219,7 +219,7 @@ impl SegmentIndex {
     ) -> Result<(), TableError> {
         let segment = self.summary.base..self.summary.base.plus(self.summary.size);
         let mut is_any = range.start < segment.end && range.end > segment.start;
-        self.references(range, &mut |_, _| is_any = true)?;
+        self.references(range, &mut |_, _, _| is_any = true)?;
         if !is_any {
             return Ok(());
         }
@@ -301,12 +301,12 @@ impl SegmentIndex {
         Ok(found)
     }
 
-    /// Calls `visit` with each topic in which bodies of the older positions `range` became visible here, and when the newest
-    /// did.
+    /// Calls `visit` with each stretch of the older positions `range` of which bodies became visible here, in which topic, and
+    /// when the newest did.
     fn references(
         &self,
         range: &Range<LogPosition>,
-        visit: &mut dyn FnMut(TopicId, Timestamp),
+        visit: &mut dyn FnMut(u64, TopicId, Timestamp),
     ) -> Result<(), TableError> {
         let section = self.table.section(REFERENCES)?;
         let mut key = [0; REFERENCE_KEY];
@@ -318,7 +318,7 @@ impl SegmentIndex {
             let newest = Timestamp(u64::from_le_bytes(row[12..20].try_into().expect("eight bytes")));
             let is_inside = stretch * STRETCH_BYTES < range.end.0;
             if is_inside {
-                visit(topic, newest);
+                visit(stretch, topic, newest);
             }
             is_inside
         })

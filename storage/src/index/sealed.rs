@@ -2,7 +2,7 @@
 //!
 //! S1. A path lists the stretches of one queue in ascending order, and every one up to the segment that it was made for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -173,22 +173,17 @@ impl Sealed {
         Ok(path)
     }
 
-    /// For whom older segments have to stay: topics whose messages have a body in `range` and became visible in a sealed
-    /// segment at or behind `behind`, and when the newest of each did.
-    pub fn references_from(
+    /// For whom an older segment has to stay: calls `visit` with each stretch of it of which bodies became visible in a sealed
+    /// segment behind it, in which topic, and when the newest did.
+    pub fn references(
         &self,
-        range: &Range<LogPosition>,
-        behind: LogPosition,
-    ) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
-        let mut found: BTreeMap<TopicId, Timestamp> = BTreeMap::new();
-        for index in self.indexes.load().iter().filter(|index| index.base() >= behind) {
-            let read = index.references(range, &mut |topic, newest| {
-                let known = found.entry(topic).or_default();
-                *known = newest.max(*known);
-            });
-            self.noted(index, read)?;
+        segment: &Range<LogPosition>,
+        visit: &mut dyn FnMut(u64, TopicId, Timestamp),
+    ) -> Result<(), TableError> {
+        for index in self.indexes.load().iter().filter(|index| index.base() >= segment.end) {
+            self.noted(index, index.references(segment, visit))?;
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Where bodies may lie that were sent to `topic` with this key or id, newest first, at most `max`. Hashes may agree by

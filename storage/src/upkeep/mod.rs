@@ -35,7 +35,7 @@ use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
 pub use figures::{Files, Holdings};
-pub use retention::{Policy, Reason, Retained, RetentionError};
+pub use retention::{Policy, Retained, RetentionError};
 pub use scrub::{Damage, Lost, Scrubbed};
 pub use seal::{SealError, open_all};
 pub use thin::{ThinError, Thinned};

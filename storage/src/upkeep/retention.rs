@@ -10,13 +10,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 use smallvec::SmallVec;
 
-use super::{Owners, Upkeep};
+use super::{Owners, Upkeep, at_timers};
 use crate::checkpoint::{CheckpointError, Pair};
 use crate::index::{self, SegmentIndex};
 use crate::log::segment::{self, Segment};
@@ -53,13 +52,6 @@ impl Policy {
             _ => self.time,
         })
     }
-}
-
-/// Why a segment goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    Time,
-    Size,
 }
 
 /// Retention cannot go on; another try may succeed.
@@ -195,21 +187,24 @@ impl Upkeep {
 
     /// Topics in which bodies of `range` became visible later on, and when the newest did.
     fn pointing_into(&self, range: &Range<LogPosition>) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
-        self.pointing_into_part(range, range)
-    }
-
-    /// As [`Upkeep::pointing_into`], for a part of the segment at `segment`.
-    pub(super) fn pointing_into_part(
-        &self,
-        part: &Range<LogPosition>,
-        segment: &Range<LogPosition>,
-    ) -> Result<BTreeMap<TopicId, Timestamp>, TableError> {
-        let mut found = self.views.index.references_from(part, segment.end)?;
-        self.views.references.lock().into_range(part, &mut |topic, newest| {
+        let mut found: BTreeMap<TopicId, Timestamp> = BTreeMap::new();
+        self.each_pointing_into(range, &mut |_, topic, newest| {
             let known = found.entry(topic).or_default();
             *known = newest.max(*known);
-        });
+        })?;
         Ok(found)
+    }
+
+    /// Calls `visit` with each stretch of the segment `range` of which bodies became visible later on, in which topic, and when
+    /// the newest did.
+    pub(super) fn each_pointing_into(
+        &self,
+        range: &Range<LogPosition>,
+        visit: &mut dyn FnMut(u64, TopicId, Timestamp),
+    ) -> Result<(), TableError> {
+        self.views.index.references(range, visit)?;
+        self.views.references.lock().into_range(range, visit);
+        Ok(())
     }
 
     /// Ends what is visible of a segment, by records of the log: messages of `topics`, and what later segments made visible
@@ -293,15 +288,10 @@ impl Upkeep {
 }
 
 /// Whether any body in `range` waits for its time.
-pub(super) fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Result<bool, CheckpointError> {
+fn is_any_waiting_in(owners: &mut dyn Owners, range: Range<LogPosition>) -> Result<bool, CheckpointError> {
     // What the writer has applied, the timers know afterwards.
     owners.standing()?;
-    let is_waiting = Arc::new(AtomicBool::new(true));
-    let answer = is_waiting.clone();
-    owners.timers(Box::new(move |core| {
-        answer.store(core.timers().has_pending_in(&range), Ordering::Relaxed);
-    }));
-    Ok(is_waiting.load(Ordering::Relaxed))
+    Ok(at_timers(owners, move |core| core.timers().has_pending_in(&range)))
 }
 
 /// What is asked about segments.

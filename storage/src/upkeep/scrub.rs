@@ -250,7 +250,7 @@ impl Upkeep {
             }
         }
         let mut topics = Vec::new();
-        self.views.references.lock().into_range(range, &mut |topic, _| topics.push(topic));
+        self.views.references.lock().into_range(range, &mut |_, topic, _| topics.push(topic));
         let catalog = self.views.catalog.load_full();
         for topic in topics.into_iter().filter_map(|topic| catalog.topic_by_id(topic)) {
             for queue in &topic.queues {

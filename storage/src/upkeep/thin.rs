@@ -9,13 +9,12 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use base::{BatchIndex, LogPosition, Timestamp, TopicId};
 use hashbrown::HashSet;
 
-use super::retention::{Asked, Policy, RetentionError, is_any_waiting_in};
-use super::{Owners, SealError, Upkeep};
+use super::retention::{Asked, Policy, RetentionError};
+use super::{Owners, SealError, Upkeep, at_timers};
 use crate::checkpoint::Pair;
 use crate::index::{self, BuildError, STRETCH_BYTES, SegmentIndex};
 use crate::log::batch::HEADER_BYTES;
@@ -145,14 +144,11 @@ impl Upkeep {
     ) -> Result<BTreeSet<u64>, RetentionError> {
         let catalog = self.views.catalog.load();
         let mut found = BTreeSet::new();
-        for stretch in range.start.0 / STRETCH_BYTES..range.end.0.div_ceil(STRETCH_BYTES) {
-            let start = LogPosition(stretch * STRETCH_BYTES);
-            let part = start.max(range.start)..start.plus(STRETCH_BYTES).min(range.end);
-            let pointing = self.pointing_into_part(&part, range)?;
-            if pointing.iter().any(|(topic, newest)| asked.is_wanted(&catalog, *topic, *newest, range.start)) {
+        self.each_pointing_into(range, &mut |stretch, topic, newest| {
+            if asked.is_wanted(&catalog, topic, newest, range.start) {
                 found.insert(stretch);
             }
-        }
+        })?;
         Ok(found)
     }
 
@@ -162,23 +158,18 @@ impl Upkeep {
         owners: &mut dyn Owners,
         range: &Range<LogPosition>,
     ) -> Result<BTreeSet<u64>, RetentionError> {
-        let mut found = BTreeSet::new();
-        if !is_any_waiting_in(owners, range.clone())? {
-            return Ok(found);
-        }
-        for part in range.start.0 / WAITING_STRETCH..range.end.0.div_ceil(WAITING_STRETCH) {
-            let start = LogPosition(part * WAITING_STRETCH);
-            let positions = start.max(range.start)..start.plus(WAITING_STRETCH).min(range.end);
-            let is_waiting = Arc::new(AtomicBool::new(true));
-            let answer = is_waiting.clone();
-            owners.timers(Box::new(move |core| {
-                answer.store(core.timers().has_pending_in(&positions), Ordering::Relaxed);
-            }));
-            if is_waiting.load(Ordering::Relaxed) {
-                found.insert(part);
-            }
-        }
-        Ok(found)
+        // What the writer has applied, the timers know afterwards.
+        owners.standing()?;
+        let range = range.clone();
+        Ok(at_timers(owners, move |core| {
+            let parts = range.start.0 / WAITING_STRETCH..range.end.0.div_ceil(WAITING_STRETCH);
+            let is_waiting = |part: &u64| {
+                let start = LogPosition(part * WAITING_STRETCH);
+                let positions = start.max(range.start)..start.plus(WAITING_STRETCH).min(range.end);
+                core.timers().has_pending_in(&positions)
+            };
+            parts.filter(is_waiting).collect()
+        }))
     }
 
     fn prepared_in(&self, range: &Range<LogPosition>) -> HashSet<LogPosition> {

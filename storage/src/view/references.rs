@@ -31,12 +31,12 @@ impl References {
         self.by_stretch.retain(|_, newest| newest.at >= sealed);
     }
 
-    /// Topics in which bodies of `range` became visible, and when the newest did.
-    pub fn into_range(&self, range: &Range<LogPosition>, visit: &mut dyn FnMut(TopicId, Timestamp)) {
+    /// Stretches of `range` of which bodies became visible, in which topic, and when the newest did.
+    pub fn into_range(&self, range: &Range<LogPosition>, visit: &mut dyn FnMut(u64, TopicId, Timestamp)) {
         let from = (range.start.0 / STRETCH_BYTES, TopicId(0));
         let to = (range.end.0.div_ceil(STRETCH_BYTES), TopicId(0));
-        for ((_, topic), newest) in self.by_stretch.range(from..to) {
-            visit(*topic, newest.visible_since);
+        for ((stretch, topic), newest) in self.by_stretch.range(from..to) {
+            visit(*stretch, *topic, newest.visible_since);
         }
     }
 }
