@@ -18,7 +18,6 @@ use crate::checkpoint::{self, Manifest, RestoreError, Restored};
 use crate::codec::Malformed;
 use crate::disk::Disk;
 use crate::hash::HashKey;
-use crate::log::batch::HEADER_BYTES;
 use crate::log::recovery::{self, Found, Report};
 use crate::log::segment;
 use crate::log::{self, LogFailure, LogOptions, ReadError, Segments};
@@ -207,16 +206,10 @@ fn first_records(is_new: bool, node: u64, chance: &mut Chance) -> Vec<Record> {
 }
 
 fn replay(views: &mut Views, found: &Found<'_>) -> Result<(), Malformed> {
-    let first = found.header.position.plus(HEADER_BYTES as u64);
-    let mut rest = found.records;
-    for _ in 0..found.header.records {
-        let framed = record::decode(rest)?;
-        let position = first.plus((found.records.len() - rest.len()) as u64);
-        let pointer = Pointer { position, length: framed.length };
-        rest = &rest[framed.length as usize..];
-        views.apply(&framed.record, pointer, found.header.stored_at);
-    }
-    if rest.is_empty() { Ok(()) } else { Err(Malformed { what: "batch with bytes behind its records" }) }
+    let read = record::each(found, &mut |position, framed| {
+        views.apply(&framed.record, Pointer { position, length: framed.length }, found.header.stored_at);
+    });
+    read.map_err(|(_, cause)| cause)
 }
 
 /// A stored message cannot be had.

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use storage::disk::Disk;
 use storage::log::recovery::Found;
 use storage::log::walk::{self, Step, Walked};
+use storage::record;
 use storage::record::Framed;
 use storage::verify;
 
@@ -88,7 +89,7 @@ impl Lines<'_> {
                 "bytes": header.total(), "durable": header.durable().0, "stored_at": fields::time(header.stored_at)});
             self.say("  ", header.position, "batch", object(fields));
         }
-        let read = verify::each_record(found, &mut |position, framed| {
+        let read = record::each(found, &mut |position, framed| {
             self.names.learn(&framed.record);
             if is_wanted {
                 self.record(position, framed);

@@ -7,7 +7,6 @@ use base::{BatchIndex, LogPosition, QueueOffset, Timestamp, TopicId};
 
 use super::*;
 use crate::hash::{HashKey, Lookup};
-use crate::log::batch::HEADER_BYTES;
 use crate::log::recovery::{Found, OpenError};
 use crate::log::sealed;
 use crate::log::thin::Kept;
@@ -99,20 +98,14 @@ impl Gathered {
         if self.summary.oldest == Timestamp::ZERO {
             self.summary.oldest = stored_at;
         }
-        let mut at = found.header.position.plus(HEADER_BYTES as u64);
-        let mut rest = found.records;
-        for _ in 0..found.header.records {
-            // A recovery has read this batch before, and would have refused it.
-            let Ok(framed) = record::decode(rest) else { return };
-            rest = &rest[framed.length as usize..];
-            let pointer = Pointer { position: at, length: framed.length };
-            at = at.plus(framed.length.into());
-            self.record(&framed, pointer, stored_at);
-        }
+        // A recovery has read this batch before, and would have refused it.
+        let _is_read = record::each(found, &mut |position, framed| {
+            self.record(framed, Pointer { position, length: framed.length }, stored_at);
+        });
     }
 
-    fn kept(&mut self, kept: &Kept) {
-        let Ok(framed) = record::decode(&kept.bytes) else { return };
+    fn kept(&mut self, kept: &Kept<'_>) {
+        let Ok(framed) = record::decode(kept.bytes) else { return };
         let pointer = Pointer { position: kept.position, length: framed.length };
         self.record(&framed, pointer, kept.stored_at);
     }

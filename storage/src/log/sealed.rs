@@ -1,6 +1,7 @@
 //! Reading one segment that is no longer written, by itself, at once or in parts.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use base::{BatchIndex, LogPosition};
 
@@ -8,6 +9,12 @@ use super::batch::ALIGNMENT;
 use super::recovery::{Found, OpenError};
 use super::segment::{self, Segment};
 use super::window::Window;
+
+/// Which batch the segment behind that at `at` begins with; none where that is gone, or was never made.
+pub fn next_index(segments: &[Arc<Segment>], at: usize) -> Option<BatchIndex> {
+    let next = segments.get(at + 1).filter(|next| next.header.base == segments[at].header.end());
+    next.map(|next| next.header.base_index)
+}
 
 /// What a segment that is no longer written holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

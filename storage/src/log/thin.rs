@@ -36,11 +36,11 @@ pub fn parse_name(name: &str) -> Option<LogPosition> {
 }
 
 /// A record that was kept.
-#[derive(Debug, Clone)]
-pub struct Kept {
+#[derive(Debug, Clone, Copy)]
+pub struct Kept<'a> {
     pub position: LogPosition,
     pub stored_at: Timestamp,
-    pub bytes: Vec<u8>,
+    pub bytes: &'a [u8],
 }
 
 /// What is left of a segment.
@@ -120,14 +120,14 @@ impl Thin {
     }
 
     /// Every record that is left, in order.
-    pub fn each(&self, visit: &mut dyn FnMut(Kept)) -> Result<(), TableError> {
+    pub fn each(&self, visit: &mut dyn FnMut(Kept<'_>)) -> Result<(), TableError> {
         let mut result = Ok(());
         self.table.rows(&self.directory, 0, u64::MAX, &mut |row| {
             let row = parse_row(row);
             match self.table.slice(&self.records, row.at, row.length) {
                 Ok(bytes) => {
                     let position = self.header.base.plus(row.offset);
-                    visit(Kept { position, stored_at: row.stored_at, bytes });
+                    visit(Kept { position, stored_at: row.stored_at, bytes: &bytes });
                 }
                 Err(error) => result = Err(error),
             }
@@ -223,10 +223,10 @@ impl ThinWriter {
     }
 
     /// Records come in the order of their positions.
-    pub fn keep(&mut self, record: &Kept) -> io::Result<()> {
+    pub fn keep(&mut self, record: &Kept<'_>) -> io::Result<()> {
         let offset = u32::try_from(record.position.since(self.base)).expect("segments are below 4 GiB");
         let length = u32::try_from(record.bytes.len()).expect("records are bounded");
-        let at = self.table.append(&record.bytes)?;
+        let at = self.table.append(record.bytes)?;
         self.rows.extend_from_slice(&offset.to_be_bytes());
         self.rows.extend_from_slice(&length.to_le_bytes());
         self.rows.extend_from_slice(&record.stored_at.0.to_le_bytes());

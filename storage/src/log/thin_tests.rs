@@ -27,7 +27,7 @@ fn thinned(disk: &SimDisk, records: &[(u64, usize)]) {
     for (number, (offset, length)) in records.iter().enumerate() {
         let bytes = vec![number as u8 + 1; *length];
         let position = header().base.plus(*offset);
-        writer.keep(&Kept { position, stored_at: Timestamp(number as u64), bytes }).expect("power");
+        writer.keep(&Kept { position, stored_at: Timestamp(number as u64), bytes: &bytes }).expect("power");
     }
     writer.finish(disk).expect("power");
 }

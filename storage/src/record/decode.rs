@@ -15,7 +15,9 @@ use crate::view::catalog::{GroupSpec, TopicSpec};
 pub struct Framed<'a> {
     pub record: Record,
     pub body: &'a [u8],
-    /// Frame included.
+    /// As it lies in the batch, frame included.
+    pub bytes: &'a [u8],
+    /// Of `bytes`.
     pub length: u32,
 }
 
@@ -34,7 +36,8 @@ pub fn decode(bytes: &[u8]) -> Result<Framed<'_>, Malformed> {
     if record.has_body() == body.is_empty() {
         return Err(decoder.malformed());
     }
-    Ok(Framed { record, body, length: payload_length + FRAME_BYTES as u32 })
+    let length = payload_length + FRAME_BYTES as u32;
+    Ok(Framed { record, body, bytes: &bytes[..length as usize], length })
 }
 
 fn decode_payload(kind: u8, from: &mut Decoder<'_>) -> Result<Record, Malformed> {

@@ -4,6 +4,7 @@
 //! R1. Decoding what was encoded gives the same record; nothing is left over.
 //! R2. An unknown kind is an error, never skipped: a later version sets a feature bit before it writes one.
 
+mod batch;
 mod decode;
 mod encode;
 mod kind;
@@ -15,6 +16,7 @@ use base::{GroupId, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 use crate::hash::HashKey;
 use crate::view::catalog::{GroupSpec, TopicSpec};
 
+pub use batch::each;
 pub use decode::{Framed, decode};
 
 /// Bytes of the frame in front of each record: kind, three bytes zero, length of the payload.

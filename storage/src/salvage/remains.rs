@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::log::segment::Header;
 use crate::log::walk::{self, Flaw, Step};
-use crate::record::{Fact, Framed, Record};
+use crate::record::{self, Fact, Framed, Record};
 use crate::verify;
 use crate::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 use crate::view::queue::{Kept, QueueId};
@@ -95,7 +95,7 @@ pub fn look(disk: &dyn Disk) -> Result<Remains, SalvageError> {
         Step::Batch(found) => {
             remains.batches += 1;
             // What cannot be read ends the batch; `carillon log verify` names it.
-            let _is_read = verify::each_record(&found, &mut |_, framed| {
+            let _is_read = record::each(&found, &mut |_, framed| {
                 remains.record(&framed.record);
                 *is_any_hashed |= rule_out(&mut candidates, framed);
             });

@@ -15,9 +15,10 @@ use super::Upkeep;
 use crate::checkpoint::{self, ManifestFile, Pair};
 use crate::index::{self, SegmentIndex};
 use crate::log::recovery::Found;
-use crate::log::sealed::Reading;
+use crate::log::sealed::{self, Reading};
 use crate::log::segment::{self, Segment};
 use crate::log::thin;
+use crate::record;
 use crate::table::{self, Table, TableError};
 use crate::verify;
 use crate::view::queue::{Entry, QueueId};
@@ -172,11 +173,11 @@ impl Upkeep {
             }
             return true;
         }
-        let next = all.get(at + 1).filter(|next| next.header.base == segment.header.end());
+        let next_index = sealed::next_index(&all, at);
         let reading = part.reading.get_or_insert_with(|| Reading::new(segment));
         let began = reading.at();
         let wrong = &mut part.wrong;
-        let went = reading.go_on(segment, next.map(|next| next.header.base_index), left, &mut |found| {
+        let went = reading.go_on(segment, next_index, left, &mut |found| {
             wrong_bodies(&found, wrong);
         });
         // At least one: a budget must come to an end.
@@ -357,7 +358,7 @@ fn go_on(part: &mut Part, next: Option<u64>, bytes: u64, scrubbed: &mut Scrubbed
 
 /// Bodies that were wrong before their batch was written, or whose checksums somebody has mended around them.
 fn wrong_bodies(found: &Found<'_>, wrong: &mut Vec<Range<LogPosition>>) {
-    let read = verify::each_record(found, &mut |at, framed| {
+    let read = record::each(found, &mut |at, framed| {
         if framed.record.has_body() && verify::check_body(framed).is_err() {
             wrong.push(at..at.plus(framed.length.into()));
         }

@@ -6,6 +6,7 @@ use super::Upkeep;
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index::{self, BuildError, SegmentIndex, Site};
+use crate::log::sealed;
 use crate::log::segment::Segment;
 use crate::table::TableError;
 use crate::view::SharedViews;
@@ -25,9 +26,10 @@ impl Upkeep {
         let all = self.segments.load_full();
         let Some(at) = all.iter().position(|segment| segment.header.base >= self.sealed_to) else { return Ok(false) };
         let segment = &all[at];
-        let Some(next) = all.get(at + 1).filter(|_| applied >= segment.header.end()) else { return Ok(false) };
-        let next_index = (next.header.base == segment.header.end()).then_some(next.header.base_index);
-        let index = self.index(segment, next_index)?;
+        if at + 1 == all.len() || applied < segment.header.end() {
+            return Ok(false);
+        }
+        let index = self.index(segment, sealed::next_index(&all, at))?;
         self.views.index.add(index);
         let index = self.views.index.find(segment.header.base).expect("just added");
         let catalog = self.views.catalog.load_full();
@@ -57,10 +59,8 @@ impl Upkeep {
                 self.views.index.remove(*base);
                 continue;
             };
-            let next = all.get(at + 1).filter(|next| next.header.base == all[at].header.end());
-            let next_index = next.map(|next| next.header.base_index);
             let random = self.chance.next_u64();
-            let index = build(&*self.disk, &all[at], next_index, self.hash_key, random)?;
+            let index = build(&*self.disk, &all[at], sealed::next_index(&all, at), self.hash_key, random)?;
             self.views.index.add(index);
         }
         if !damaged.is_empty() {
@@ -86,7 +86,7 @@ fn open_or_build(
     }
 }
 
-fn build(
+pub(super) fn build(
     disk: &dyn Disk,
     segment: &Segment,
     next_index: Option<BatchIndex>,
@@ -107,9 +107,7 @@ pub fn open_all(
     random: &mut dyn FnMut() -> u64,
 ) -> Result<(), SealError> {
     for (at, segment) in segments.iter().enumerate().filter(|(_, segment)| segment.header.base < below) {
-        let next = segments.get(at + 1).filter(|next| next.header.base == segment.header.end());
-        let next_index = next.map(|next| next.header.base_index);
-        views.index.add(open_or_build(disk, segment, next_index, hash_key, random())?);
+        views.index.add(open_or_build(disk, segment, sealed::next_index(segments, at), hash_key, random())?);
     }
     Ok(())
 }

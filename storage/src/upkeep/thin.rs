@@ -14,10 +14,9 @@ use base::{BatchIndex, LogPosition, Timestamp, TopicId};
 use hashbrown::HashSet;
 
 use super::retention::{Asked, Policy, RetentionError};
-use super::{Owners, SealError, Upkeep, at_timers};
+use super::{Owners, SealError, Upkeep, at_timers, seal};
 use crate::checkpoint::Pair;
-use crate::index::{self, BuildError, STRETCH_BYTES, SegmentIndex};
-use crate::log::batch::HEADER_BYTES;
+use crate::index::{BuildError, STRETCH_BYTES, SegmentIndex};
 use crate::log::sealed;
 use crate::log::segment::{self, Segment};
 use crate::log::thin::{Kept, Thin, ThinWriter};
@@ -67,8 +66,7 @@ impl Upkeep {
             if bytes * 2 >= segment.bytes() || is_stubborn {
                 continue;
             }
-            let next = all.get(at + 1).filter(|next| next.header.base == segment.header.end());
-            let next_index = next.map(|next| next.header.base_index);
+            let next_index = sealed::next_index(&all, at);
             self.expire(owners, segment, &index, &|topic| !wanted.contains(&topic), &asked)?;
             self.stubborn.insert(base, bytes);
             return self.replace(owners, segment, next_index, &wanted, &asked).map(Some);
@@ -121,19 +119,11 @@ impl Upkeep {
             let replaced = |old: &Arc<Segment>| if old.header.base == range.start { &thinned } else { old }.clone();
             all.iter().map(replaced).collect::<Vec<_>>()
         });
-        self.reindex(&thinned)?;
+        let random = self.chance.next_u64();
+        self.views.index.add(seal::build(&*self.disk, &thinned, None, self.hash_key, random)?);
         Pair::remove(&*self.disk, &segment::name(range.start));
         tracing::info!(segment = range.start.0, before = done.before, after = done.after, "a segment was thinned");
         Ok(done)
-    }
-
-    fn reindex(&mut self, segment: &Segment) -> Result<(), SealError> {
-        let random = self.chance.next_u64();
-        let site = index::Site { disk: &*self.disk, segment, next_index: None, hash_key: self.hash_key, random };
-        index::build(&site)?;
-        let index = SegmentIndex::open(&*self.disk, segment.header.base, segment.header.cluster)?;
-        self.views.index.add(index);
-        Ok(())
     }
 
     /// Stretches of a segment that entries elsewhere point into, and that somebody may still read.
@@ -205,7 +195,7 @@ struct Keeping<'a> {
 }
 
 impl Keeping<'_> {
-    fn is_kept(&self, kept: &Kept, record: &Record) -> bool {
+    fn is_kept(&self, kept: &Kept<'_>, record: &Record) -> bool {
         let at = kept.position;
         let is_pointed_to = self.origins.contains(&at) || self.stretches.contains(&(at.0 / STRETCH_BYTES));
         match record {
@@ -222,31 +212,24 @@ impl Keeping<'_> {
     }
 }
 
-/// Every record of a segment, whole or thinned.
+/// Every record of a segment, whole or thinned. A recovery has read them before, and would have refused what cannot be read.
 fn each_record(
     segment: &Segment,
     next_index: Option<BatchIndex>,
-    visit: &mut dyn FnMut(Kept, &Record),
+    visit: &mut dyn FnMut(Kept<'_>, &Record),
 ) -> Result<(), SealError> {
     if let Some(thin) = &segment.thin {
         return Ok(thin.each(&mut |kept| {
-            let record = record::decode(&kept.bytes).map(|framed| framed.record);
-            if let Ok(record) = record {
-                visit(kept, &record);
+            if let Ok(framed) = record::decode(kept.bytes) {
+                visit(kept, &framed.record);
             }
         })?);
     }
     let read = sealed::read(segment, next_index, &mut |found| {
-        let mut position = found.header.position.plus(HEADER_BYTES as u64);
-        let mut rest = found.records;
-        for _ in 0..found.header.records {
-            // A recovery has read this batch before, and would have refused it.
-            let Ok(framed) = record::decode(rest) else { return };
-            let (bytes, later) = rest.split_at(framed.length as usize);
-            visit(Kept { position, stored_at: found.header.stored_at, bytes: bytes.to_vec() }, &framed.record);
-            position = position.plus(framed.length.into());
-            rest = later;
-        }
+        let stored_at = found.header.stored_at;
+        let _is_read = record::each(&found, &mut |position, framed| {
+            visit(Kept { position, stored_at, bytes: framed.bytes }, &framed.record);
+        });
     });
     read.map(drop).map_err(|error| BuildError::Segment(error).into())
 }

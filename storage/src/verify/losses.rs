@@ -9,13 +9,13 @@ use std::ops::Range;
 
 use base::{BatchIndex, LogPosition, QueueIndex, TopicId};
 
-use super::{check_body, each_record};
+use super::check_body;
 use crate::hash::HashKey;
 use crate::log::batch;
 use crate::log::segment;
 use crate::log::walk::{self, Flaw};
 use crate::message;
-use crate::record::{Fact, Framed, Head, Record};
+use crate::record::{self, Fact, Framed, Head, Record};
 
 /// A damaged range of the log, and who is hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Losses {
     pub(super) fn hole(&mut self, hole: walk::Hole<'_>) {
         if let Some(unsound) = &hole.unsound {
             // What ends the reading is no news: the batch is known to be damaged.
-            let _is_damaged = each_record(unsound, &mut |_, framed| self.read_unsound(framed));
+            let _is_damaged = record::each(unsound, &mut |_, framed| self.read_unsound(framed));
         }
         self.holes.push(Hole { range: hole.range, flaw: hole.flaw, batches: None, losses: Vec::new() });
     }

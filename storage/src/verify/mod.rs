@@ -15,8 +15,7 @@ use crate::checkpoint;
 use crate::codec::Malformed;
 use crate::disk::Disk;
 use crate::index;
-use crate::log::batch::HEADER_BYTES;
-use crate::log::recovery::{Found, OpenError, Start};
+use crate::log::recovery::{OpenError, Start};
 use crate::log::segment::{self, PREPARED_PREFIX};
 use crate::log::thin;
 use crate::log::walk::{self, Step, Walked};
@@ -180,7 +179,7 @@ pub fn directory(disk: &dyn Disk) -> Result<Verified, OpenError> {
             segment.records += u64::from(found.header.records);
             segment.bytes += found.header.total();
             losses.batch(&found.header);
-            let malformed = each_record(&found, &mut |position, framed| {
+            let malformed = record::each(&found, &mut |position, framed| {
                 segment.bodies += u64::from(framed.record.has_body());
                 losses.record(position, &framed.record);
                 if framed.record.has_body()
@@ -201,25 +200,6 @@ pub fn directory(disk: &dyn Disk) -> Result<Verified, OpenError> {
     let mut unknown: Vec<String> = names.into_iter().filter(|name| Kind::of(name) == Kind::Unknown).collect();
     unknown.sort_unstable();
     Ok(Verified { segments, losses, wrong, walked, beside, unknown })
-}
-
-/// Gives each record of a batch, as far as they can be read; then the place and cause that ended it.
-pub fn each_record(
-    batch: &Found<'_>,
-    visit: &mut dyn FnMut(LogPosition, &Framed<'_>),
-) -> Result<(), (LogPosition, Malformed)> {
-    let mut rest = batch.records;
-    let first = batch.header.position.plus(HEADER_BYTES as u64);
-    let at = |rest: &[u8]| first.plus((batch.records.len() - rest.len()) as u64);
-    for _ in 0..batch.header.records {
-        let framed = record::decode(rest).map_err(|cause| (at(rest), cause))?;
-        visit(at(rest), &framed);
-        rest = &rest[framed.length as usize..];
-    }
-    match rest.is_empty() {
-        true => Ok(()),
-        false => Err((at(rest), Malformed { what: "batch with bytes behind its records" })),
-    }
 }
 
 /// Reads the message of a body record, and holds it to its checksums.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::disk::sim::SimDisk;
+use crate::log::batch::HEADER_BYTES;
 use crate::log::walk::Flaw;
 use crate::log::{CommitRule, LogOptions};
 use crate::message::{BodyPart, Envelope, MessageKind};
