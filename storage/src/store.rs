@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::record::{self, Pointer, Record};
 use crate::table::TEMPORARY_PREFIX;
 use crate::timer::TimerCore;
-use crate::upkeep::{Legacy, SealError, Upkeep, open_all};
+use crate::upkeep::{Legacy, SealError, Upkeep, note_hole, open_all};
 use crate::view::Views;
 use crate::view::catalog::Catalog;
 use crate::view::progress::Shared;
@@ -184,11 +184,7 @@ fn begin(disk: &dyn Disk, timers: Bounds) -> Result<Beginning, OpenError> {
 /// What was damaged before, and what was found to be now.
 fn holes(kept: &[Manifest], report: &Report) -> Vec<Range<LogPosition>> {
     let mut holes = kept.last().map(|newest| newest.holes.clone()).unwrap_or_default();
-    for found in &report.quarantined {
-        holes.retain(|known| known.end <= found.start || known.start >= found.end);
-        holes.push(found.clone());
-    }
-    holes.sort_by_key(|hole| hole.start);
+    report.quarantined.iter().for_each(|found| note_hole(&mut holes, found.clone()));
     holes
 }
 

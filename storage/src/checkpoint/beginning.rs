@@ -86,7 +86,6 @@ impl Beginning {
             if !rows.is_empty() {
                 let identity = Identity { kind, store: self.store, random: random(), number: next_table };
                 let name = table::temporary(&data_name(kind, next_table));
-                super::files::remove_if_there(disk, &name)?;
                 let mut map = MapWriter::create(disk, &name, identity, key)?;
                 rows.iter().try_for_each(|(key, value)| map.put(key, Some(value)))?;
                 let bytes = map.finish()?;

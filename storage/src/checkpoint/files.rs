@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{Manifest, ManifestError};
-use crate::disk::{Disk, File};
+use crate::disk::{Disk, File, remove_if_there};
 use crate::table::{self, Kind, Table, TableError};
 
 const MANIFEST_PREFIX: &str = "checkpoint-";
@@ -61,13 +61,6 @@ impl ManifestFile {
     }
 }
 
-pub fn remove_if_there(disk: &dyn Disk, name: &str) -> io::Result<()> {
-    match disk.remove(name) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
-}
-
 /// A table of a checkpoint and its copy (K4).
 pub struct Pair;
 
@@ -119,14 +112,7 @@ impl Pair {
         number: u64,
         store: [u8; 16],
     ) -> Result<(Arc<Table>, Option<Arc<Table>>), TableError> {
-        let open = |name: String| {
-            let table = Table::open(disk, &name, store)?;
-            let identity = table.identity();
-            if (identity.kind, identity.number) != (kind, number) {
-                return Err(table.malformed("it is another table"));
-            }
-            Ok(Arc::new(table))
-        };
+        let open = |name: String| Self::half(disk, &name, kind, number, store).map(Arc::new);
         match (open(data_name(kind, number)), open(copy_name(kind, number))) {
             (Ok(table), Ok(copy)) => Ok((table, Some(copy))),
             (Ok(one), Err(error)) | (Err(error), Ok(one)) => {
@@ -137,13 +123,19 @@ impl Pair {
         }
     }
 
-    /// Opens one half, every block read.
-    pub fn check(disk: &dyn Disk, name: &str, kind: Kind, number: u64, store: [u8; 16]) -> Result<Table, TableError> {
+    /// Opens one half; no block is read now.
+    pub fn half(disk: &dyn Disk, name: &str, kind: Kind, number: u64, store: [u8; 16]) -> Result<Table, TableError> {
         let table = Table::open(disk, name, store)?;
         let identity = table.identity();
-        if (identity.kind, identity.number) != (kind, number) {
-            return Err(table.malformed("it is another table"));
+        match (identity.kind, identity.number) == (kind, number) {
+            true => Ok(table),
+            false => Err(table.malformed("it is another table")),
         }
+    }
+
+    /// Opens one half, every block read.
+    pub fn check(disk: &dyn Disk, name: &str, kind: Kind, number: u64, store: [u8; 16]) -> Result<Table, TableError> {
+        let table = Self::half(disk, name, kind, number, store)?;
         table.verify()?;
         Ok(table)
     }

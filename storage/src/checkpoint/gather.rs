@@ -11,7 +11,7 @@ use base::LogPosition;
 use super::files::{self, Pair};
 use super::{Chain, Manifest, TableRef};
 use crate::codec::Encode;
-use crate::disk::Disk;
+use crate::disk::{Disk, remove_if_there};
 use crate::table::map::{self, MapWriter};
 use crate::table::{self, Identity, Kind, Table, TableError};
 use crate::view::SharedViews;
@@ -97,10 +97,9 @@ impl Gathering<'_> {
         self.before.map(|before| before.chain(kind)).unwrap_or_default()
     }
 
-    pub(super) fn begin(&mut self, kind: Kind) -> io::Result<(String, Identity)> {
+    pub(super) fn begin(&mut self, kind: Kind) -> (String, Identity) {
         let name = table::temporary(&files::data_name(kind, self.next_table));
-        files::remove_if_there(self.disk, &name)?;
-        Ok((name, Identity { kind, store: self.store, random: (self.random)(), number: self.next_table }))
+        (name, Identity { kind, store: self.store, random: (self.random)(), number: self.next_table })
     }
 
     pub(super) fn publish(&mut self, kind: Kind, bytes: u64) -> Result<TableRef, CheckpointError> {
@@ -117,7 +116,7 @@ impl Gathering<'_> {
         key: usize,
         fill: &mut dyn FnMut(&mut Put<'_>) -> Result<(), CheckpointError>,
     ) -> Result<Option<TableRef>, CheckpointError> {
-        let (name, identity) = self.begin(kind)?;
+        let (name, identity) = self.begin(kind);
         let mut map = MapWriter::create(self.disk, &name, identity, key)?;
         let mut count = 0u64;
         fill(&mut |key, value| {
@@ -125,7 +124,7 @@ impl Gathering<'_> {
             map.put(key, value)
         })?;
         if count == 0 {
-            files::remove_if_there(self.disk, &name)?;
+            remove_if_there(self.disk, &name)?;
             return Ok(None);
         }
         let bytes = map.finish()?;

@@ -22,7 +22,7 @@ impl Gathering<'_> {
         let durable = states.iter().map(|state| (state.number, state.version)).collect();
         let mut installed = Installed { run: None, durable };
         if let Some(young) = young {
-            let (name, identity) = self.begin(Kind::Timers)?;
+            let (name, identity) = self.begin(Kind::Timers);
             let mut table = TableWriter::create(self.disk, &name, identity)?;
             let written = young.write(&mut table)?;
             let bytes = table.finish()?;
@@ -44,7 +44,7 @@ impl Gathering<'_> {
     }
 
     fn ledger(&mut self, ledger: &Ledger) -> Result<TableRef, CheckpointError> {
-        let (name, identity) = self.begin(Kind::Ledgers)?;
+        let (name, identity) = self.begin(Kind::Ledgers);
         let mut table = TableWriter::create(self.disk, &name, identity)?;
         ledger.write(&mut table)?;
         let bytes = table.finish()?;
@@ -53,7 +53,7 @@ impl Gathering<'_> {
 
     /// Writes a merged run, durable when this returns.
     pub fn merge_runs(&mut self, plan: &mut Plan) -> Result<Run, MergeError> {
-        let (name, identity) = self.begin(Kind::Timers)?;
+        let (name, identity) = self.begin(Kind::Timers);
         let mut table = TableWriter::create(self.disk, &name, identity)?;
         let ledger = plan.write(&mut table)?;
         table.finish()?;

@@ -65,3 +65,11 @@ pub struct Space {
     pub free: u64,
     pub total: u64,
 }
+
+/// Removes a file that may be there.
+pub fn remove_if_there(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    match disk.remove(name) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

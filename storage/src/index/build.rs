@@ -56,10 +56,6 @@ pub fn build(site: &Site<'_>) -> Result<(), BuildError> {
     }
     let name = name(header.base);
     let temporary = table::temporary(&name);
-    // Left behind by a run that was cut short.
-    if site.disk.list()?.contains(&temporary) {
-        site.disk.remove(&temporary)?;
-    }
     let identity = Identity { kind: Kind::Index, store: header.cluster, random: site.random, number: header.base.0 };
     gathered.write(TableWriter::create(site.disk, &temporary, identity)?)?;
     table::publish(site.disk, &temporary, &name)?;

@@ -210,10 +210,6 @@ pub struct ThinWriter {
 impl ThinWriter {
     pub fn create(disk: &dyn Disk, header: &Header, summary: &Summary, random: u64) -> io::Result<Self> {
         let temporary = table::temporary(&name(header.base));
-        match disk.remove(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let identity = Identity { kind: Kind::Thin, store: header.cluster, random, number: header.base.0 };
         let mut table = TableWriter::create(disk, &temporary, identity)?;
         table.bytes(ORIGIN)?;

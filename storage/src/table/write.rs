@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::{BLOCK, FORMAT_VERSION, Identity, MAGIC, PAYLOAD, SECTION_BYTES, SECTIONS_AT, SECTIONS_MAX};
-use crate::disk::{Disk, File};
+use crate::disk::{Disk, File, remove_if_there};
 
 /// Bytes of complete blocks that wait to be written.
 const PIECE: usize = 1 << 20;
@@ -36,8 +36,9 @@ pub struct TableWriter {
 }
 
 impl TableWriter {
-    /// A new file of this name; see [`super::temporary`].
+    /// A new file of this name, in place of what a run that was cut short has left; see [`super::temporary`].
     pub fn create(disk: &dyn Disk, name: &str, identity: Identity) -> io::Result<Self> {
+        remove_if_there(disk, name)?;
         let file = disk.create(name, 0)?;
         Ok(Self {
             file,

@@ -75,6 +75,13 @@ pub(crate) fn at_timers<T: Send + 'static>(
     slot.lock().take().expect("an errand is done when the call returns")
 }
 
+/// Adds a damaged range to those that are known, in place of what it overlaps.
+pub(crate) fn note_hole(holes: &mut Vec<Range<LogPosition>>, found: Range<LogPosition>) {
+    holes.retain(|known| known.end <= found.start || known.start >= found.end);
+    let at = holes.partition_point(|known| known.start < found.start);
+    holes.insert(at, found);
+}
+
 /// What a recovery leaves for upkeep to go on from.
 pub struct Legacy {
     pub store: [u8; 16],

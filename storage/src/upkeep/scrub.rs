@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use base::{LogPosition, QueueIndex, QueueOffset, TopicId};
 
-use super::Upkeep;
+use super::{Upkeep, note_hole};
 use crate::checkpoint::{self, ManifestFile, Pair};
 use crate::index::{self, SegmentIndex};
 use crate::log::recovery::Found;
@@ -19,7 +19,7 @@ use crate::log::sealed::{self, Reading};
 use crate::log::segment::{self, Segment};
 use crate::log::thin;
 use crate::record;
-use crate::table::{self, Table, TableError};
+use crate::table;
 use crate::verify;
 use crate::view::queue::{Entry, QueueId};
 
@@ -207,9 +207,7 @@ impl Upkeep {
             if self.holes.iter().any(is_known) {
                 continue;
             }
-            self.holes.retain(|known| known.end <= range.start || known.start >= range.end);
-            self.holes.push(range.clone());
-            self.holes.sort_by_key(|hole| hole.start);
+            note_hole(&mut self.holes, range.clone());
             let lost = self.lost_in(segment, &range);
             let named = self.name(&lost);
             tracing::error!(
@@ -297,7 +295,8 @@ impl Upkeep {
             Half::Data => checkpoint::data_name(kind, number),
             Half::Copy => checkpoint::copy_name(kind, number),
         };
-        let read = self.table(&name, kind, number).and_then(|table| table.verify_from(part.block, blocks(left)));
+        let read = Pair::half(&*self.disk, &name, kind, number, self.store)
+            .and_then(|table| table.verify_from(part.block, blocks(left)));
         match read {
             Ok((next, bytes)) => return go_on(part, next, bytes, scrubbed),
             Err(error) if !error.is_damage() => return self.unread(name, &error, scrubbed),
@@ -314,15 +313,6 @@ impl Upkeep {
         };
         scrubbed.found.push(found);
         true
-    }
-
-    fn table(&self, name: &str, kind: table::Kind, number: u64) -> Result<Table, TableError> {
-        let table = Table::open(&*self.disk, name, self.store)?;
-        let identity = table.identity();
-        match (identity.kind, identity.number) == (kind, number) {
-            true => Ok(table),
-            false => Err(table.malformed("it is another table")),
-        }
     }
 
     /// A manifest is in memory too.
