@@ -54,6 +54,27 @@ pub struct Envelope {
     pub lite_topic: Option<String>,
 }
 
+impl Envelope {
+    /// Without anything that may be left out.
+    pub fn new(kind: MessageKind, message_id: String, born_at: Timestamp, born_host: String) -> Self {
+        Self {
+            kind,
+            is_gzip: false,
+            message_id,
+            born_at,
+            born_host,
+            tag: None,
+            keys: Vec::new(),
+            properties: Vec::new(),
+            message_group: None,
+            deliver_at: None,
+            trace_context: None,
+            priority: None,
+            lite_topic: None,
+        }
+    }
+}
+
 /// A message read back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
@@ -188,21 +209,7 @@ fn decode_envelope(bytes: &[u8]) -> Result<(Envelope, [u8; 16]), Malformed> {
     let born_at = Timestamp(decoder.varint()?);
     let message_id = decoder.text()?.to_owned();
     let born_host = decoder.text()?.to_owned();
-    let mut envelope = Envelope {
-        kind,
-        is_gzip,
-        message_id,
-        born_at,
-        born_host,
-        tag: None,
-        keys: Vec::new(),
-        properties: Vec::new(),
-        message_group: None,
-        deliver_at: None,
-        trace_context: None,
-        priority: None,
-        lite_topic: None,
-    };
+    let mut envelope = Envelope { is_gzip, ..Envelope::new(kind, message_id, born_at, born_host) };
     while !decoder.rest().is_empty() {
         decode_field(&mut decoder, &mut envelope)?;
     }

@@ -18,6 +18,8 @@ use crate::sources;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
 const ENDED_WITHIN: Duration = Duration::from_secs(30);
+/// How long one GET may take.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 const LOG_LINES_SHOWN: usize = 40;
 
 /// A server with one data directory, which may be ended and started again. Ports stay the same.
@@ -132,7 +134,7 @@ impl Server {
             let mut answer = String::new();
             stream.read_to_string(&mut answer).await.map(|_| answer)
         };
-        timeout(ENDED_WITHIN, work).await.expect("an answer in time").expect("the server is there")
+        timeout(ANSWERED_WITHIN, work).await.expect("an answer in time").expect("the server is there")
     }
 
     /// The end of what the server logged.

@@ -26,21 +26,7 @@ fn numbers(pointers: &[Pointer]) -> Vec<u64> {
 
 /// The body of the message that was sent as number `number`.
 fn body(number: u64) -> StoredMessage {
-    let envelope = Envelope {
-        kind: MessageKind::Normal,
-        is_gzip: false,
-        message_id: number.to_string(),
-        born_at: Timestamp(1),
-        born_host: String::new(),
-        tag: None,
-        keys: Vec::new(),
-        properties: Vec::new(),
-        message_group: None,
-        deliver_at: None,
-        trace_context: None,
-        priority: None,
-        lite_topic: None,
-    };
+    let envelope = Envelope::new(MessageKind::Normal, number.to_string(), Timestamp(1), String::new());
     StoredMessage { topic: PAIR.topic, envelope, md5: [0; 16], body: bytes::Bytes::new() }
 }
 

@@ -153,19 +153,9 @@ impl OldStore {
         self.sent += 1;
         let group_hash = self.parts().reader.hash_key().message_group("a");
         let envelope = Envelope {
-            kind: MessageKind::Fifo,
-            is_gzip: false,
-            message_id: format!("id {number}"),
-            born_at: Timestamp(1),
-            born_host: "host".into(),
-            tag: None,
             keys: vec![format!("key {number}")],
-            properties: Vec::new(),
             message_group: Some("a".into()),
-            deliver_at: None,
-            trace_context: None,
-            priority: None,
-            lite_topic: None,
+            ..Envelope::new(MessageKind::Fifo, format!("id {number}"), Timestamp(1), "host".into())
         };
         self.clock.advance_ms(10);
         let head = Head { topic: TOPIC, tag_hash: 0, group_hash, priority: 0 };

@@ -92,21 +92,7 @@ impl Story {
 
     /// A message with this body, at this position.
     fn store(&self, position: u64, body: &str) -> Pointer {
-        let envelope = Envelope {
-            kind: MessageKind::Normal,
-            is_gzip: false,
-            message_id: body.into(),
-            born_at: Timestamp(1),
-            born_host: "host".into(),
-            tag: None,
-            keys: Vec::new(),
-            properties: Vec::new(),
-            message_group: None,
-            deliver_at: None,
-            trace_context: None,
-            priority: None,
-            lite_topic: None,
-        };
+        let envelope = Envelope::new(MessageKind::Normal, body.into(), Timestamp(1), "host".into());
         let head = Head { topic: TopicId(1), tag_hash: 0, group_hash: 0, priority: 0 };
         let record = Record::Message { head, queue: QueueIndex(0), offset: QueueOffset(0) };
         let part = BodyPart::encode(&envelope, body.as_bytes());

@@ -63,19 +63,8 @@ impl Aged {
 
     pub fn send(&mut self, group: &str) {
         let envelope = Envelope {
-            kind: MessageKind::Fifo,
-            is_gzip: false,
-            message_id: format!("id{}", self.placed.len()),
-            born_at: Timestamp(1),
-            born_host: "host".into(),
-            tag: None,
-            keys: Vec::new(),
-            properties: Vec::new(),
             message_group: Some(group.into()),
-            deliver_at: None,
-            trace_context: None,
-            priority: None,
-            lite_topic: None,
+            ..Envelope::new(MessageKind::Fifo, format!("id{}", self.placed.len()), Timestamp(1), "host".into())
         };
         let part = BodyPart::encode(&envelope, &[b'x'; 5000]);
         let group_hash = self.recovered.reader.hash_key().message_group(group);

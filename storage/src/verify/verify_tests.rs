@@ -98,19 +98,8 @@ impl Store {
 
 fn part(group: &str) -> BodyPart {
     let envelope = Envelope {
-        kind: MessageKind::Fifo,
-        is_gzip: false,
-        message_id: "id".into(),
-        born_at: Timestamp(1),
-        born_host: "host".into(),
-        tag: None,
-        keys: Vec::new(),
-        properties: Vec::new(),
         message_group: Some(group.into()),
-        deliver_at: None,
-        trace_context: None,
-        priority: None,
-        lite_topic: None,
+        ..Envelope::new(MessageKind::Fifo, "id".into(), Timestamp(1), "host".into())
     };
     BodyPart::encode(&envelope, &[b'x'; 5000])
 }

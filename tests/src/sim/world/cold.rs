@@ -133,20 +133,6 @@ impl World {
     }
 
     pub(super) fn plain_envelope(&self) -> Envelope {
-        Envelope {
-            kind: MessageKind::Normal,
-            is_gzip: false,
-            message_id: "0".into(),
-            born_at: self.clock.now(),
-            born_host: String::new(),
-            tag: None,
-            keys: Vec::new(),
-            properties: Vec::new(),
-            message_group: None,
-            deliver_at: None,
-            trace_context: None,
-            priority: None,
-            lite_topic: None,
-        }
+        Envelope::new(MessageKind::Normal, "0".into(), self.clock.now(), String::new())
     }
 }

@@ -56,19 +56,10 @@ impl World {
         let group_hash = if lane.is_empty() { 0 } else { key.message_group(lane) };
         let head = Head { topic, tag_hash: key.tag(TAGS[usize::from(tag)]), group_hash, priority: 0 };
         let envelope = Envelope {
-            kind: MessageKind::Normal,
-            is_gzip: false,
-            message_id: id.to_string(),
-            born_at: wall,
-            born_host: "simulation".into(),
             tag: Some(TAGS[usize::from(tag)].into()),
-            keys: Vec::new(),
-            properties: Vec::new(),
             message_group: (!lane.is_empty()).then(|| lane.to_owned()),
             deliver_at: due,
-            trace_context: None,
-            priority: None,
-            lite_topic: None,
+            ..Envelope::new(MessageKind::Normal, id.to_string(), wall, "simulation".into())
         };
         let body_kind = match kind {
             Kind::Visible => BodyKind::Visible,
