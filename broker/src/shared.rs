@@ -85,16 +85,7 @@ impl Shared {
 
     /// A topic that is not there yet, kept as the defaults say.
     pub fn new_topic(&self, name: TopicName, kind: TopicKind, queues: u16) -> TopicSpec {
-        TopicSpec {
-            id: TopicId(0),
-            name,
-            kind,
-            queues,
-            created_at: self.clock.now(),
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
-        }
+        TopicSpec::new(name, kind, queues, self.clock.now())
     }
 
     pub async fn create_topic(&self, spec: TopicSpec) -> Result<(TopicSpec, bool), AppendError> {

@@ -34,16 +34,7 @@ struct Store {
 }
 
 fn topic(name: &str, kind: TopicKind) -> TopicSpec {
-    TopicSpec {
-        id: TOPIC,
-        name: TopicName::parse(name).unwrap(),
-        kind,
-        queues: 1,
-        created_at: Timestamp(1_000_000),
-        is_dropped: false,
-        retention: None,
-        retention_bytes: None,
-    }
+    TopicSpec { id: TOPIC, ..TopicSpec::new(TopicName::parse(name).unwrap(), kind, 1, Timestamp(1_000_000)) }
 }
 
 impl Store {

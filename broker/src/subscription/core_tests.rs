@@ -408,13 +408,7 @@ fn an_ordered_batch_stays_out_over_a_restart_until_its_client_settles_it() {
 #[test]
 fn a_message_that_an_old_handle_is_settling_is_not_overtaken_by_those_behind_it() {
     let mut story = Story::new(true, 9);
-    story.send(&[7, 7, 7]);
-    story.poll(1, "a", 2);
-    story.commit();
-    let back = Verdict::Return { after: Duration::ZERO, is_suspended: false };
-    story.settle(10, 1, 0, back);
-    story.settle(11, 1, 1, back);
-    story.commit();
+    story.two_of_three_come_back();
     story.restart();
     story.settle(12, 1, 1, Verdict::Ack);
     story.poll(2, "b", 9);

@@ -291,13 +291,7 @@ fn what_is_out_when_its_key_is_parked_stays_with_its_client_and_the_rest_waits_f
 fn what_is_just_being_acknowledged_is_not_overtaken_by_what_follows_it() {
     for (is_refused, dead) in [(false, vec![0, 2]), (true, vec![0, 1, 2])] {
         let mut story = Story::new(true, 3);
-        story.send(&[7, 7, 7]);
-        story.poll(1, "a", 2);
-        story.commit();
-        let back = Verdict::Return { after: Duration::ZERO, is_suspended: false };
-        story.settle(10, 1, 0, back);
-        story.settle(11, 1, 1, back);
-        story.commit();
+        story.two_of_three_come_back();
         let handle = story.receipt(1, 1);
         story.restart();
         story.operate(&park(7, true));

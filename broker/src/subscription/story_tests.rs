@@ -83,6 +83,17 @@ impl Story {
         }
     }
 
+    /// Three messages of one key: the first two were handed out to "a", and given back at once.
+    pub fn two_of_three_come_back(&mut self) {
+        self.send(&[7, 7, 7]);
+        self.poll(1, "a", 2);
+        self.commit();
+        let back = Verdict::Return { after: Duration::ZERO, is_suspended: false };
+        self.settle(10, 1, 0, back);
+        self.settle(11, 1, 1, back);
+        self.commit();
+    }
+
     /// The process ends and starts again: whatever was not committed is gone.
     pub fn restart(&mut self) {
         self.appends.clear();
@@ -265,13 +276,7 @@ fn views(queues: u16, created_at: Timestamp) -> Views {
     let mut views = Views::default();
     let topic = TopicSpec {
         id: PAIR.topic,
-        name: TopicName::parse("orders").unwrap(),
-        kind: TopicKind::Fifo,
-        queues,
-        created_at,
-        is_dropped: false,
-        retention: None,
-        retention_bytes: None,
+        ..TopicSpec::new(TopicName::parse("orders").unwrap(), TopicKind::Fifo, queues, created_at)
     };
     let group = GroupSpec {
         id: PAIR.group,

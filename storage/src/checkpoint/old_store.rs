@@ -88,13 +88,7 @@ impl OldStore {
         let created_at = Timestamp(1_000_000);
         let topic = TopicSpec {
             id: TOPIC,
-            name: TopicName::parse("orders").expect("legal"),
-            kind: TopicKind::Fifo,
-            queues: 1,
-            created_at,
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
+            ..TopicSpec::new(TopicName::parse("orders").expect("legal"), TopicKind::Fifo, 1, created_at)
         };
         let group = GroupSpec {
             id: GROUP,

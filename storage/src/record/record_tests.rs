@@ -81,13 +81,8 @@ fn samples() -> Vec<Record> {
         publish(Why::Redrive { group }),
         Record::Topic(TopicSpec {
             id: topic,
-            name: name("%DLQ%g"),
-            kind: TopicKind::DeadLetter,
-            queues: 1024,
-            created_at: due,
             is_dropped: true,
-            retention: None,
-            retention_bytes: None,
+            ..TopicSpec::new(name("%DLQ%g"), TopicKind::DeadLetter, 1024, due)
         }),
         Record::Members { hash_key: HashKey([7; 16]), voters: vec![1, 2, 3] },
         Record::Epoch { node: 9 },

@@ -241,16 +241,7 @@ impl Remains {
 
     fn spec(&self, id: TopicId, topic: &TopicRemains, now: Timestamp) -> TopicSpec {
         let queues = topic.queues.keys().last().map_or(1, |last| last.0 + 1);
-        let made_up = TopicSpec {
-            id,
-            name: self.name_of(id),
-            kind: TopicKind::Mixed,
-            queues,
-            created_at: now,
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
-        };
+        let made_up = TopicSpec { id, ..TopicSpec::new(self.name_of(id), TopicKind::Mixed, queues, now) };
         match &topic.spec {
             Some(spec) => {
                 TopicSpec { name: made_up.name, is_dropped: false, queues: spec.queues.max(queues), ..spec.clone() }

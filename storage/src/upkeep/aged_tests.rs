@@ -43,16 +43,7 @@ impl Aged {
     pub fn new() -> Self {
         let disk = SimDisk::new(1);
         let mut aged = Self { recovered: open(&disk).unwrap(), disk, placed: Vec::new() };
-        let spec = TopicSpec {
-            id: TopicId(0),
-            name: TopicName::parse("orders").unwrap(),
-            kind: TopicKind::Fifo,
-            queues: 1,
-            created_at: Timestamp(1),
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
-        };
+        let spec = TopicSpec::new(TopicName::parse("orders").unwrap(), TopicKind::Fifo, 1, Timestamp(1));
         aged.commit(Request::CreateTopic(spec));
         for half in 0..2 {
             (half * 30..half * 30 + 30).for_each(|number| aged.send(&format!("g{}", number % 7)));

@@ -181,6 +181,12 @@ impl Upkeep {
         self.kept.last()
     }
 
+    /// U2: what lies below has two checkpoints behind it, and is needed by neither for what it says.
+    fn behind_checkpoints(&self) -> Option<LogPosition> {
+        let [older, newer] = self.kept.as_slice() else { return None };
+        Some(older.replay_from.min(newer.replay_from))
+    }
+
     /// The next checkpoint holds everything, and is due: of this one something is damaged for good.
     pub fn is_adrift(&self) -> bool {
         self.is_adrift

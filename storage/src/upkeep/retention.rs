@@ -91,9 +91,7 @@ impl Upkeep {
         now: Timestamp,
     ) -> Result<Retained, RetentionError> {
         let mut done = Retained::default();
-        // U2: with two checkpoints behind it, a segment is needed by neither for what it says.
-        let [older, newer] = self.kept.as_slice() else { return Ok(done) };
-        let below = older.replay_from.min(newer.replay_from);
+        let Some(below) = self.behind_checkpoints() else { return Ok(done) };
         let all = self.segments.load_full();
         let last = all.len().saturating_sub(1);
         let mut bytes: u64 = all.iter().map(|segment| segment.bytes()).sum();

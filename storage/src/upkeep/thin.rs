@@ -51,8 +51,7 @@ impl Upkeep {
         policy: &Policy,
         now: Timestamp,
     ) -> Result<Option<Thinned>, ThinError> {
-        let [older, newer] = self.kept.as_slice() else { return Ok(None) };
-        let below = older.replay_from.min(newer.replay_from);
+        let Some(below) = self.behind_checkpoints() else { return Ok(None) };
         let all = self.segments.load_full();
         let limits = self.topic_limits(policy);
         let asked = Asked { policy, now, is_over: false, limits: &limits };

@@ -37,16 +37,7 @@ impl Store {
     fn new() -> Self {
         let disk = SimDisk::new(1);
         let mut store = Self { recovered: Self::open(&disk), disk };
-        let spec = TopicSpec {
-            id: TopicId(0),
-            name: TopicName::parse("orders").unwrap(),
-            kind: TopicKind::Fifo,
-            queues: 1,
-            created_at: Timestamp(1),
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
-        };
+        let spec = TopicSpec::new(TopicName::parse("orders").unwrap(), TopicKind::Fifo, 1, Timestamp(1));
         store.commit(Request::CreateTopic(spec));
         store
     }

@@ -24,13 +24,7 @@ impl Story {
         let created_at = Timestamp(1);
         story.apply(Record::Topic(TopicSpec {
             id: TOPIC,
-            name: TopicName::parse("t").expect("legal"),
-            kind: TopicKind::Mixed,
-            queues: 1,
-            created_at,
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
+            ..TopicSpec::new(TopicName::parse("t").expect("legal"), TopicKind::Mixed, 1, created_at)
         }));
         story.apply(Record::Group(GroupSpec {
             id: GROUP,

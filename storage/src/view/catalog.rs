@@ -241,6 +241,20 @@ impl Catalog {
 }
 
 impl TopicSpec {
+    /// Of a topic that has no number yet, and is kept as the defaults say.
+    pub fn new(name: TopicName, kind: TopicKind, queues: u16, created_at: Timestamp) -> Self {
+        Self {
+            id: TopicId(0),
+            name,
+            kind,
+            queues,
+            created_at,
+            is_dropped: false,
+            retention: None,
+            retention_bytes: None,
+        }
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.varint(self.id.0.into());
         out.text(self.name.as_str());
@@ -357,13 +371,7 @@ mod tests {
     fn a_topic_that_says_nothing_of_retention_is_read() {
         let spec = TopicSpec {
             id: TopicId(3),
-            name: TopicName::parse("old").expect("legal"),
-            kind: TopicKind::Normal,
-            queues: 4,
-            created_at: Timestamp(5),
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
+            ..TopicSpec::new(TopicName::parse("old").expect("legal"), TopicKind::Normal, 4, Timestamp(5))
         };
         let mut bytes = Vec::new();
         spec.encode(&mut bytes);

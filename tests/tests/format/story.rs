@@ -116,16 +116,7 @@ impl Story {
         let created_at = Timestamp(1_650_000_000_000);
         let topic = |name: &str, kind, queues| {
             let name = TopicName::parse(name).expect("legal");
-            Request::CreateTopic(TopicSpec {
-                id: TopicId(0),
-                name,
-                kind,
-                queues,
-                created_at,
-                is_dropped: false,
-                retention: None,
-                retention_bytes: None,
-            })
+            Request::CreateTopic(TopicSpec::new(name, kind, queues, created_at))
         };
         let steps = BackoffSpec::Steps([1, 300].map(Duration::from_secs).into());
         let (first, max) = (Duration::from_millis(5), Duration::from_secs(9));
@@ -224,16 +215,7 @@ impl Story {
             let create = |n: u64| {
                 let name = TopicName::parse(&format!("topic-{round}-{n}")).expect("legal");
                 let created_at = Timestamp(n);
-                Request::CreateTopic(TopicSpec {
-                    id: TopicId(0),
-                    name,
-                    kind: TopicKind::Lite,
-                    queues: 1,
-                    created_at,
-                    is_dropped: false,
-                    retention: None,
-                    retention_bytes: None,
-                })
+                Request::CreateTopic(TopicSpec::new(name, TopicKind::Lite, 1, created_at))
             };
             self.disk.crash_after(1 + round % 2);
             let requests = (0..20).map(create);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use base::{Clock, GroupName, QueueIndex, QueueOffset, TopicId, TopicName};
+use base::{Clock, GroupName, QueueIndex, QueueOffset, TopicName};
 use storage::message::{BodyPart, Envelope, MessageKind};
 use storage::record::{AckRange, Fact, FilterSpec, Head, LeaseEntry, Pending, RetryEntry, ScheduleSpec, Why};
 use storage::request::{BodyKind, Change, NewBody, Request};
@@ -120,16 +120,7 @@ impl World {
     pub(super) fn named_topic(&self, number: u64) -> Request {
         let name = TopicName::parse(&format!("extra{number}")).expect("legal");
         let (kind, created_at) = (TopicKind::Mixed, self.clock.now());
-        Request::CreateTopic(TopicSpec {
-            id: TopicId(0),
-            name,
-            kind,
-            queues: 2,
-            created_at,
-            is_dropped: false,
-            retention: None,
-            retention_bytes: None,
-        })
+        Request::CreateTopic(TopicSpec::new(name, kind, 2, created_at))
     }
 
     pub(super) fn plain_envelope(&self) -> Envelope {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use base::{Clock, GroupId, GroupName, TopicId, TopicName};
+use base::{Clock, GroupId, GroupName, TopicName};
 use broker::api::Language;
 use storage::record::{Fact, FilterSpec};
 use storage::request::{Change, Request};
@@ -44,16 +44,7 @@ impl World {
             // One that stays where the others go, so that segments are worth thinning.
             let retention = (kind == TopicKind::Fifo).then_some(Duration::from_secs(900));
             let name = TopicName::parse(name).expect("legal");
-            let spec = TopicSpec {
-                id: TopicId(0),
-                name,
-                kind,
-                queues,
-                created_at: self.clock.now(),
-                is_dropped: false,
-                retention,
-                retention_bytes: None,
-            };
+            let spec = TopicSpec { retention, ..TopicSpec::new(name, kind, queues, self.clock.now()) };
             self.submit(Owner::Nobody, Request::CreateTopic(spec));
         }
         for (name, order, attempts_max, _) in PAIRS {

@@ -119,16 +119,7 @@ impl World {
                     Some(id) => self.dead_letter_topic(index, Ok(id)),
                     None => {
                         let (kind, created_at) = (TopicKind::DeadLetter, now.wall);
-                        let spec = TopicSpec {
-                            id: TopicId(0),
-                            name,
-                            kind,
-                            queues: 1,
-                            created_at,
-                            is_dropped: false,
-                            retention: None,
-                            retention_bytes: None,
-                        };
+                        let spec = TopicSpec::new(name, kind, 1, created_at);
                         self.submit(Owner::DeadLetterTopic(index), Request::CreateTopic(spec));
                     }
                 }
