@@ -14,6 +14,11 @@ pub struct ParseDurationError {
 // Longest suffix first: "ms" ends in "s".
 const UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
+/// Whole milliseconds; what has too many for 64 bits is as long as can be.
+pub fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Reads one duration.
 pub fn parse(text: &str) -> Result<Duration, ParseDurationError> {
     let trimmed = text.trim();
@@ -27,7 +32,7 @@ pub fn parse(text: &str) -> Result<Duration, ParseDurationError> {
 
 /// Writes a duration in its largest whole unit.
 pub fn format(duration: Duration) -> String {
-    let ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let ms = ms(duration);
     match UNITS.iter().rev().find(|(_, unit)| ms >= *unit && ms.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{}{name}", ms / unit),
         None => "0s".into(),

@@ -37,7 +37,7 @@ pub async fn run(shared: Arc<Shared>) {
         for prepared in due(&shared, &mut asked, now) {
             let turn = asked.get(&prepared.pointer.position).map_or(0, |state| state.checks);
             if ask(&shared, &prepared, turn).await {
-                let every = u64::try_from(shared.config.transactions.check_every.as_millis()).unwrap_or(u64::MAX);
+                let every = base::duration::ms(shared.config.transactions.check_every);
                 let state = asked.get_mut(&prepared.pointer.position).expect("what is due was noted");
                 state.checks += 1;
                 state.next = now.plus_ms(every);
@@ -73,7 +73,7 @@ fn due(shared: &Shared, asked: &mut HashMap<LogPosition, Asked>, now: Timestamp)
 /// After a restart, the checks that its age says were made count as made.
 fn first(shared: &Shared, prepared: &Prepared, now: Timestamp) -> Asked {
     let settings = &shared.config.transactions;
-    let every = u64::try_from(settings.check_every.as_millis()).unwrap_or(u64::MAX).max(1);
+    let every = base::duration::ms(settings.check_every).max(1);
     let first = prepared.prepared_at.plus_ms(prepared.check_after_ms.into());
     let passed = now.0.checked_sub(first.0).map_or(0, |since| since / every);
     // One is always left: a server that was down for long must still ask.

@@ -293,7 +293,7 @@ impl Gauges {
             self.set("carillon_disk_reserve_bytes", &[], shared.store.reserve().reserve);
         }
         if let Some(left) = figures.headroom {
-            self.set_seconds("carillon_disk_headroom_seconds", &[], crate::operate::ms(left));
+            self.set_seconds("carillon_disk_headroom_seconds", &[], base::duration::ms(left));
         }
         let Some(holdings) = figures.holdings else { return };
         if let Some(first) = holdings.first {

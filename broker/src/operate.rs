@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::duration::ms;
 use base::limits::*;
 use base::{GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
 use storage::reads::{Asker, Urgency};
@@ -392,10 +393,6 @@ fn check_same_group(new: &NewGroup, asked: &GroupSpec, existing: &GroupSpec) -> 
         return Err(differs("invisible", format!("{:?}", existing.invisible), format!("{:?}", asked.invisible)));
     }
     Ok(())
-}
-
-pub fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What this client holds comes to others at once.

@@ -373,8 +373,8 @@ fn check_invisible(receive: &Receive) -> Result<Option<Duration>, Refusal> {
 
 /// How long a poll may wait: never so long that the answer would miss the caller's deadline (D8).
 fn patience(polling: Option<Duration>, remaining: Option<Duration>) -> u64 {
-    let asked = polling.map_or(u64::MAX, |polling| u64::try_from(polling.as_millis()).unwrap_or(u64::MAX));
-    let left = match remaining.map(|remaining| u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX)) {
+    let asked = polling.map_or(u64::MAX, base::duration::ms);
+    let left = match remaining.map(base::duration::ms) {
         Some(left) if left < 500 => 0,
         // A caller that does not say how long counts on an answer well before its deadline: half of the usual request
         // timeout before it, as the reference server does.

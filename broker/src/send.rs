@@ -28,7 +28,7 @@ struct Promise {
 impl Shared {
     fn limits(&self) -> Limits {
         let body = usize::try_from(self.config.topics.message_size_max.0).unwrap_or(usize::MAX);
-        let delay = u64::try_from(self.config.timer.delay_max.as_millis()).unwrap_or(u64::MAX);
+        let delay = base::duration::ms(self.config.timer.delay_max);
         Limits { body_bytes_max: body, delay_ms_max: delay }
     }
 
@@ -115,9 +115,8 @@ impl Shared {
         let kind = match message_type {
             MessageType::Delay => BodyKind::Delayed { due },
             MessageType::Transaction => {
-                let default = u64::try_from(self.config.transactions.check_after.as_millis()).unwrap_or(u64::MAX);
-                let asked =
-                    message.check_after.map_or(default, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                let default = base::duration::ms(self.config.transactions.check_after);
+                let asked = message.check_after.map_or(default, base::duration::ms);
                 let check_after_ms = u32::try_from(asked.min(TRANSACTION_CHECK_AFTER_MS_MAX)).unwrap_or(u32::MAX);
                 BodyKind::Prepared { due: message.deliver_at, check_after_ms, client: caller.client_id.clone() }
             }

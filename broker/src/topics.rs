@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use base::duration::ms;
 use base::limits::*;
 use base::{ByteSize, Timestamp, TopicName, duration};
 use storage::request::{AppendError, Done, Lane, Request, TopicChange};
@@ -10,7 +11,7 @@ use storage::view::catalog::{Topic, TopicKind, TopicSpec};
 
 use crate::admin::{AdminRefusal, Created, NewTopic, Retention, TopicChanges, TopicDescription, TopicType};
 use crate::broker::Broker;
-use crate::operate::{ms, topic_type};
+use crate::operate::topic_type;
 use crate::shared::{Shared, store_refusal};
 use crate::subscription::Event;
 

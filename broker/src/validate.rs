@@ -147,7 +147,7 @@ pub fn check(message: &NewMessage, limits: &Limits, now: Timestamp) -> Result<()
     {
         return Err(Refusal::DeliveryTooFar { asked: at.0, max: limits.delay_ms_max });
     }
-    let check_after = message.check_after.map_or(0, |after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    let check_after = message.check_after.map_or(0, base::duration::ms);
     if check_after > TRANSACTION_CHECK_AFTER_MS_MAX {
         return Err(Refusal::CheckAfterTooLong { asked: check_after, max: TRANSACTION_CHECK_AFTER_MS_MAX });
     }

@@ -55,7 +55,7 @@ pub enum Time {
 
 impl Time {
     pub fn resolve(self, now: Timestamp) -> Timestamp {
-        let ms = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        use base::duration::ms;
         match self {
             Self::At(at) => at,
             Self::Before(ago) => Timestamp(now.0.saturating_sub(ms(ago))),

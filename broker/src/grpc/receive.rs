@@ -58,7 +58,7 @@ pub(super) struct Deadline {
 
 impl Deadline {
     pub(super) fn after(remaining: Option<Duration>) -> Self {
-        let ms = remaining.map_or(u64::MAX, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let ms = remaining.map_or(u64::MAX, base::duration::ms);
         Self { at_ms: SystemClock.monotonic_ms().saturating_add(ms) }
     }
 

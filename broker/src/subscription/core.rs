@@ -286,7 +286,3 @@ impl Core {
 pub(super) fn lane_of((queue, _): Slot, entry: &Entry) -> LaneKey {
     if entry.group_hash == 0 { LaneKey::Queue(queue) } else { LaneKey::Group(entry.group_hash) }
 }
-
-pub(super) fn ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}

@@ -3,10 +3,11 @@
 //! U1. A message is with at most one client at a time, and an ordered lane has at most one open batch (F1).
 //! U2. An ordered batch leaves only when its lease is committed.
 
+use base::duration::ms;
 use base::limits::*;
 use storage::record::{DeadLetterReason, LeaseEntry};
 
-use super::core::{Batch, Core, Item, Order, State, ms};
+use super::core::{Batch, Core, Item, Order, State};
 use super::gather::Leasing;
 use super::lanes::LaneKey;
 use super::*;

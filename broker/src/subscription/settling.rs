@@ -3,10 +3,11 @@
 //! U3. A settle is answered only when it is committed.
 //! U4. Attempts never exceed the group's maximum; then the message becomes a dead letter, once.
 
+use base::duration::ms;
 use base::limits::*;
 use storage::record::{DeadLetterReason, RetryEntry};
 
-use super::core::{Core, Item, Order, State, lane_of, ms};
+use super::core::{Core, Item, Order, State, lane_of};
 use super::gather::{Dying, Gather, Leasing};
 use super::*;
 

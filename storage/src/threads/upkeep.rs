@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base::duration::ms;
 use base::{Chance, Clock, LogPosition};
 use parking_lot::{Condvar, Mutex};
 
@@ -351,7 +352,7 @@ impl Driver {
         self.core.mend_indexes()?;
         let Schedule { checkpoint_every, checkpoint_bytes, retain_every, retention, .. } = self.options.upkeep;
         let now_ms = self.clock.monotonic_ms();
-        if now_ms >= last.retained_at_ms.saturating_add(millis(retain_every)) && !is_end {
+        if now_ms >= last.retained_at_ms.saturating_add(ms(retain_every)) && !is_end {
             last.retained_at_ms = now_ms;
             let retained = self.core.retain(&mut self.owners, &retention, self.clock.now())?;
             self.note(&retained);
@@ -361,7 +362,7 @@ impl Driver {
                 self.metrics.thinned_bytes.inc_by(thinned.before.saturating_sub(thinned.after));
             }
         }
-        let every_ms = millis(checkpoint_every);
+        let every_ms = ms(checkpoint_every);
         let written = applied.since(last.position.min(applied));
         let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
         let is_adrift = self.core.is_adrift() && self.core.newest().is_some();
@@ -405,10 +406,6 @@ impl Driver {
         self.metrics.dropped_by_size.inc_by(retained.bytes_by_size);
         self.metrics.held_bytes.set(i64::try_from(retained.held_bytes).unwrap_or(i64::MAX));
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -12,6 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::duration::ms;
 use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 use smallvec::SmallVec;
 
@@ -226,7 +227,7 @@ impl Upkeep {
         for topic in self.pointing_into(&range)?.into_keys() {
             let Some(topic) = catalog.topic_by_id(topic) else { continue };
             // The first instant that is within the retention, as `is_wanted` has it.
-            let oldest = Timestamp(asked.now.0.saturating_sub(millis(asked.policy.time_of(&topic.spec))) + 1);
+            let oldest = Timestamp(asked.now.0.saturating_sub(ms(asked.policy.time_of(&topic.spec))) + 1);
             for queue in &topic.queues {
                 let end = below.entry((topic.spec.id, queue.id().queue)).or_default();
                 *end = queue.offset_at(oldest).max(*end);
@@ -307,11 +308,7 @@ impl Asked<'_> {
         let Some(topic) = catalog.topic_by_id(topic) else { return false };
         let is_outlier = matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry);
         let is_too_much = self.is_over || self.limits.get(&topic.spec.id).is_some_and(|within| base < *within);
-        let is_young = newest.0.saturating_add(millis(self.policy.time_of(&topic.spec))) > self.now.0;
+        let is_young = newest.0.saturating_add(ms(self.policy.time_of(&topic.spec))) > self.now.0;
         is_young && (is_outlier || !is_too_much)
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -356,7 +356,7 @@ fn decode_backoff(from: &mut Decoder<'_>) -> Result<BackoffSpec, Malformed> {
 }
 
 fn encode_duration(out: &mut Vec<u8>, duration: Duration) {
-    out.varint(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    out.varint(base::duration::ms(duration));
 }
 
 fn decode_duration(from: &mut Decoder<'_>) -> Result<Duration, Malformed> {
