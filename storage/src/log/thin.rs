@@ -97,6 +97,11 @@ impl Thin {
         self.table.bytes()
     }
 
+    /// Bytes of records in it.
+    pub fn held(&self) -> u64 {
+        self.records.count
+    }
+
     /// Reads and checks every block.
     pub fn verify(&self) -> Result<(), TableError> {
         self.table.verify()

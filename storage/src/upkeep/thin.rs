@@ -62,7 +62,8 @@ impl Upkeep {
             let bytes: u64 = index.topics().iter().filter(|(id, _)| wanted.contains(id)).map(|(_, s)| s.bytes).sum();
             // What waits, or is pointed to, may keep it as large as it was.
             let is_stubborn = self.stubborn.get(&base).is_some_and(|wanted_before| bytes * 4 >= wanted_before * 3);
-            if bytes * 2 >= segment.bytes() || is_stubborn {
+            let held = segment.thin.as_ref().map_or(segment.bytes(), |thin| thin.held());
+            if bytes * 2 >= held || is_stubborn {
                 continue;
             }
             let next_index = sealed::next_index(&all, at);
@@ -232,3 +233,7 @@ fn each_record(
     });
     read.map(drop).map_err(|error| BuildError::Segment(error).into())
 }
+
+#[cfg(test)]
+#[path = "thin_tests.rs"]
+mod tests;
