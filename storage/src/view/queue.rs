@@ -86,18 +86,26 @@ impl Entry {
 /// Entries of a queue are kept in chunks, so that growth copies little and a purge frees at once.
 const CHUNK: usize = 1024;
 
+/// Entries that are in memory. Most queues of a store with very many have none.
+#[derive(Debug)]
+struct Unsealed {
+    /// Offset of the first entry of the first chunk; at or below `sealed`.
+    base: u64,
+    full: VecDeque<Vec<Entry>>,
+    /// The last chunk.
+    tail: Vec<Entry>,
+}
+
 #[derive(Debug, Default)]
 struct Content {
     /// Offset of the first entry kept.
     first: u64,
     /// Offset of the first entry that is in no index file; below `first` after a purge.
     sealed: u64,
-    /// Offset of the first entry of the first chunk; at or below `sealed`.
-    base: u64,
-    chunks: VecDeque<Vec<Entry>>,
     next: u64,
     /// When the newest entry became visible.
     newest: Timestamp,
+    unsealed: Option<Box<Unsealed>>,
 }
 
 /// Which queue.
@@ -197,10 +205,9 @@ impl Queue {
     /// Takes over what a checkpoint kept, before the log is read on.
     pub(crate) fn restore(&self, kept: Kept) {
         let mut content = self.content.lock();
-        assert!(content.next == 0 && content.chunks.is_empty(), "a queue is restored before it is used");
+        assert!(content.next == 0, "a queue is restored before it is used");
         content.first = kept.first.0;
         content.sealed = kept.sealed.0;
-        content.base = kept.sealed.0;
         content.next = kept.sealed.0;
     }
 
@@ -238,13 +245,32 @@ impl Queue {
     }
 }
 
+impl Unsealed {
+    /// From the entry of `offset` to the end of its chunk.
+    fn rest_of_chunk(&self, offset: u64) -> &[Entry] {
+        let index = usize::try_from(offset - self.base).expect("entries fit in memory");
+        &self.full.get(index / CHUNK).unwrap_or(&self.tail)[index % CHUNK..]
+    }
+
+    fn push(&mut self, entry: Entry) {
+        if self.tail.len() == CHUNK {
+            self.full.push_back(std::mem::take(&mut self.tail));
+        }
+        if self.tail.len() == self.tail.capacity() {
+            // From one on: a million queues may have one entry each.
+            self.tail.reserve_exact(self.tail.len().max(1));
+        }
+        self.tail.push(entry);
+    }
+}
+
 impl Content {
     fn read(&self, start: u64, max: usize, out: &mut Vec<Entry>) {
+        let Some(unsealed) = &self.unsealed else { return };
         let mut left = max;
         let mut offset = start;
         while left > 0 && offset < self.next {
-            let (chunk, within) = self.locate(offset);
-            let rest = &self.chunks[chunk][within..];
+            let rest = unsealed.rest_of_chunk(offset);
             let taken = &rest[..rest.len().min(left)];
             out.extend_from_slice(taken);
             left -= taken.len();
@@ -252,16 +278,9 @@ impl Content {
         }
     }
 
-    fn locate(&self, offset: u64) -> (usize, usize) {
-        let index = usize::try_from(offset - self.base).expect("entries fit in memory");
-        (index / CHUNK, index % CHUNK)
-    }
-
     fn append(&mut self, entry: Entry) {
-        match self.chunks.back_mut() {
-            Some(chunk) if chunk.len() < CHUNK => chunk.push(entry),
-            _ => self.chunks.push_back(vec![entry]),
-        }
+        let begin = || Box::new(Unsealed { base: self.next, full: VecDeque::new(), tail: Vec::new() });
+        self.unsealed.get_or_insert_with(begin).push(entry);
         self.next += 1;
     }
 
@@ -277,13 +296,11 @@ impl Content {
     fn free(&mut self) {
         let needed = self.first.max(self.sealed);
         if needed >= self.next {
-            self.chunks = VecDeque::new();
-            self.base = self.next;
-            return;
+            self.unsealed = None;
         }
-        while self.base + CHUNK as u64 <= needed && !self.chunks.is_empty() {
-            self.chunks.pop_front();
-            self.base += CHUNK as u64;
+        let Some(unsealed) = &mut self.unsealed else { return };
+        while unsealed.base + CHUNK as u64 <= needed && unsealed.full.pop_front().is_some() {
+            unsealed.base += CHUNK as u64;
         }
     }
 }

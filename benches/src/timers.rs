@@ -1,17 +1,21 @@
-//! Measures what very many pending timers cost: `cargo test --release -p carillon-tests --test timers_at_scale -- --ignored
-//! --nocapture`. CARILLON_TIMERS says how many, CARILLON_TIMERS_DIR where. Asserts no time.
+//! Very many pending timers, without the log that they would lie in.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Builder;
+use std::time::Duration;
 
+use base::duration::ms;
 use base::{Chance, Clock, LogPosition, SystemClock, Timestamp, TopicId};
 use storage::disk::{Disk, real::RealDisk};
 use storage::record::{Head, Pointer};
 use storage::table::{Identity, Kind, Table, TableWriter};
 use storage::view::apply::TimerEvent;
 use storage::view::timers::{Installed, Ledger, MergeError, Plan, Retired, Run, RunFile, Snapshot, Timer, Timers};
+
+use crate::resources::memory;
 
 const STORE: [u8; 16] = [1; 16];
 /// A body of a kilobyte, more or less.
@@ -164,21 +168,9 @@ impl Scale {
     }
 }
 
-fn memory() -> String {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let of = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap_or_default();
-        let kib: u64 = line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).unwrap_or(0);
-        kib / 1024
-    };
-    format!("RSS {} MiB, at most {} MiB", of("VmRSS"), of("VmHWM"))
-}
-
-fn measure(window_ms: u64) {
-    let count: u64 = std::env::var("CARILLON_TIMERS").map_or(100_000_000, |text| text.parse().expect("a number"));
-    let parent = std::env::var("CARILLON_TIMERS_DIR").unwrap_or_else(|_| std::env::temp_dir().display().to_string());
-    let directory = tempfile::tempdir_in(parent).expect("space");
-    let disk = Arc::new(RealDisk::open(directory.path()).expect("space"));
+pub fn measure(directory: &Path, count: u64, within: Duration) {
+    let window_ms = ms(within);
+    let disk = Arc::new(RealDisk::open(directory).expect("space"));
     let mut upkeep = Upkeep { disk: disk.clone(), next: 0, ledgers: HashMap::new(), bytes: 0 };
     let ((jobs, inbox), (outbox, finished), (retired, attic)) = (channel(), channel(), channel::<Retired>());
     let thread = Builder::new().spawn(move || {
@@ -257,16 +249,4 @@ fn reopen(upkeep: &Upkeep, numbers: &[u64]) {
         due.len(),
         memory()
     );
-}
-
-#[test]
-#[ignore = "measures, and takes minutes and gigabytes"]
-fn timers_of_one_hour() {
-    measure(3_600_000);
-}
-
-#[test]
-#[ignore = "measures, and takes minutes and gigabytes"]
-fn timers_of_one_second() {
-    measure(1_000);
 }
