@@ -7,6 +7,7 @@ mod life;
 mod load;
 mod operators;
 mod requests;
+mod runs;
 mod scene;
 mod subscriptions;
 mod upkeep;
@@ -32,6 +33,7 @@ use storage::view::transactions::Outcome;
 use storage::writer::Writer;
 
 use super::Tally;
+pub(super) use runs::Quiet;
 use super::oracle::{Id, Operation, Oracle, must};
 use scene::PAIRS;
 
