@@ -9,7 +9,7 @@ use storage::disk::Disk;
 use storage::index;
 use storage::log::segment;
 use storage::store::{OpenError, Recovered};
-use storage::table::Kind;
+use storage::table::{BLOCK, Kind};
 
 use super::oracle::{body_of, must};
 use super::snapshot::Snapshot;
@@ -220,10 +220,9 @@ fn strike(world: &mut World, blow: Blow, files: &Files) -> Option<Expected> {
                 Blow::HalfGone if world.chance.one_in(2) => remove(&disk, &data),
                 Blow::HalfGone => remove(&disk, &copy),
                 _ => {
-                    flip(world, &data);
-                    flip(world, &copy);
-                    // The log has what a run has lost.
-                    if kind == Kind::Timers {
+                    let blocks = [&data, &copy].map(|half| flip_byte(world, half) / BLOCK as u64);
+                    // The log has what a run has lost, and each half has what the other one lost in another place.
+                    if kind == Kind::Timers || blocks[0] != blocks[1] {
                         return Some(Expected::Same);
                     }
                     let is_in_both = files.older.tables().any(|(_, of)| of.number == table.number);
@@ -323,10 +322,16 @@ fn pick<T: Clone>(world: &mut World, all: &[T]) -> Option<T> {
 }
 
 fn flip(world: &mut World, name: &str) -> Expected {
+    flip_byte(world, name);
+    Expected::Same
+}
+
+/// Gives which byte it was.
+fn flip_byte(world: &mut World, name: &str) -> u64 {
     let length = world.disk.content(name).unwrap_or_else(|| panic!("{name} is there")).len() as u64;
     let (byte, bit) = (world.chance.below(length), world.chance.below(8) as u8);
     must!(world.disk.flip(name, byte, bit), "{name} has {length} bytes");
-    Expected::Same
+    byte
 }
 
 fn remove(disk: &dyn Disk, name: &str) -> Expected {
