@@ -11,7 +11,7 @@ use storage::writer::Writer;
 use super::super::Tally;
 use super::super::oracle::must;
 use super::upkeep::Others;
-use super::{START, World, say};
+use super::{World, say};
 
 /// The owners of what upkeep looks at, while nothing else goes on.
 pub struct Quiet<'a> {
@@ -60,9 +60,8 @@ impl World {
     /// is sound. Where a half has rotted before, the two would be damaged in more places than a run can be made whole from.
     pub fn strike_run(&mut self, upkeep: &Upkeep) -> bool {
         let Some(newest) = upkeep.newest() else { return false };
-        let halves = |number| {
-            [checkpoint::data_name(Kind::Timers, number), checkpoint::copy_name(Kind::Timers, number)]
-        };
+        let halves =
+            |number| [checkpoint::data_name(Kind::Timers, number), checkpoint::copy_name(Kind::Timers, number)];
         let is_sound = |number: &u64| {
             let check = |name: &String| Pair::check(&self.disk, name, Kind::Timers, *number, newest.store).is_ok();
             halves(*number).iter().all(check)
@@ -105,9 +104,10 @@ impl World {
             return;
         }
         if self.chance.one_in(2) {
-            // Nothing is due then, but the window begins to be filled.
+            // Nothing is due so early, but the window begins to be filled.
+            let early = Timestamp(self.earliest.0 - 10);
             let mut effects = Effects::default();
-            self.run().timer.due(Timestamp(START), u64::MAX, &mut effects);
+            self.run().timer.due(early, u64::MAX, &mut effects);
             must!(effects.submit.is_empty(), "something is due before the beginning: {effects:?}");
         }
         let running = self.running.as_mut().expect("the process lives");

@@ -143,6 +143,16 @@ impl World {
         self.run().upkeep = Some(upkeep);
     }
 
+    /// As [`World::rot`], in both halves of a run.
+    pub(super) fn rot_in_runs(&mut self) {
+        if !self.is_armed
+            && let Some(upkeep) = self.run().upkeep.take()
+        {
+            self.tally.blows.runs_in_use += u64::from(self.strike_run(&upkeep));
+            self.run().upkeep = Some(upkeep);
+        }
+    }
+
     fn rot_in(&mut self, name: &str) {
         let length = self.disk.content(name).unwrap_or_else(|| panic!("{name} is there")).len() as u64;
         let (byte, bit) = (self.chance.below(length), self.chance.below(8) as u8);
