@@ -11,7 +11,7 @@ use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
 use super::segment::Segment;
 
 /// Bytes that are searched at once for the header of a batch.
-const PIECE: u64 = 16 << 10;
+const PIECE: u64 = 4 << 10;
 
 /// The bytes of a record, and perhaps of those behind it. None: it is gone, or nothing proves it.
 pub fn record_at(segments: &[Arc<Segment>], position: LogPosition) -> Result<Option<Vec<u8>>, ReadError> {
