@@ -383,12 +383,15 @@ impl Driver {
 
     fn mend_runs(&mut self) -> Result<(), UpkeepError> {
         if self.core.has_doubtful_runs() || self.owners.timer.has_damaged_runs.load(Ordering::Relaxed) {
-            for damage in self.core.mend_runs(&mut self.owners)? {
+            let mut done = Vec::new();
+            let mended = self.core.mend_runs(&mut self.owners, &mut done);
+            for damage in done {
                 if let Damage::Run { recovered, lost, .. } = damage {
                     self.metrics.timers_rebuilt.inc_by(recovered);
                     self.metrics.timers_lost.inc_by(lost);
                 }
             }
+            mended?;
         }
         Ok(())
     }

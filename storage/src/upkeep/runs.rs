@@ -28,18 +28,24 @@ impl Upkeep {
         self.doubtful.has_ledgers || !self.doubtful.runs.is_empty()
     }
 
-    /// Makes damaged runs whole, or rebuilds them. What fails is tried again; until then their timers wait.
-    pub fn mend_runs(&mut self, owners: &mut dyn Owners) -> Result<Vec<Damage>, CheckpointError> {
+    /// Makes damaged runs whole, or rebuilds them, and adds to `done` what was rebuilt. What fails is tried again; until then
+    /// its timers wait.
+    pub fn mend_runs(&mut self, owners: &mut dyn Owners, done: &mut Vec<Damage>) -> Result<(), CheckpointError> {
         if std::mem::take(&mut self.doubtful.has_ledgers) {
             at_timers(owners, |timers| timers.timers_mut().distrust_ledgers());
         }
         self.doubtful.runs.extend(at_timers(owners, |timers| timers.timers().damaged_runs()));
-        let mut done = Vec::new();
-        while let Some(number) = self.doubtful.runs.first().copied() {
-            done.extend(self.mend_run(owners, number)?);
-            self.doubtful.runs.remove(&number);
+        let mut result = Ok(());
+        for number in std::mem::take(&mut self.doubtful.runs) {
+            match self.mend_run(owners, number) {
+                Ok(rebuilt) => done.extend(rebuilt),
+                Err(error) => {
+                    self.doubtful.runs.insert(number);
+                    result = Err(error);
+                }
+            }
         }
-        Ok(done)
+        result
     }
 
     fn mend_run(&mut self, owners: &mut dyn Owners, number: u64) -> Result<Option<Damage>, CheckpointError> {
@@ -52,11 +58,11 @@ impl Upkeep {
                 at_timers(owners, move |timers| timers.timers_mut().reopen(number, file));
                 Ok(None)
             }
-            Err(error) if error.is_damage() => {
-                tracing::error!(%error, run = number, "a run of timers is damaged in both halves; it is rebuilt from the log");
+            // A disk that gives nothing now, and may later, does not give the rest of it either: then nothing comes of it (B2).
+            Err(error) => {
+                tracing::error!(%error, run = number, "a run of timers is in neither half; it is rebuilt from the log");
                 self.rebuild(owners, number, &header)
             }
-            Err(error) => Err(error.into()),
         }
     }
 

@@ -43,7 +43,8 @@ fn all(aged: &mut Aged) -> Vec<Timer> {
 
 fn mend(aged: &mut Aged) -> Result<Vec<Damage>, CheckpointError> {
     let Recovered { writer, timer, upkeep, .. } = &mut aged.recovered;
-    upkeep.mend_runs(&mut Alone { writer, timer })
+    let mut done = Vec::new();
+    upkeep.mend_runs(&mut Alone { writer, timer }, &mut done).map(|()| done)
 }
 
 fn scrub(aged: &mut Aged) -> Vec<Damage> {

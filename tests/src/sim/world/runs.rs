@@ -38,8 +38,13 @@ impl Quiet<'_> {
     pub fn mend(&mut self, upkeep: &mut Upkeep, tally: &mut Tally) {
         while !upkeep.scrub(u64::MAX).is_round {}
         upkeep.mend_indexes().expect("a healthy disk");
-        let found = upkeep.mend_runs(self).expect("a healthy disk");
-        tally.rebuilt(&found);
+        self.mend_runs(upkeep, tally);
+    }
+
+    fn mend_runs(&mut self, upkeep: &mut Upkeep, tally: &mut Tally) {
+        let mut done = Vec::new();
+        upkeep.mend_runs(self, &mut done).expect("a healthy disk");
+        tally.rebuilt(&done);
     }
 }
 
@@ -87,15 +92,12 @@ impl World {
         if !upkeep.has_doubtful_runs() && self.run().timer.timers().damaged_runs().is_empty() {
             return;
         }
-        let mended = upkeep.mend_runs(&mut Others { world: self });
-        say!(self, "runs are mended: {mended:?}");
-        match mended {
-            Ok(found) => self.tally.rebuilt(&found),
-            Err(error) => {
-                let is_excused = self.is_armed || self.disk.is_crashed();
-                must!(is_excused, "a run cannot be mended on a healthy disk: {error}");
-            }
-        }
+        let mut done = Vec::new();
+        let mended = upkeep.mend_runs(&mut Others { world: self }, &mut done);
+        say!(self, "runs are mended: {done:?} {mended:?}");
+        self.tally.rebuilt(&done);
+        let is_excused = self.is_armed || self.disk.is_crashed();
+        must!(mended.is_ok() || is_excused, "a run cannot be mended on a healthy disk: {mended:?}");
     }
 
     /// After a start: what cannot be listed is found, by a cursor that meets it or by a scrub, and rebuilt.
@@ -115,8 +117,7 @@ impl World {
         let mut quiet = Quiet { writer: &mut running.writer, timer: &mut running.timer };
         if !quiet.timer.timers().damaged_runs().is_empty() {
             self.tally.met += 1;
-            let found = upkeep.mend_runs(&mut quiet).expect("a healthy disk");
-            self.tally.rebuilt(&found);
+            quiet.mend_runs(upkeep, &mut self.tally);
         }
         if quiet.timer.timers().all().is_err() {
             quiet.mend(upkeep, &mut self.tally);
