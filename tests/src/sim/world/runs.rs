@@ -100,6 +100,16 @@ impl World {
         must!(mended.is_ok() || is_excused, "a run cannot be mended on a healthy disk: {mended:?}");
     }
 
+    /// A time at which nothing can be due, and not much earlier than need be.
+    fn before_all_due(&self) -> Timestamp {
+        let messages = self.oracle.messages.values();
+        if messages.clone().any(|message| message.is_moving) {
+            return Timestamp(self.earliest.0 - 10);
+        }
+        let dues = messages.filter(|message| message.slot.is_none()).filter_map(|message| message.due);
+        Timestamp(dues.min().unwrap_or(self.earliest).0 - 1)
+    }
+
     /// After a start: what cannot be listed is found, by a cursor that meets it or by a scrub, and rebuilt.
     pub(super) fn notice_runs(&mut self) {
         if self.run().timer.timers().all().is_ok() {
@@ -107,7 +117,7 @@ impl World {
         }
         if self.chance.one_in(2) {
             // Nothing is due so early, but the window begins to be filled.
-            let early = Timestamp(self.earliest.0 - 10);
+            let early = self.before_all_due();
             let mut effects = Effects::default();
             self.run().timer.due(early, u64::MAX, &mut effects);
             must!(effects.submit.is_empty(), "something is due before the beginning: {effects:?}");
@@ -123,6 +133,9 @@ impl World {
             quiet.mend(upkeep, &mut self.tally);
         }
         let listed = self.run().timer.timers().all();
-        must!(listed.is_ok(), "timers cannot be read after everything was mended: {listed:?}");
+        let first = listed.unwrap_or_else(|error| panic!("timers cannot be read after everything was mended: {error}"));
+        let next = self.run().timer.timers().next_due();
+        let first = first.first().map(|timer| timer.due);
+        must!(first.is_none_or(|first| next.is_some_and(|next| next <= first)), "{next:?} is late for {first:?}");
     }
 }
