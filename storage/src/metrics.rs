@@ -34,6 +34,8 @@ pub struct Metrics {
     failures: IntCounterVec,
     pub held_bytes: IntGauge,
     pub timers_unreadable: IntGauge,
+    pub timers_rebuilt: IntCounter,
+    pub timers_lost: IntCounter,
     pub checkpoint_duration: Histogram,
     pub checkpoint_bytes: IntGauge,
     pub quarantined_bytes: IntGauge,
@@ -174,6 +176,14 @@ impl Metrics {
                 LATENCY.into(),
             )?,
             timers_unreadable,
+            timers_rebuilt: counter(
+                "carillon_timers_rebuilt_total",
+                "Pending timers that damage took from the disk and that were found in the log again",
+            )?,
+            timers_lost: counter(
+                "carillon_timers_lost_total",
+                "Pending timers that damage took from the disk and from the log; must stay 0",
+            )?,
             checkpoint_bytes,
             quarantined_bytes,
             read_from_cache: reads.with_label_values(&["cache"]),

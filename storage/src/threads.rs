@@ -279,6 +279,8 @@ struct TimerInbox {
     pending: Mutex<HashMap<TopicId, u64>>,
     /// So many timers are young that a checkpoint should not wait.
     wants_run: AtomicBool,
+    /// Some of a run could not be read.
+    has_damaged_runs: AtomicBool,
 }
 
 #[derive(Default)]
@@ -333,6 +335,7 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
             *own.pending.lock() = core.timers().pending_by_topic();
         }
         own.wants_run.store(core.timers().wants_run(), Ordering::Relaxed);
+        own.has_damaged_runs.store(!core.timers().damaged_runs().is_empty(), Ordering::Relaxed);
         metrics.timers_unreadable.set(i64::try_from(core.timers().unreadable_blocks()).unwrap_or(i64::MAX));
         metrics.timer_busy.inc_by((clock.monotonic_ns() - began) as f64 / 1e9);
         if work.is_closed {

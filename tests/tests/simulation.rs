@@ -69,6 +69,9 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.dropped += tally.dropped;
     sum.thinned += tally.thinned;
     sum.merged += tally.merged;
+    sum.rebuilt += tally.rebuilt;
+    sum.recovered += tally.recovered;
+    sum.met += tally.met;
     sum.cuts.add(&tally.cuts);
     sum.blows.add(&tally.blows);
     sum.scrubbed += tally.scrubbed;

@@ -81,7 +81,8 @@ impl Pair {
         disk.rename(&temporary, &data).map_err(fail)
     }
 
-    /// Opens whichever is sound, every block read, and mends the other.
+    /// Opens whichever is sound, every block read, and mends the other. Where neither is, both are made anew if every block is
+    /// sound in one of them.
     pub fn open(disk: &dyn Disk, kind: Kind, number: u64, store: [u8; 16]) -> Result<Table, TableError> {
         let names = [data_name(kind, number), copy_name(kind, number)];
         let open = |name: &str| Self::check(disk, name, kind, number, store);
@@ -92,7 +93,11 @@ impl Pair {
             },
             Err(error) => match open(&names[1]) {
                 Ok(table) => (table, (0, error)),
-                Err(_) => return Err(error),
+                Err(_) => {
+                    Self::join(disk, &names).map_err(|_| error)?;
+                    tracing::error!(table = names[0], "a table and its copy were damaged in different places");
+                    return open(&names[0]);
+                }
             },
         };
         let (index, error) = damaged;
@@ -105,14 +110,53 @@ impl Pair {
         Ok(sound)
     }
 
-    /// Opens a table for one who turns to its copy where a block cannot be read: no block is read now.
+    /// Makes both halves anew from the sound blocks of either.
+    fn join(disk: &dyn Disk, names: &[String; 2]) -> Result<(), TableError> {
+        let halves = match names.each_ref().map(|name| Table::open_any(disk, name)) {
+            [Ok(one), Ok(two)] if one.header() == two.header() => [one, two],
+            [Ok(one), Err(_)] => {
+                let two = Table::open_with(disk, &names[1], one.header())?;
+                [one, two]
+            }
+            [Err(_), Ok(two)] => [Table::open_with(disk, &names[0], two.header())?, two],
+            [Ok(one), Ok(_)] => return Err(one.malformed("its copy is another table")),
+            [Err(error), Err(_)] => return Err(error),
+        };
+        let temporary = table::temporary(&names[0]);
+        let fail = |source: io::Error| TableError::Io {
+            name: temporary.as_str().into(),
+            operation: "writing",
+            source: Arc::new(source),
+        };
+        remove_if_there(disk, &temporary).map_err(fail)?;
+        let target = disk.create(&temporary, 0).map_err(fail)?;
+        for number in 0..halves[0].blocks() {
+            let block = halves[0].block(number).or_else(|_| halves[1].block(number))?;
+            target.write_at(&block, number * table::BLOCK as u64).map_err(fail)?;
+        }
+        target.sync_all().map_err(fail)?;
+        disk.rename(&temporary, &names[0]).map_err(fail)?;
+        write_copy(disk, &names[0], halves[0].bytes(), &names[1]).map_err(fail)?;
+        disk.sync_directory().map_err(fail)
+    }
+
+    /// Opens a table for one who turns to its copy where a block cannot be read: no block is read now. `header`: what is
+    /// known of its first block, for when that is damaged too.
     pub fn open_unread(
         disk: &dyn Disk,
         kind: Kind,
         number: u64,
         store: [u8; 16],
+        header: &[u8],
     ) -> Result<(Arc<Table>, Option<Arc<Table>>), TableError> {
-        let open = |name: String| Self::half(disk, &name, kind, number, store).map(Arc::new);
+        let open = |name: String| {
+            let half = Self::half(disk, &name, kind, number, store);
+            let opened = half.or_else(|error| match error.is_damage() && !header.is_empty() {
+                true => Table::open_with(disk, &name, header).map_err(|_| error),
+                false => Err(error),
+            });
+            opened.map(Arc::new)
+        };
         match (open(data_name(kind, number)), open(copy_name(kind, number))) {
             (Ok(table), Ok(copy)) => Ok((table, Some(copy))),
             (Ok(one), Err(error)) | (Err(error), Ok(one)) => {

@@ -27,9 +27,9 @@ impl Gathering<'_> {
             let written = young.write(&mut table)?;
             let bytes = table.finish()?;
             let table = self.publish(Kind::Timers, bytes)?;
-            ledgers.tables.push(self.ledger(&written.ledger)?);
             runs.tables.push(table);
             let run = open_run(self.disk, table.number, self.store, written.ledger.clone())?;
+            ledgers.tables.push(self.ledger(&run.ledger)?);
             installed.run = Some((run, written));
         }
         Ok((runs, ledgers, installed))
@@ -72,8 +72,14 @@ fn ledger_in(manifest: &Manifest, run: u64) -> Option<TableRef> {
 }
 
 fn open_run(disk: &dyn Disk, number: u64, store: [u8; 16], ledger: Ledger) -> Result<Run, TableError> {
-    let (table, copy) = Pair::open_unread(disk, Kind::Timers, number, store)?;
-    Run::open(number, RunFile::open(table, copy)?, ledger)
+    let file = open_file(disk, number, store, &ledger.header)?;
+    Run::open(number, file, ledger)
+}
+
+/// The rows of a run, unread. `header`: as its ledger has it.
+pub(crate) fn open_file(disk: &dyn Disk, number: u64, store: [u8; 16], header: &[u8]) -> Result<RunFile, TableError> {
+    let (table, copy) = Pair::open_unread(disk, Kind::Timers, number, store, header)?;
+    RunFile::open(table, copy)
 }
 
 /// The runs that a manifest names. Their ledgers are read whole, of the runs themselves no row.

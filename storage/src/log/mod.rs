@@ -11,6 +11,7 @@ mod listing;
 pub mod recovery;
 pub mod sealed;
 pub mod segment;
+pub(crate) mod single;
 pub mod thin;
 pub mod walk;
 mod window;

@@ -141,6 +141,23 @@ impl Thin {
         result
     }
 
+    /// The bytes of a record that was kept. None: it was not, or is damaged.
+    pub fn record_at(&self, position: LogPosition) -> io::Result<Option<Vec<u8>>> {
+        let Ok(offset) = u32::try_from(position.since(self.header.base)) else { return Ok(None) };
+        let read = self.table.find(&self.directory, &offset.to_be_bytes()).and_then(|found| {
+            let row = found.map(|(_, row)| parse_row(&row));
+            row.map(|row| self.table.slice(&self.records, row.at, row.length)).transpose()
+        });
+        match read {
+            Err(TableError::Io { source, .. }) => Err(io::Error::new(source.kind(), source.to_string())),
+            Err(error) => {
+                tracing::error!(%error, "what is left of a segment is damaged");
+                Ok(None)
+            }
+            Ok(bytes) => Ok(bytes),
+        }
+    }
+
     fn read(&self, buffer: &mut [u8], offset: u64) -> Result<(), TableError> {
         buffer.fill(0);
         let end = offset + buffer.len() as u64;

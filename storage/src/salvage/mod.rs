@@ -130,6 +130,7 @@ impl Open {
         let applied = alone.writer.log().positions().applied;
         while upkeep.seal(applied)? {}
         while !upkeep.scrub(u64::MAX).is_round {}
+        upkeep.mend_runs(&mut alone, &mut Vec::new())?;
         upkeep.mend_indexes()?;
         for _ in 0..2 {
             upkeep.checkpoint(&mut alone, now)?;

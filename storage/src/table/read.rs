@@ -20,6 +20,8 @@ pub struct Table {
     identity: Identity,
     blocks: u64,
     sections: Vec<Section>,
+    /// What its first block holds, without the zeros behind it.
+    header: Vec<u8>,
 }
 
 impl std::fmt::Debug for Table {
@@ -66,6 +68,15 @@ impl Table {
 
     /// Opens a table of whatever store it is.
     pub fn open_any(disk: &dyn Disk, name: &str) -> Result<Self, TableError> {
+        Self::open_by(disk, name, None)
+    }
+
+    /// Opens a table whose header is damaged, and known from elsewhere.
+    pub fn open_with(disk: &dyn Disk, name: &str, header: &[u8]) -> Result<Self, TableError> {
+        Self::open_by(disk, name, Some(header))
+    }
+
+    fn open_by(disk: &dyn Disk, name: &str, known: Option<&[u8]>) -> Result<Self, TableError> {
         let shared: Arc<str> = name.into();
         let fail = |operation| {
             let name = shared.clone();
@@ -73,7 +84,10 @@ impl Table {
         };
         let file = disk.open_to_read(name).map_err(fail("opening"))?;
         let mut header = vec![0; BLOCK];
-        file.read_at(&mut header, 0).map_err(fail("reading the header"))?;
+        match known {
+            Some(known) => header = block_of(known),
+            None => file.read_at(&mut header, 0).map_err(fail("reading the header"))?,
+        }
         let length = file.length().map_err(fail("finding out the length"))?;
         let table = Self::decode(shared, file, &header)?;
         if table.blocks * BLOCK as u64 > length {
@@ -118,7 +132,8 @@ impl Table {
             is_sound.then_some(section).ok_or(malformed("a section is malformed"))
         });
         let sections = sections.collect::<Result<_, _>>()?;
-        Ok(Self { file, identity, blocks: u64_at(56), sections, name })
+        let header = header[..SECTIONS_AT + count * SECTION_BYTES].to_vec();
+        Ok(Self { file, identity, blocks: u64_at(56), sections, header, name })
     }
 
     pub fn name(&self) -> &str {
@@ -131,6 +146,26 @@ impl Table {
 
     pub fn bytes(&self) -> u64 {
         self.blocks * BLOCK as u64
+    }
+
+    /// What [`Table::open_with`] takes.
+    pub fn header(&self) -> &[u8] {
+        &self.header
+    }
+
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// A whole block as it lies in the file, checked; the first one is made from what is known of it.
+    pub fn block(&self, number: u64) -> Result<Vec<u8>, TableError> {
+        if number == 0 {
+            return Ok(block_of(&self.header));
+        }
+        let mut block = self.read(number, 1)?;
+        let crc = crc32c::crc32c_append(self.identity.seed(number), &block);
+        block.extend_from_slice(&crc.to_le_bytes());
+        Ok(block)
     }
 
     pub fn section(&self, id: u32) -> Result<Section, TableError> {
@@ -307,4 +342,13 @@ impl Table {
         }
         Ok(out)
     }
+}
+
+/// The block of a header.
+fn block_of(header: &[u8]) -> Vec<u8> {
+    let mut block = header.to_vec();
+    block.resize(PAYLOAD, 0);
+    let crc = crc32c::crc32c(&block);
+    block.extend_from_slice(&crc.to_le_bytes());
+    block
 }

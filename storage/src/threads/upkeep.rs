@@ -365,7 +365,7 @@ impl Driver {
         let every_ms = ms(checkpoint_every);
         let written = applied.since(last.position.min(applied));
         let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
-        let is_adrift = self.core.is_adrift() && self.core.newest().is_some();
+        let is_adrift = self.core.wants_checkpoint() && self.core.newest().is_some();
         let is_early = is_crowded || is_adrift || written >= checkpoint_bytes;
         let is_due = is_early || (written > 0 && now_ms >= last.at_ms.saturating_add(every_ms));
         if is_due || is_end {
@@ -378,6 +378,21 @@ impl Driver {
             last.position = applied;
         }
         while !self.shared.is_closed() && self.core.merge_timers(&mut self.owners)? {}
+        self.mend_runs()
+    }
+
+    fn mend_runs(&mut self) -> Result<(), UpkeepError> {
+        if self.core.has_doubtful_runs() || self.owners.timer.has_damaged_runs.load(Ordering::Relaxed) {
+            let mut done = Vec::new();
+            let mended = self.core.mend_runs(&mut self.owners, &mut done);
+            for damage in done {
+                if let Damage::Run { recovered, lost, .. } = damage {
+                    self.metrics.timers_rebuilt.inc_by(recovered);
+                    self.metrics.timers_lost.inc_by(lost);
+                }
+            }
+            mended?;
+        }
         Ok(())
     }
 

@@ -28,6 +28,7 @@ impl Upkeep {
         at_timers(owners, |timers| timers.timers_mut().installed(installed)).free();
         // All runs that are in use are named now.
         self.unnamed.clear();
+        self.doubtful.is_named = false;
         self.queues.clear();
         self.kept.push(manifest);
         if self.kept.len() > KEPT {

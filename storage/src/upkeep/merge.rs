@@ -13,15 +13,16 @@ impl Upkeep {
     /// Merges runs of timers. Gives whether there were some to be merged.
     pub fn merge_timers(&mut self, owners: &mut dyn Owners) -> Result<bool, CheckpointError> {
         let Some(plan) = at_timers(owners, |timers| timers.timers_mut().plan_merge()) else { return Ok(false) };
+        let run = self.write_run(owners, plan)?;
+        at_timers(owners, |timers| timers.timers_mut().merged(run));
+        Ok(true)
+    }
+
+    /// Writes the run of a plan, with what ended meanwhile, to be taken over by the timers.
+    pub(super) fn write_run(&mut self, owners: &mut dyn Owners, plan: Plan) -> Result<Run, CheckpointError> {
         let mut run = match self.write_merged(plan) {
             Ok(run) => run,
-            Err(error) => {
-                let error = at_timers(owners, |timers| {
-                    timers.timers_mut().merge_failed(&error);
-                    error
-                });
-                return Err(CheckpointError::Merge(error));
-            }
+            Err(error) => return Err(given_up(owners, error)),
         };
         owners.meanwhile();
         for _ in 0..ROUNDS {
@@ -35,8 +36,7 @@ impl Upkeep {
         }
         // Before the timers use it: whatever happens next, nobody takes the file away.
         self.unnamed.insert(run.number);
-        at_timers(owners, |timers| timers.timers_mut().merged(run));
-        Ok(true)
+        Ok(run)
     }
 
     fn write_merged(&mut self, mut plan: Plan) -> Result<Run, MergeError> {
@@ -56,4 +56,13 @@ impl Upkeep {
         self.next_table = gathering.next_table + 1;
         merged
     }
+}
+
+/// The plan came to nothing; the timers go on with what they have.
+pub(super) fn given_up(owners: &mut dyn Owners, error: MergeError) -> CheckpointError {
+    let error = at_timers(owners, |timers| {
+        timers.timers_mut().merge_failed(&error);
+        error
+    });
+    CheckpointError::Merge(error)
 }

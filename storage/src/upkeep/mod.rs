@@ -9,6 +9,7 @@ mod checkpoint;
 mod figures;
 mod merge;
 mod retention;
+mod runs;
 mod scrub;
 mod seal;
 mod thin;
@@ -123,6 +124,8 @@ pub struct Upkeep {
     stubborn: BTreeMap<LogPosition, u64>,
     /// How far scrubbing has come.
     round: scrub::Round,
+    /// What was found to be damaged and is not made anew in its place.
+    doubtful: runs::Doubtful,
 }
 
 impl Upkeep {
@@ -151,6 +154,7 @@ impl Upkeep {
             stubborn: BTreeMap::new(),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
             round: scrub::Round::default(),
+            doubtful: runs::Doubtful::default(),
             disk,
             unnamed: BTreeSet::new(),
             holes,
@@ -190,6 +194,11 @@ impl Upkeep {
     /// The next checkpoint holds everything, and is due: of this one something is damaged for good.
     pub fn is_adrift(&self) -> bool {
         self.is_adrift
+    }
+
+    /// The newest checkpoint names what is damaged for good, and the next one will not.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.is_adrift || self.doubtful.is_named
     }
 
     /// The next checkpoint holds everything, and what was damaged where nothing is any more is forgotten.

@@ -1,7 +1,8 @@
 //! Scrubbing: what is no longer written is read again and again, so that damage is found while something is left to mend it
 //! from, or at least named before somebody misses what it took.
 //!
-//! A round goes through sealed segments, index files, and the tables and manifests of the kept checkpoints, in this order.
+//! A round goes through the runs of timers, which nobody has read when a store is opened, and then through sealed segments,
+//! index files, and the other tables and the manifests of the kept checkpoints.
 //!
 //! C1. Where it is only memory knows: a restart begins a new round.
 //! C2. A step ends when its bytes are read. Only mending, and the search for what lies behind damage, take longer.
@@ -42,6 +43,7 @@ enum Half {
 /// How far the round has come.
 #[derive(Debug, Default)]
 pub(super) struct Round {
+    are_runs_read: bool,
     done: Option<Unit>,
     under_way: Option<Part>,
 }
@@ -84,9 +86,16 @@ pub enum Damage {
     Table {
         name: String,
     },
-    /// Both halves of a pair: the next checkpoint holds everything, and is due.
+    /// Both halves of a pair. Of a run of timers, [`Upkeep::mend_runs`] makes it anew; otherwise the next checkpoint holds
+    /// everything, and is due.
     Pair {
         name: String,
+    },
+    /// A run of timers of which some was in neither half: rebuilt, with what the log had of it.
+    Run {
+        number: u64,
+        recovered: u64,
+        lost: u64,
     },
     Manifest {
         number: u64,
@@ -126,7 +135,7 @@ impl Upkeep {
                 Unit::Manifest(number) => self.scrub_manifest(number, &mut scrubbed),
             };
             match is_done {
-                true => self.round = Round { done: Some(part.unit), under_way: None },
+                true => self.round = Round { done: Some(part.unit), under_way: None, ..self.round },
                 false => self.round.under_way = Some(part),
             }
         }
@@ -139,8 +148,18 @@ impl Upkeep {
         if let Some(part) = self.round.under_way.take().filter(|part| units.contains(&part.unit)) {
             return Some(part);
         }
-        let unit = units.into_iter().filter(|unit| self.round.done.is_none_or(|done| *unit > done)).min()?;
-        Some(Part { unit, reading: None, wrong: Vec::new(), block: 0 })
+        let part = |unit| Part { unit, reading: None, wrong: Vec::new(), block: 0 };
+        loop {
+            let Round { are_runs_read, done, .. } = self.round;
+            let is_run = |unit: &Unit| matches!(unit, Unit::Table(_, table::Kind::Timers, _));
+            let left =
+                units.iter().filter(|unit| is_run(unit) != are_runs_read && done.is_none_or(|done| **unit > done));
+            match left.min() {
+                Some(unit) => return Some(part(*unit)),
+                None if are_runs_read => return None,
+                None => self.round = Round { are_runs_read: true, ..Round::default() },
+            }
+        }
     }
 
     fn units(&self) -> Vec<Unit> {
@@ -303,9 +322,19 @@ impl Upkeep {
             Err(_) => scrubbed.bytes += 1,
         }
         // Reads both halves, and says what is wrong.
-        let found = match Pair::open(&*self.disk, kind, number, self.store) {
+        let mended = Pair::open(&*self.disk, kind, number, self.store);
+        if kind == table::Kind::Timers {
+            // Who has it open reads the files that were there before.
+            self.doubtful.runs.insert(number);
+        }
+        let found = match mended {
             Ok(_) => Damage::Table { name },
+            Err(error) if kind == table::Kind::Timers => {
+                tracing::error!(%error, "a run of timers and its copy are damaged");
+                Damage::Pair { name }
+            }
             Err(error) => {
+                self.doubtful.has_ledgers |= kind == table::Kind::Ledgers;
                 tracing::error!(%error, "a table and its copy are damaged; the next checkpoint holds everything");
                 self.is_adrift = true;
                 Damage::Pair { name }

@@ -34,6 +34,11 @@ pub struct Tally {
     pub thinned: u64,
     /// Merges of runs of timers.
     pub merged: u64,
+    /// Runs of timers that were damaged in both halves and rebuilt from the log; how many timers only that has saved.
+    pub rebuilt: u64,
+    pub recovered: u64,
+    /// Starts after which a cursor met such damage before upkeep did.
+    pub met: u64,
     pub cuts: Cuts,
     pub blows: rot::Blows,
     /// Bytes that were read to find damage.
@@ -91,12 +96,13 @@ impl Cuts {
     }
 }
 
-/// Runs one seed; instead of crashing, every eighth damages the log, and every eighth the files of an old store. With
-/// `is_loud` each event is printed.
+/// Runs one seed; instead of crashing, every eighth damages the log, every eighth the files of an old store, and every
+/// sixteenth its runs of timers. With `is_loud` each event is printed.
 pub fn run(seed: u64, is_loud: bool) -> Result<Tally, Failure> {
-    let result = catch_unwind(AssertUnwindSafe(|| match seed % 8 {
-        3 => rot::run(seed, is_loud),
-        7 => damage::run(seed, is_loud),
+    let result = catch_unwind(AssertUnwindSafe(|| match seed % 16 {
+        3 | 11 => rot::run(seed, is_loud),
+        12 => rot::run_on_timers(seed, is_loud),
+        7 | 15 => damage::run(seed, is_loud),
         _ => World::new(seed, is_loud).live(),
     }));
     result.map_err(|panic| {

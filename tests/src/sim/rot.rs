@@ -9,11 +9,11 @@ use storage::disk::Disk;
 use storage::index;
 use storage::log::segment;
 use storage::store::{OpenError, Recovered};
-use storage::table::Kind;
+use storage::table::{BLOCK, Kind};
 
 use super::oracle::{body_of, must};
 use super::snapshot::Snapshot;
-use super::world::World;
+use super::world::{Quiet, World};
 use super::{Tally, damage};
 
 /// Bytes of one copy of a segment's header, and where the second one begins.
@@ -39,6 +39,8 @@ enum Blow {
     Tail,
     TailBelowDurable,
     NewestSegmentGone,
+    /// Runs of timers, both halves; in seeds of their own.
+    Runs,
 }
 
 const BLOWS: [Blow; 16] = [
@@ -106,6 +108,25 @@ pub fn run(seed: u64, is_loud: bool) -> Tally {
         Expected::Same => live_on(&mut world, (&before, files.newest.number), blow, None),
         Expected::Body(position) => live_on(&mut world, (&before, files.newest.number), blow, Some(position)),
     }
+    world.tally
+}
+
+/// Damages runs of timers in both halves, before a start. All that waited waits still.
+pub fn run_on_timers(seed: u64, is_loud: bool) -> Tally {
+    // Of a store that grows old little waits.
+    let mut world = World::new(seed, is_loud);
+    grow(&mut world);
+    let newest = files(&world).newest.number;
+    let before = {
+        let running = world.run();
+        Snapshot::of(running.writer.views(), &running.timer)
+    };
+    let upkeep = world.run().upkeep.take().expect("upkeep is at home");
+    let count = 1 + world.chance.below(3);
+    let struck = (0..count).filter(|_| world.strike_run(&upkeep)).count() as u64;
+    world.run().upkeep = Some(upkeep);
+    world.tally.blows.runs += struck;
+    live_on(&mut world, (&before, newest), Blow::Runs, None);
     world.tally
 }
 
@@ -200,8 +221,11 @@ fn strike(world: &mut World, blow: Blow, files: &Files) -> Option<Expected> {
                 Blow::HalfGone if world.chance.one_in(2) => remove(&disk, &data),
                 Blow::HalfGone => remove(&disk, &copy),
                 _ => {
-                    flip(world, &data);
-                    flip(world, &copy);
+                    let blocks = [&data, &copy].map(|half| flip_byte(world, half) / BLOCK as u64);
+                    // The log has what a run has lost, and each half has what the other one lost in another place.
+                    if kind == Kind::Timers || blocks[0] != blocks[1] {
+                        return Some(Expected::Same);
+                    }
                     let is_in_both = files.older.tables().any(|(_, of)| of.number == table.number);
                     if is_in_both { without_checkpoint(files, is_whole)? } else { Expected::Same }
                 }
@@ -215,6 +239,7 @@ fn strike(world: &mut World, blow: Blow, files: &Files) -> Option<Expected> {
             }
             without_checkpoint(files, is_whole)?
         }
+        Blow::Runs => panic!("it has seeds of its own"),
         Blow::Header => {
             let is_on_disk = |header: &&segment::Header| disk.content(&segment::name(header.base)).is_some();
             let headers: Vec<_> = files.newest.segments.iter().filter(is_on_disk).copied().collect();
@@ -298,10 +323,16 @@ fn pick<T: Clone>(world: &mut World, all: &[T]) -> Option<T> {
 }
 
 fn flip(world: &mut World, name: &str) -> Expected {
+    flip_byte(world, name);
+    Expected::Same
+}
+
+/// Gives which byte it was.
+fn flip_byte(world: &mut World, name: &str) -> u64 {
     let length = world.disk.content(name).unwrap_or_else(|| panic!("{name} is there")).len() as u64;
     let (byte, bit) = (world.chance.below(length), world.chance.below(8) as u8);
     must!(world.disk.flip(name, byte, bit), "{name} has {length} bytes");
-    Expected::Same
+    byte
 }
 
 fn remove(disk: &dyn Disk, name: &str) -> Expected {
@@ -317,7 +348,7 @@ fn live_on(world: &mut World, (before, newest): (&Snapshot, u64), blow: Blow, da
     let recovered = world.open(&world.disk.clone(), Chance::new(1));
     let mut recovered = recovered.unwrap_or_else(|error| panic!("{blow:?} keeps the store from opening: {error}"));
     must!(recovered.report.quarantined.is_empty(), "{blow:?} took something of the log: {:?}", recovered.report);
-    mend(&mut recovered);
+    mend(&mut recovered, &mut world.tally);
     let after = Snapshot::of(recovered.writer.views(), &recovered.timer);
     if let Some(difference) = before.difference(&after) {
         panic!("otherwise after {blow:?}: {difference}");
@@ -349,14 +380,16 @@ fn live_on(world: &mut World, (before, newest): (&Snapshot, u64), blow: Blow, da
 }
 
 /// Reads everything that is in index files; what is found to be damaged is made anew.
-fn mend(recovered: &mut Recovered) {
+fn mend(recovered: &mut Recovered, tally: &mut Tally) {
     let indexes = recovered.writer.views().index.indexes().clone();
     for index in indexes.iter() {
         if let Err(error) = index.verify() {
             recovered.writer.views().index.report(index.base(), &error);
         }
     }
-    recovered.upkeep.mend_indexes().expect("a healthy disk");
+    let Recovered { writer, timer, upkeep, .. } = recovered;
+    Quiet { writer, timer }.mend(upkeep, tally);
+    must!(timer.timers().all().is_ok(), "timers cannot be read after everything was mended");
     for index in recovered.writer.views().index.indexes().iter() {
         index.verify().unwrap_or_else(|error| panic!("an index was not mended: {error}"));
     }
@@ -379,6 +412,9 @@ pub struct Blows {
     /// While the store runs.
     pub indexes_in_use: u64,
     pub copies_in_use: u64,
+    /// Runs of timers in both halves, before a start and while the store runs.
+    pub runs: u64,
+    pub runs_in_use: u64,
     pub tables: u64,
     pub copies: u64,
     pub pairs: u64,
@@ -397,6 +433,7 @@ impl Blows {
             Blow::Copy => &mut self.copies,
             Blow::Pair => &mut self.pairs,
             Blow::Newest | Blow::EveryManifest => &mut self.manifests,
+            Blow::Runs => &mut self.runs,
             Blow::Header => &mut self.headers,
             Blow::Sealed => &mut self.sealed,
             Blow::Tail | Blow::TailBelowDurable => &mut self.tails,
@@ -409,6 +446,8 @@ impl Blows {
         self.indexes += other.indexes;
         self.indexes_in_use += other.indexes_in_use;
         self.copies_in_use += other.copies_in_use;
+        self.runs += other.runs;
+        self.runs_in_use += other.runs_in_use;
         self.tables += other.tables;
         self.copies += other.copies;
         self.pairs += other.pairs;

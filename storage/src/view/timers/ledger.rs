@@ -18,6 +18,7 @@ const TOPICS: u32 = 3;
 const MIBS: u32 = 4;
 const DROPPED: u32 = 5;
 const UNNOTED: u32 = 6;
+const HEADER: u32 = 7;
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ledger {
@@ -30,6 +31,8 @@ pub struct Ledger {
     pub dropped: HashSet<TopicId>,
     /// Have ended while their block could not be read: nobody knows their bits.
     pub unnoted: HashSet<Key>,
+    /// What the first block of the run holds: without it nothing in the run can be told from damage.
+    pub header: Vec<u8>,
 }
 
 impl Ledger {
@@ -62,7 +65,9 @@ impl Ledger {
         table.rows(UNNOTED, Key::BYTES, Key::BYTES)?;
         let mut unnoted: Vec<_> = self.unnoted.iter().collect();
         unnoted.sort_unstable();
-        unnoted.into_iter().try_for_each(|key| table.row(&key.to_bytes()))
+        unnoted.into_iter().try_for_each(|key| table.row(&key.to_bytes()))?;
+        table.bytes(HEADER)?;
+        table.append(&self.header).map(drop)
     }
 
     pub fn read(table: &Table) -> Result<Self, TableError> {
@@ -86,6 +91,10 @@ impl Ledger {
         mibs.extend(rows(table, MIBS, 8)?.iter().map(|row| (be_u32(&row[..4]), le_u32(&row[4..]))));
         ledger.dropped.extend(rows(table, DROPPED, 4)?.iter().map(|row| TopicId(be_u32(row))));
         ledger.unnoted.extend(rows(table, UNNOTED, Key::BYTES)?.iter().map(|row| Key::from_bytes(row)));
+        // Those of older programs do not say it.
+        if table.section(HEADER).is_ok() {
+            ledger.header = bytes_of(HEADER)?;
+        }
         if ledger.counts.topics.values().sum::<u64>() != ledger.counts.total {
             return Err(table.malformed("its counts contradict each other"));
         }

@@ -3,7 +3,7 @@
 //! G1. The runs that are merged are in use until the new one takes their place; what ends meanwhile is told by key.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::io;
 
 use base::TopicId;
@@ -11,9 +11,11 @@ use hashbrown::HashSet;
 
 use super::Timers;
 use super::counts::Counts;
+use super::file::RunFile;
 use super::ledger::Ledger;
 use super::row::{Key, Row};
-use super::run::{Run, RunFile, all_pending};
+use super::run::{Run, all_pending};
+use crate::log::ReadError;
 use crate::table::{TableError, TableWriter};
 
 /// Runs of one level that are merged at once.
@@ -29,17 +31,19 @@ const ROWS_AT_ONCE: u32 = 8 * 127;
 /// What is to be merged.
 #[derive(Debug)]
 pub struct Plan {
-    inputs: Vec<Input>,
+    pub(super) inputs: Vec<Input>,
     level: u32,
 }
 
 #[derive(Debug)]
-struct Input {
-    number: u64,
-    file: RunFile,
-    ledger: Ledger,
+pub(super) struct Input {
+    pub number: u64,
+    pub file: RunFile,
+    pub ledger: Ledger,
     next: u32,
     ahead: VecDeque<Row>,
+    /// Rows of blocks that cannot be read, with their numbers, from elsewhere.
+    pub recovered: BTreeMap<u32, Vec<(Row, u32)>>,
 }
 
 /// A merge came to nothing; the runs are as they were.
@@ -51,9 +55,15 @@ pub enum MergeError {
     Reread(#[from] TableError),
     #[error("run {number} cannot be read: {source}")]
     Read { number: u64, source: TableError },
+    #[error("a body that is waited for cannot be read: {0}")]
+    Log(#[from] ReadError),
 }
 
 impl Plan {
+    pub(super) fn new(level: u32, inputs: Vec<Input>) -> Self {
+        Self { inputs, level }
+    }
+
     /// Numbers of the runs that are merged.
     pub fn numbers(&self) -> Vec<u64> {
         self.inputs.iter().map(|input| input.number).collect()
@@ -64,36 +74,69 @@ impl Plan {
         let mut counts = Counts::default();
         let mut rows = 0;
         RunFile::begin(table)?;
+        self.each(&mut |row| {
+            counts.add(row);
+            rows += 1;
+            table.row(&row.to_bytes())
+        })?;
+        // Once more from the beginning: so many keys are not kept in memory.
+        RunFile::begin_keys(table)?;
+        self.each(&mut |row| table.row(&row.key.to_bytes()))?;
+        Ok(all_pending(rows, counts, self.level))
+    }
+
+    /// What was pending when the plan was made, in order.
+    fn each(&mut self, visit: &mut dyn FnMut(&Row) -> io::Result<()>) -> Result<(), MergeError> {
         let mut heap = BinaryHeap::new();
         for (index, input) in self.inputs.iter_mut().enumerate() {
+            input.next = 0;
             heap.extend(input.peek()?.map(|key| Reverse((key, index))));
         }
         while let Some(Reverse((_, index))) = heap.pop() {
             let input = &mut self.inputs[index];
             let row = input.ahead.pop_front().expect("was peeked at");
-            table.row(&row.to_bytes())?;
-            counts.add(&row);
-            rows += 1;
+            visit(&row)?;
             heap.extend(input.peek()?.map(|key| Reverse((key, index))));
         }
-        Ok(all_pending(rows, counts, self.level))
+        Ok(())
     }
 }
 
 impl Input {
+    pub fn new(number: u64, file: RunFile, ledger: Ledger) -> Self {
+        Self { number, file, ledger, next: 0, ahead: VecDeque::new(), recovered: BTreeMap::new() }
+    }
+
     fn peek(&mut self) -> Result<Option<Key>, MergeError> {
         while self.ahead.is_empty() {
             let Some(first) = self.ledger.ended.first_clear(self.next, self.ledger.rows) else { return Ok(None) };
             self.next = (first + ROWS_AT_ONCE).min(self.ledger.rows);
-            let read = self.file.read(first, self.next);
-            let rows = read.map_err(|source| MergeError::Read { number: self.number, source })?;
+            let rows = self.read(first, self.next)?;
             let (ended, ledger) = (&self.ledger.ended, &self.ledger);
             let is_pending = |row: &Row, number| {
                 !ended.contains(number) && !ledger.dropped.contains(&row.topic) && !ledger.unnoted.contains(&row.key)
             };
-            self.ahead.extend(rows.into_iter().zip(first..).filter(|(row, n)| is_pending(row, *n)).map(|(row, _)| row));
+            self.ahead.extend(rows.into_iter().filter(|(row, number)| is_pending(row, *number)).map(|(row, _)| row));
         }
         Ok(self.ahead.front().map(|row| row.key))
+    }
+
+    fn read(&self, from: u32, to: u32) -> Result<Vec<(Row, u32)>, MergeError> {
+        let numbered = |from, to| self.file.read(from, to).map(|rows| rows.into_iter().zip(from..).collect::<Vec<_>>());
+        let fail = |source| MergeError::Read { number: self.number, source };
+        if self.recovered.is_empty() {
+            return numbered(from, to).map_err(fail);
+        }
+        let mut all = Vec::new();
+        let per_block = self.file.rows_per_block();
+        for block in from / per_block..to.div_ceil(per_block) {
+            let rows = self.file.rows_of(block);
+            match self.recovered.get(&block) {
+                Some(found) => all.extend(found.iter().filter(|(_, number)| (from..to).contains(number))),
+                None => all.extend(numbered(rows.start.max(from), rows.end.min(to)).map_err(fail)?),
+            }
+        }
+        Ok(all)
     }
 }
 
@@ -121,8 +164,7 @@ impl Timers {
         let runs = &mut self.runs[first..first + count];
         let inputs = runs.iter_mut().map(|run| {
             run.ended_in_merge = Some(Vec::new());
-            let (number, file, ledger) = (run.number, run.file.clone(), run.ledger.clone());
-            Input { number, file, ledger, next: 0, ahead: VecDeque::new() }
+            Input::new(run.number, run.file.clone(), run.ledger.clone())
         });
         let inputs: Vec<_> = inputs.collect();
         Some(Plan { level: inputs[0].ledger.level + u32::from(count > 1), inputs })

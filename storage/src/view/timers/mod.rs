@@ -12,10 +12,12 @@
 
 mod bits;
 mod counts;
+mod file;
 mod ledger;
 mod list;
 mod merge;
 mod part;
+mod rebuild;
 mod row;
 mod run;
 mod snapshot;
@@ -37,10 +39,12 @@ use row::{Entry, Key, Row};
 use snapshot::Moved;
 use wheel::Wheel;
 
+pub use file::RunFile;
 pub use ledger::Ledger;
 pub use list::Page;
 pub use merge::{MergeError, Plan};
-pub use run::{Run, RunFile};
+pub use rebuild::{Found, Recovery};
+pub use run::Run;
 pub use snapshot::{Installed, Retired, RunState, Snapshot, Written, Young};
 
 /// A delayed message.

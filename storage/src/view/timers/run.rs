@@ -5,87 +5,18 @@
 //! R2. A block that cannot be read is told of, and passed; its rows stay pending, and are tried again.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
 
 use base::TopicId;
-use hashbrown::HashSet;
 
 use super::bits::Bits;
 use super::counts::{Counts, mib_of};
+use super::file::RunFile;
 use super::ledger::Ledger;
 use super::row::{Entry, Key, Place, Row};
-use crate::table::{Section, Table, TableError, TableWriter};
+use crate::table::TableError;
 
-const ROWS: u32 = 1;
 /// Blocks that a cursor reads at a time: 1,016 rows.
 const BLOCKS_AHEAD: u32 = 8;
-
-/// The rows of a run, in a table and, if there is one, in its copy.
-#[derive(Debug, Clone)]
-pub struct RunFile {
-    table: Arc<Table>,
-    copy: Option<Arc<Table>>,
-    section: Section,
-}
-
-impl RunFile {
-    /// Begins the section that holds the rows.
-    pub fn begin(table: &mut TableWriter) -> std::io::Result<()> {
-        table.rows(ROWS, Row::BYTES, Key::BYTES)
-    }
-
-    /// Reads fall back to the copy where the table cannot be read.
-    pub fn open(table: Arc<Table>, copy: Option<Arc<Table>>) -> Result<Self, TableError> {
-        let section = table.section(ROWS)?;
-        if section.width != Row::BYTES || section.key != Key::BYTES || u32::try_from(section.count).is_err() {
-            return Err(table.malformed("it holds no timers"));
-        }
-        let copy = copy.filter(|copy| copy.section(ROWS).is_ok_and(|other| other == section));
-        Ok(Self { table, copy, section })
-    }
-
-    pub fn count(&self) -> u32 {
-        u32::try_from(self.section.count).expect("checked when it was opened")
-    }
-
-    pub fn bytes(&self) -> u64 {
-        self.table.bytes()
-    }
-
-    pub fn rows_per_block(&self) -> u32 {
-        u32::try_from(self.section.rows_per_block()).expect("small")
-    }
-
-    pub fn malformed(&self, what: &'static str) -> TableError {
-        self.table.malformed(what)
-    }
-
-    pub fn read(&self, from: u32, to: u32) -> Result<Vec<Row>, TableError> {
-        self.try_both(|table| {
-            let mut rows = Vec::new();
-            table.rows(&self.section, from.into(), to.into(), &mut |row| {
-                rows.push(Row::from_bytes(row));
-                true
-            })?;
-            Ok(rows)
-        })
-    }
-
-    fn fences(&self) -> Result<Vec<Key>, TableError> {
-        let bytes = self.try_both(|table| table.fences(&self.section))?;
-        Ok(bytes.chunks_exact(Key::BYTES).map(Key::from_bytes).collect())
-    }
-
-    fn try_both<T>(&self, read: impl Fn(&Table) -> Result<T, TableError>) -> Result<T, TableError> {
-        match (read(&self.table), &self.copy) {
-            (Err(error), Some(copy)) => {
-                tracing::warn!(%error, "a run of timers is read from its copy");
-                read(copy).map_err(|_| error)
-            }
-            (result, _) => result,
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 pub struct Run {
@@ -100,7 +31,7 @@ pub struct Run {
     pub durable: u64,
     /// What ended since a merge began to read it. None when none does.
     pub ended_in_merge: Option<Vec<Key>>,
-    /// A merge could not read it.
+    /// Some of it could not be read. [`super::Timers::damaged_runs`] tells whoever mends it.
     pub is_damaged: bool,
     /// The first key of each block.
     fences: Vec<Key>,
@@ -115,7 +46,7 @@ pub struct Run {
 
 impl Run {
     /// Reads the fences, and no row.
-    pub fn open(number: u64, file: RunFile, ledger: Ledger) -> Result<Self, TableError> {
+    pub fn open(number: u64, file: RunFile, mut ledger: Ledger) -> Result<Self, TableError> {
         if ledger.rows != file.count() {
             return Err(file.malformed("it has another number of rows than what is known of them"));
         }
@@ -123,6 +54,7 @@ impl Run {
         if fences.len() != file.count().div_ceil(file.rows_per_block()) as usize {
             return Err(file.malformed("it lacks fences"));
         }
+        ledger.header = file.header().to_vec();
         Ok(Self {
             source: u32::MAX,
             number,
@@ -308,14 +240,28 @@ impl Run {
 
     fn block(&mut self, block: u32) -> Result<&[Row], TableError> {
         if self.recent.as_ref().is_none_or(|(recent, _)| *recent != block) {
-            self.recent = Some((block, self.read_block(block)?));
+            let read = self.read_block(block);
+            self.is_damaged |= read.is_err();
+            self.recent = Some((block, read?));
         }
         Ok(self.recent.as_ref().map(|(_, rows)| rows.as_slice()).expect("just read"))
     }
 
     fn read_block(&self, block: u32) -> Result<Vec<Row>, TableError> {
-        let per_block = self.file.rows_per_block();
-        self.file.read(block * per_block, (block + 1).saturating_mul(per_block).min(self.count()))
+        let rows = self.file.rows_of(block);
+        self.file.read(rows.start, rows.end)
+    }
+
+    /// The cursor is past the block of this key, and could not read it.
+    pub fn pass(&mut self, key: Key) {
+        self.unreadable.extend(self.block_of(key));
+    }
+
+    /// Its files were made anew.
+    pub fn reopen(&mut self, file: RunFile) {
+        self.file = file;
+        self.recent = None;
+        self.is_damaged = false;
     }
 
     fn read_ahead(&mut self, from: u32) {
@@ -337,6 +283,7 @@ impl Run {
                 self.keep(first, rows.into_iter().skip(skipped).collect());
             }
             Err(error) => {
+                self.is_damaged = true;
                 if self.unreadable.insert(block) {
                     tracing::error!(%error, run = self.number, "timers cannot be read; they wait until they can");
                 }
@@ -372,5 +319,5 @@ pub struct NotRead;
 
 /// What is known of a new run's rows: all of them are pending.
 pub fn all_pending(rows: u32, counts: Counts, level: u32) -> Ledger {
-    Ledger { rows, level, ended: Bits::clear(rows), counts, dropped: HashSet::new(), unnoted: HashSet::new() }
+    Ledger { rows, level, ended: Bits::clear(rows), counts, ..Ledger::default() }
 }

@@ -8,10 +8,11 @@ use base::LogPosition;
 
 use super::Timers;
 use super::counts::Counts;
+use super::file::RunFile;
 use super::ledger::Ledger;
 use super::part::{Frozen, Part};
 use super::row::{Key, Row};
-use super::run::{Run, RunFile, all_pending};
+use super::run::{Run, all_pending};
 use crate::table::TableWriter;
 
 /// The timers as they were at one moment.
@@ -68,6 +69,8 @@ impl Young {
             rows[part][number as usize] = row;
             table.row(&self.parts[part].row(number).to_bytes())?;
         }
+        RunFile::begin_keys(table)?;
+        order.iter().try_for_each(|(key, ..)| table.row(&key.to_bytes()))?;
         let count = u32::try_from(order.len()).expect("young timers are few");
         Ok(Written { ledger: all_pending(count, self.counts, 0), parts: self.parts, rows })
     }

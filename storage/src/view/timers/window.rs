@@ -87,10 +87,14 @@ impl Timers {
     pub(super) fn retry_unreadable(&mut self) {
         let mut found = Vec::new();
         self.runs.iter_mut().for_each(|run| run.retry(self.horizon, &mut found));
-        for entry in found {
-            if self.is_waiting(&entry) {
-                self.place(entry);
-            }
+        found.into_iter().for_each(|entry| self.place_again(entry));
+    }
+
+    /// Puts a timer where it waits, unless it is there or somebody decides about it.
+    pub(super) fn place_again(&mut self, entry: Entry) {
+        if self.is_waiting(&entry) {
+            self.unplace(entry.row.key);
+            self.place(entry);
         }
     }
 

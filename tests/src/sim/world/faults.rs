@@ -10,6 +10,7 @@ use super::{World, say};
 impl World {
     pub(super) fn set_wall(&mut self, to: Timestamp) {
         self.clock.set_wall(to);
+        self.earliest = self.earliest.min(to);
         self.oracle.wall_set(self.clock.monotonic_ms());
     }
 

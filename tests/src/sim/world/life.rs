@@ -100,6 +100,7 @@ impl World {
     }
 
     fn resume(&mut self) {
+        self.notice_runs();
         let now = self.now();
         let running = self.running.as_ref().expect("just recovered");
         self.oracle.recovered(&running.reader, &running.timer, now, &self.next_batch);

@@ -7,6 +7,7 @@ mod life;
 mod load;
 mod operators;
 mod requests;
+mod runs;
 mod scene;
 mod subscriptions;
 mod upkeep;
@@ -33,6 +34,7 @@ use storage::writer::Writer;
 
 use super::Tally;
 use super::oracle::{Id, Operation, Oracle, must};
+pub(super) use runs::Quiet;
 use scene::PAIRS;
 
 pub const START: u64 = 1_700_000_000_000;
@@ -148,6 +150,8 @@ pub struct World {
     is_armed: bool,
     /// The number of the newest checkpoint whose manifest was lost.
     lost_checkpoint: u64,
+    /// The wall clock was never set to an earlier time.
+    earliest: Timestamp,
     sink: Arc<dyn ReplySink>,
     pub tally: Tally,
     next_batch: Vec<u64>,
@@ -194,6 +198,7 @@ impl World {
             is_aging: seed % 4 == 1,
             is_armed: false,
             lost_checkpoint: 0,
+            earliest: Timestamp(START),
             sink: Arc::new(Silent),
             tally: Tally::default(),
             next_batch: vec![0; PAIRS.len()],
@@ -257,6 +262,7 @@ impl World {
             93..=95 => self.operate(),
             96..=97 => self.upkeep(),
             98 if self.is_aging => self.rot(),
+            98 => self.rot_in_runs(),
             _ => drop(self.run().writer.mark()),
         }
         if self.disk.is_crashed() {

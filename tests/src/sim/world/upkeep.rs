@@ -8,6 +8,7 @@ use storage::disk::Disk;
 use storage::index;
 use storage::record::Fact;
 use storage::request::{Change, Done, Request};
+use storage::table::Kind;
 use storage::upkeep::{Errand, Owners, Policy, Standing, Upkeep};
 use storage::view::catalog::TopicKind;
 
@@ -18,8 +19,8 @@ use super::{Owner, World, say};
 const RETENTION: Duration = Duration::from_secs(120);
 
 /// The world as upkeep sees it: others go on while it works.
-struct Others<'a> {
-    world: &'a mut World,
+pub(super) struct Others<'a> {
+    pub world: &'a mut World,
 }
 
 impl Owners for Others<'_> {
@@ -104,6 +105,7 @@ impl World {
                 self.take_checkpoint(&mut upkeep);
             }
         }
+        self.mend_runs(&mut upkeep);
         if let Some(running) = &mut self.running {
             running.upkeep = Some(upkeep);
         }
@@ -117,7 +119,10 @@ impl World {
         let Some(mut upkeep) = self.run().upkeep.take() else { return };
         let indexes = self.run().writer.views().index.indexes().clone();
         let tables: Vec<_> = upkeep.newest().iter().flat_map(|newest| newest.tables()).collect();
-        if self.chance.one_in(3) && !tables.is_empty() {
+        let has_runs = tables.iter().any(|(kind, _)| *kind == Kind::Timers);
+        if has_runs && self.chance.one_in(2) {
+            self.tally.blows.runs_in_use += u64::from(self.strike_run(&upkeep));
+        } else if self.chance.one_in(3) && !tables.is_empty() {
             let (kind, table) = *self.chance.pick(&tables);
             self.rot_in(&checkpoint::copy_name(kind, table.number));
             self.tally.blows.copies_in_use += 1;
@@ -136,6 +141,16 @@ impl World {
             upkeep.mend_indexes().expect("a healthy disk");
         }
         self.run().upkeep = Some(upkeep);
+    }
+
+    /// As [`World::rot`], in both halves of a run.
+    pub(super) fn rot_in_runs(&mut self) {
+        if !self.is_armed
+            && let Some(upkeep) = self.run().upkeep.take()
+        {
+            self.tally.blows.runs_in_use += u64::from(self.strike_run(&upkeep));
+            self.run().upkeep = Some(upkeep);
+        }
     }
 
     fn rot_in(&mut self, name: &str) {
@@ -192,7 +207,8 @@ impl World {
         let budget = *self.chance.pick(&[1, 10 << 10, 100 << 10, u64::MAX]);
         let scrubbed = upkeep.scrub(budget);
         say!(self, "scrub: {scrubbed:?}");
-        let has_rotted = self.tally.blows.copies_in_use + self.tally.blows.indexes_in_use > 0;
+        let blows = &self.tally.blows;
+        let has_rotted = blows.copies_in_use + blows.indexes_in_use + blows.runs_in_use > 0;
         let is_right = scrubbed.found.is_empty() || has_rotted || self.disk.is_crashed();
         must!(is_right, "damage without damage: {scrubbed:?}");
         self.tally.scrubbed += scrubbed.bytes;
