@@ -6,6 +6,7 @@ use super::super::aged_tests::Aged;
 use super::{Policy, Thinned};
 use crate::request::Request;
 use crate::salvage::Alone;
+use crate::verify::{Finding, directory};
 use crate::view::catalog::{TopicKind, TopicSpec};
 
 /// The fleeting topic's messages are out of their time, those of "orders" are not.
@@ -35,6 +36,23 @@ fn mixed() -> Aged {
     }
     aged.checkpoint();
     aged
+}
+
+#[test]
+fn indexes_of_thinned_segments_are_verified_as_others_are() {
+    let mut aged = mixed();
+    while thin(&mut aged).is_some() {}
+    aged.checkpoint();
+    aged.checkpoint();
+    let verified = directory(&aged.disk).unwrap();
+    let wrong = verified.beside.files.iter().filter(|file| !matches!(file.finding, Finding::Sound));
+    assert_eq!(wrong.map(|file| &file.name).collect::<Vec<_>>(), [""; 0]);
+    let thinned = aged.names().into_iter().find(|name| name.ends_with(".thin")).expect("some were thinned");
+    let index = thinned.replace(".thin", ".index");
+    assert!(aged.disk.flip(&index, 5000, 1));
+    let verified = directory(&aged.disk).unwrap();
+    let found = verified.beside.files.iter().find(|file| file.name == index).expect("it is listed");
+    assert!(matches!(found.finding, Finding::Anew(_)), "{found:?}");
 }
 
 #[test]

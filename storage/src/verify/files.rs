@@ -259,7 +259,8 @@ impl Looking<'_> {
     fn indexes(&mut self, manifests: &[(u64, Result<Manifest, FileFlaw>)], checkpoint: Option<u64>) {
         let used = manifests.iter().find(|(number, _)| Some(*number) == checkpoint);
         let sealed_to = used.and_then(|(_, used)| used.as_ref().ok()).map(|used| used.replay_from).unwrap_or_default();
-        for known in self.known {
+        let thinned: Vec<Known> = self.names.iter().filter_map(|name| self.what_is_left(name)).collect();
+        for known in self.known.iter().chain(&thinned) {
             let name = index::name(known.base);
             if !self.names.contains(&name) && known.base >= sealed_to {
                 continue;
@@ -279,6 +280,14 @@ impl Looking<'_> {
             true => Ok(()),
             false => Err(FileFlaw::OtherSegment),
         }
+    }
+
+    /// The segment of which only a thin file is there.
+    fn what_is_left(&self, name: &str) -> Option<Known> {
+        let base = thin::parse_name(name).filter(|base| !self.names.contains(&segment::name(*base)))?;
+        // One that is damaged is told of when it is looked at itself.
+        let header = Thin::open(self.disk, base).ok()?.header;
+        Some(Known { base, size: header.size, store: header.cluster })
     }
 
     fn thinned(&self, base: LogPosition) -> Result<(), FileFlaw> {
