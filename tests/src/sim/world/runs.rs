@@ -103,7 +103,11 @@ impl World {
     /// A time at which nothing can be due, and not much earlier than need be.
     fn before_all_due(&self) -> Timestamp {
         let messages = self.oracle.messages.values();
-        if messages.clone().any(|message| message.is_moving) {
+        // Of other topics the oracle knows no messages.
+        let running = self.running.as_ref().expect("the process lives");
+        let mut topics = running.timer.timers().pending_by_topic().into_keys();
+        let has_others = topics.any(|topic| !self.topics[..3].contains(&topic));
+        if has_others || messages.clone().any(|message| message.is_moving) {
             return Timestamp(self.earliest.0 - 10);
         }
         let dues = messages.filter(|message| message.slot.is_none()).filter_map(|message| message.due);
