@@ -62,7 +62,7 @@ impl Tally {
 
 impl World {
     /// Flips a bit of the same block in both halves of a run that the newest checkpoint names. False: it names none that
-    /// is sound. Where a half has rotted before, the two would be damaged in more places than a run can be made whole from.
+    /// is sound. Where a half has rotted before, more would be damaged than a run can be made whole from.
     pub fn strike_run(&mut self, upkeep: &Upkeep) -> bool {
         let Some(newest) = upkeep.newest() else { return false };
         let halves =
