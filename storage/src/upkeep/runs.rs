@@ -28,8 +28,8 @@ impl Upkeep {
         self.doubtful.has_ledgers || !self.doubtful.runs.is_empty()
     }
 
-    /// Makes damaged runs whole, or rebuilds them, and adds to `done` what was rebuilt. What fails is tried again; until then
-    /// its timers wait.
+    /// Makes damaged runs whole, or rebuilds them, and adds to `done` what was rebuilt. What fails is tried again; until
+    /// then its timers wait.
     pub fn mend_runs(&mut self, owners: &mut dyn Owners, done: &mut Vec<Damage>) -> Result<(), CheckpointError> {
         if std::mem::take(&mut self.doubtful.has_ledgers) {
             at_timers(owners, |timers| timers.timers_mut().distrust_ledgers());
@@ -58,7 +58,7 @@ impl Upkeep {
                 at_timers(owners, move |timers| timers.timers_mut().reopen(number, file));
                 Ok(None)
             }
-            // A disk that gives nothing now, and may later, does not give the rest of it either: then nothing comes of it (B2).
+            // A disk that gives nothing for now does not give the rest either: then nothing comes of it (B2).
             Err(error) => {
                 tracing::error!(%error, run = number, "a run of timers is in neither half; it is rebuilt from the log");
                 self.rebuild(owners, number, &header)

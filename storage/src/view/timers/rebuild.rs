@@ -1,7 +1,7 @@
 //! Runs of which some can be read in neither half: what is in no block any more is looked for in the log.
 //!
-//! A damaged row is known by its number, which says whether it has ended, and by its key, which stands in the run twice.
-//! The record at its origin has the rest. Only where that is gone as well, a timer is lost, by its key.
+//! A damaged row is known by its number, which says whether it has ended, and by its key, which stands in the run
+//! twice. The record at its origin has the rest. Only where that is gone as well, a timer is lost, by its key.
 //!
 //! B1. A rebuilt run holds exactly what was pending in the damaged one, but for what is said to be lost.
 //! B2. Nothing is lost to a read that may succeed another time: then the run stays as it is.
@@ -81,7 +81,7 @@ impl Input {
         let keys = match self.file.read_keys(rows) {
             Ok(keys) => keys,
             Err(error) if error.is_damage() => {
-                tracing::error!(%error, run = self.number, timers = pending.len(), "timers are lost, and their names too");
+                tracing::error!(%error, run = self.number, timers = pending.len(), "timers are lost with their names");
                 recovery.nameless += pending.len() as u64;
                 return Ok(Vec::new());
             }
@@ -139,7 +139,7 @@ impl Timers {
         Some(Plan::new(run.ledger.level, vec![input]))
     }
 
-    /// A rebuilt run is durable and takes the place of the damaged one. What the window has passed meanwhile is due now.
+    /// A rebuilt run is durable and takes the place of the damaged one. What the window has passed is due now.
     pub fn rebuilt(&mut self, run: Run, recovery: &Recovery) {
         let number = run.number;
         self.merged(run);

@@ -62,7 +62,7 @@ impl Tally {
 
 impl World {
     /// Flips a bit of the same block in both halves of a run that the newest checkpoint names. False: it names none that
-    /// is sound. Where a half has rotted before, the two would be damaged in more places than a run can be made whole from.
+    /// is sound. Where a half has rotted before, more would be damaged than a run can be made whole from.
     pub fn strike_run(&mut self, upkeep: &Upkeep) -> bool {
         let Some(newest) = upkeep.newest() else { return false };
         let halves =
@@ -103,7 +103,11 @@ impl World {
     /// A time at which nothing can be due, and not much earlier than need be.
     fn before_all_due(&self) -> Timestamp {
         let messages = self.oracle.messages.values();
-        if messages.clone().any(|message| message.is_moving) {
+        // Of other topics the oracle knows no messages.
+        let running = self.running.as_ref().expect("the process lives");
+        let mut topics = running.timer.timers().pending_by_topic().into_keys();
+        let has_others = topics.any(|topic| !self.topics[..3].contains(&topic));
+        if has_others || messages.clone().any(|message| message.is_moving) {
             return Timestamp(self.earliest.0 - 10);
         }
         let dues = messages.filter(|message| message.slot.is_none()).filter_map(|message| message.due);
