@@ -66,6 +66,17 @@ impl Gaps {
         self.indexes.is_empty() && self.segments.is_empty() && self.bodies.is_empty()
     }
 
+    /// Both.
+    pub fn add(&mut self, other: Self) {
+        other.indexes.into_iter().for_each(|error| self.index(error));
+        self.segments.extend(other.segments);
+        self.bodies.extend(other.bodies);
+        for positions in [&mut self.segments, &mut self.bodies] {
+            positions.sort_unstable();
+            positions.dedup();
+        }
+    }
+
     fn index(&mut self, error: TableError) {
         if self.indexes.iter().all(|known| known.name() != error.name()) {
             self.indexes.push(error);
