@@ -129,6 +129,18 @@ pub const READS_LIVE_IN_A_ROW_MAX: u32 = 7;
 pub const READ_AHEAD_ENTRIES_MAX: usize = 4_096;
 pub const READ_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
+/// Hashes of keys and ids of what is in no index file yet, 12 B each: 48 MiB. Two segments of 256 MiB full of messages of 1 KiB
+/// with one key make 850,000.
+pub const LOOK_UP_ROWS_MAX: usize = 4 << 20;
+/// Bodies that one look-up reads, whether they are what was looked for or not; then it says where to go on.
+pub const LOOK_UP_BODIES_MAX: usize = 4_096;
+/// Entries that one look-up of a message group walks in memory, or a filter in a queue; then it says where to go on.
+pub const LOOK_UP_ENTRIES_MAX: usize = 1 << 20;
+/// Topics that are looked through for an id or a key when none is named.
+pub const LOOK_UP_TOPICS_MAX: usize = 64;
+/// Look-ups that wait for a read thread.
+pub const LOOK_UPS_MAX: usize = 64;
+
 /// Due times within this window are in the wheel, one slot a millisecond.
 pub const WHEEL_WINDOW_MS: u64 = 65_536;
 /// Timers in the wheel, 40 bytes each; when there are more its window ends earlier.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use base::{GroupName, NameError, QueueIndex, QueueOffset, Timestamp, TopicName};
+use base::{GroupName, LogPosition, NameError, QueueIndex, QueueOffset, Timestamp, TopicName};
 
 use crate::api::Delivery;
 
@@ -185,6 +185,111 @@ pub struct Peeked {
     pub visible_since: Timestamp,
 }
 
+/// What of a topic's messages is looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PeekFilter {
+    pub message_group: Option<String>,
+    pub tag: Option<String>,
+}
+
+/// Messages of a queue that a filter let through.
+#[derive(Debug, Clone)]
+pub struct PeekedPage {
+    pub messages: Vec<Peeked>,
+    /// Where to go on; none at the end of the last queue.
+    pub next: Option<(QueueIndex, QueueOffset)>,
+    pub warnings: Vec<String>,
+}
+
+/// Messages that have a key or an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Find {
+    pub by: FindBy,
+    /// None: in all of them, when there are few.
+    pub topic: Option<String>,
+    /// Only what was stored from then on.
+    pub from: Option<Timestamp>,
+    /// Only what was stored until then.
+    pub to: Option<Timestamp>,
+    pub limit: usize,
+    /// Where the page before ended.
+    pub below: Option<LogPosition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FindBy {
+    Key(String),
+    Id(String),
+}
+
+/// What has become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageState {
+    Visible {
+        queue: QueueIndex,
+        offset: QueueOffset,
+        since: Timestamp,
+    },
+    Scheduled {
+        due: Timestamp,
+    },
+    /// Half of a transaction that is not decided.
+    Prepared,
+    RolledBack,
+    /// Retention or a purge took it from its queue.
+    Expired,
+    /// Recalled, or where it went is not known any more.
+    Ended,
+    /// What would say it cannot be read now.
+    Unknown,
+}
+
+/// A message that was looked up.
+#[derive(Debug, Clone)]
+pub struct FoundMessage {
+    /// Queue and offset are zero unless it is visible.
+    pub message: Delivery,
+    pub state: MessageState,
+    /// Of the groups that read its topic; only where one message was asked for, and while it is visible.
+    pub groups: Option<Vec<GroupMessageState>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct FoundPage {
+    /// Newest first.
+    pub messages: Vec<FoundMessage>,
+    /// Where to go on; none when there is no more.
+    pub next: Option<LogPosition>,
+    /// What could not be looked through.
+    pub warnings: Vec<String>,
+}
+
+/// How a message stands with one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMessageState {
+    pub group: GroupName,
+    pub state: Standing,
+    /// Deliveries that count.
+    pub attempts: u32,
+    /// Who has it.
+    pub client: Option<String>,
+    /// When it may be delivered again.
+    pub next_try: Option<Timestamp>,
+    /// Where it is among the group's dead letters.
+    pub dead_letter: Option<QueueOffset>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Acknowledged,
+    DeadLetter,
+    InFlight,
+    /// In back-off.
+    RetryWait,
+    /// Not handed out; perhaps behind its message group.
+    Ready,
+}
+
 /// Why an administrative call is refused. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AdminRefusal {
@@ -208,8 +313,20 @@ pub enum AdminRefusal {
     TopicHasBacklog { topic: TopicName, messages: u64, timers: u64, transactions: u64 },
     #[error("group {group} has {members} members connected; force deletes it all the same")]
     GroupHasConsumers { group: GroupName, members: usize },
+    #[error("no message with the id {id} is stored here{}", in_topic(topic))]
+    MessageNotFound { id: String, topic: Option<TopicName> },
+    #[error("name the topic: there are {topics}, and without a name at most {max} are looked through")]
+    TopicNeeded { topics: usize, max: usize },
+    #[error("{field} cannot be used here: {problem}")]
+    NotHere { field: &'static str, problem: &'static str },
+    #[error("not all could be looked through, ask again: {gaps}")]
+    Incomplete { gaps: String },
     #[error("there are {count} {what}, the limit is {max}")]
     TooMany { what: &'static str, count: usize, max: usize },
     #[error("{0}")]
     Refused(crate::refusal::Refusal),
+}
+
+fn in_topic(topic: &Option<TopicName>) -> String {
+    topic.as_ref().map(|topic| format!(", in topic {topic}")).unwrap_or_default()
 }

@@ -12,6 +12,7 @@ pub mod gateways;
 pub mod grpc;
 pub mod handle;
 pub mod http;
+mod look_up;
 pub mod mailbox;
 pub mod membership;
 mod metrics;

@@ -6,11 +6,13 @@ use std::time::Duration;
 use base::duration::ms;
 use base::limits::*;
 use base::{GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
+use storage::message::StoredMessage;
 use storage::reads::{Asker, Urgency};
 use storage::record::Pointer;
 use storage::request::{Lane, Request};
 use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, Topic, TopicKind};
-use storage::view::progress::Progress;
+use storage::view::progress::{Progress, Slot};
+use storage::view::queue::Entry;
 
 use crate::admin::*;
 use crate::api::{MessageType, Route};
@@ -159,6 +161,16 @@ impl Shared {
         backlog
     }
 
+    /// A message that was read from its queue.
+    pub fn peeked(&self, topic: &Topic, slot: Slot, entry: &Entry, stored: StoredMessage) -> Peeked {
+        let origin = self.origin_of(topic, &stored);
+        let mut message = delivery_of(topic.spec.name.clone(), stored);
+        (message.queue, message.offset) = slot;
+        message.stored_at = entry.visible_since;
+        message.dead_letter_of = origin;
+        Peeked { message, visible_since: entry.visible_since }
+    }
+
     pub fn topic_to_operate(&self, name: &str) -> Result<Arc<Topic>, AdminRefusal> {
         let name = TopicName::parse(name).map_err(AdminRefusal::IllegalName)?;
         self.topic(&name).ok_or(AdminRefusal::TopicNotFound(name))
@@ -303,13 +315,7 @@ impl Broker {
         let stored = self.shared().fetch_all(Asker::LookUp, Urgency::Live, &pointers).await;
         for ((offset, entry), stored) in there.into_iter().zip(stored.map_err(AdminRefusal::Refused)?) {
             let stored = stored.map_err(|error| AdminRefusal::Refused(unreadable(&error)))?;
-            let origin = self.shared().origin_of(&topic, &stored);
-            let mut message = delivery_of(topic.spec.name.clone(), stored);
-            message.queue = QueueIndex(queue);
-            message.offset = offset;
-            message.stored_at = entry.visible_since;
-            message.dead_letter_of = origin;
-            peeked.push(Peeked { message, visible_since: entry.visible_since });
+            peeked.push(self.shared().peeked(&topic, (QueueIndex(queue), offset), &entry, stored));
         }
         Ok(peeked)
     }

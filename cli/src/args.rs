@@ -8,7 +8,7 @@ use crate::dev;
 use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::log;
-use crate::message::{receive, send, tail};
+use crate::message::{look_up, receive, send, tail};
 
 pub const HTTP_PORT: u16 = 8080;
 pub const GRPC_PORT: u16 = 8081;
@@ -76,6 +76,12 @@ pub enum Command {
     Send(send::Options),
     Receive(receive::Options),
     Tail(tail::Options),
+    /// Single messages: get one by its id, find some by their key.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon message find --key invoice-4711 --topic orders\n  carillon message get 01AB… --topic orders"
+    )]
+    Message(look_up::Verb),
     /// Load generator, for any server of the protocol.
     #[command(
         subcommand,

@@ -53,6 +53,7 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<(), Failure> {
         Command::Group(verb) => runtime::block_on(admin::group::run(verb, &cli.common.target()?, &output)),
         Command::Send(options) => runtime::block_on(message::send::run(options, &cli.common.target()?, &output)),
         Command::Receive(options) => runtime::block_on(message::receive::run(options, &cli.common.target()?, &output)),
+        Command::Message(verb) => runtime::block_on(message::look_up::run(verb, &cli.common.target()?, &output)),
         Command::Tail(options) => runtime::block_on(message::tail::run(options, &cli.common.target()?, &output)),
     }
 }

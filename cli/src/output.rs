@@ -54,6 +54,12 @@ impl Output {
         stdout.flush()
     }
 
+    pub fn bytes(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut stdout = io::stdout().lock();
+        stdout.write_all(bytes)?;
+        stdout.flush()
+    }
+
     /// A heading, bold where that shows.
     pub fn heading(&self, text: &str) -> io::Result<()> {
         if self.has_colour { self.line(format!("\u{1b}[1m{text}\u{1b}[0m")) } else { self.line(text) }

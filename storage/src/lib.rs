@@ -11,6 +11,7 @@ pub mod hash;
 pub mod inbox;
 pub mod index;
 pub mod log;
+pub mod lookup;
 pub mod message;
 pub mod metrics;
 pub mod position;

@@ -21,6 +21,7 @@ use crate::hash::HashKey;
 use crate::log::recovery::{self, Found, Report};
 use crate::log::segment;
 use crate::log::{self, LogFailure, LogOptions, ReadError, Segments};
+use crate::lookup::LookUps;
 use crate::message::{self, BodyError, StoredMessage};
 use crate::metrics::Metrics;
 use crate::record::{self, Pointer, Record};
@@ -235,6 +236,7 @@ pub struct Reader {
     transactions: Arc<Mutex<Transactions>>,
     pub(crate) segments: Segments,
     cache: Arc<TailCache>,
+    look_ups: Arc<LookUps>,
     hash_key: HashKey,
     term: Term,
 }
@@ -242,15 +244,23 @@ pub struct Reader {
 impl Reader {
     fn of(writer: &Writer, cache: Arc<TailCache>) -> Self {
         let views = writer.views();
+        let hash_key = views.hash_key.expect("the first batch of a store holds its key");
+        let segments = writer.log().segments();
         Self {
             catalog: views.catalog.clone(),
             progress: views.progress.clone(),
             transactions: views.transactions.clone(),
-            segments: writer.log().segments(),
+            look_ups: Arc::new(LookUps::new(views.index.clone(), segments.clone(), cache.clone(), hash_key)),
+            segments,
             cache,
-            hash_key: views.hash_key.expect("the first batch of a store holds its key"),
+            hash_key,
             term: writer.log().term(),
         }
+    }
+
+    /// Bodies by key and id. Reads the disk on the calling thread.
+    pub(crate) fn look_ups(&self) -> &LookUps {
+        &self.look_ups
     }
 
     /// What exists now.
@@ -304,11 +314,17 @@ impl Reader {
 
 /// Checks the bytes of a body record and reads its message.
 pub fn parse(pointer: Pointer, bytes: &Bytes) -> Result<StoredMessage, FetchError> {
+    parse_body(pointer, bytes).map(|(_, message)| message)
+}
+
+/// As [`parse`], with the record that brought the body.
+pub fn parse_body(pointer: Pointer, bytes: &Bytes) -> Result<(Record, StoredMessage), FetchError> {
     let damaged = |cause| FetchError::Damaged { position: pointer.position, cause };
     let framed = record::decode(bytes).map_err(|cause| damaged(cause.into()))?;
     let topic = match framed.record {
         Record::Message { head, .. } | Record::Delayed { head, .. } | Record::Prepared { head, .. } => head.topic,
         _ => return Err(damaged(Malformed { what: "body record" }.into())),
     };
-    message::decode(topic, &bytes.slice_ref(framed.body)).map_err(damaged)
+    let message = message::decode(topic, &bytes.slice_ref(framed.body)).map_err(damaged)?;
+    Ok((framed.record, message))
 }

@@ -2,6 +2,7 @@
 //!
 //! docs/threads.md says who owns what and who waits for whom. Nobody here waits for the network.
 
+mod finder;
 mod headroom;
 mod upkeep;
 
@@ -31,6 +32,7 @@ use crate::view::apply::TimerEvent;
 use crate::writer::{Reserve, Writer};
 use upkeep::{Driver, Others, Upkeep};
 
+pub use finder::Finder;
 pub use upkeep::{Figures, ReserveRule, Schedule};
 
 /// A timer thread with something pending looks at the wall clock at least this often: it may jump.
@@ -242,6 +244,8 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
                         work.through = through;
                     });
                 }
+                // Before the answers too: who was told that a message is stored may look it up at once.
+                *upkeep.positions.lock() = writer.log().positions();
                 for mut delivery in deliveries {
                     delivery.sink.deliver(&mut delivery.answers);
                 }
@@ -368,7 +372,11 @@ fn wait_for_work(core: &TimerCore, own: &TimerInbox, clock: &dyn Clock) -> Timer
             }
         }
     }
-    TimerWork { is_closed: work.is_closed, ..std::mem::take(&mut *work) }
+    let is_closed = work.is_closed;
+    let taken = std::mem::take(&mut *work);
+    // Who comes later has to see it.
+    work.is_closed = is_closed;
+    TimerWork { is_closed, ..taken }
 }
 
 fn carry_out(

@@ -43,6 +43,11 @@ struct Running {
 }
 
 impl Server {
+    /// Where its store is.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
     /// Nothing runs yet. `arguments` are those of `carillon dev`, without data directory and ports.
     pub fn new(data: &Path, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();

@@ -1,20 +1,17 @@
 //! The JSON of the admin API, for the server and for the command line: durations as `"30s"`, times in RFC 3339 with
 //! milliseconds, offsets as integers (operations H3).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::ByteSize;
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::fields::time;
+pub use super::message_json::{FoundJson, GroupStateJson, MessageJson};
 use crate::admin::{
-    Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic, Peeked,
+    Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic,
     QueueDescription, TopicChanges, TopicDescription, TopicType,
 };
-use crate::api::{BodyEncoding, MessageType};
 
 /// Queues of a topic unless it says otherwise.
 const QUEUES_DEFAULT: u16 = 8;
@@ -24,6 +21,19 @@ const QUEUES_DEFAULT: u16 = 8;
 pub struct Page<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
+    /// What is missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+impl<T> Page<T> {
+    pub fn new(items: Vec<T>, next_cursor: Option<String>) -> Self {
+        Self { items, next_cursor, warnings: Vec::new() }
+    }
+
+    pub fn with_warnings(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
+    }
 }
 
 /// Body of `POST /topics`.
@@ -155,29 +165,6 @@ pub struct GroupQueueJson {
     pub queue: u16,
     pub floor: u64,
     pub next: u64,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MessageJson {
-    pub message_id: String,
-    pub topic: String,
-    pub queue: u16,
-    pub offset: u64,
-    pub r#type: String,
-    pub tag: Option<String>,
-    pub keys: Vec<String>,
-    pub message_group: Option<String>,
-    pub properties: BTreeMap<String, String>,
-    pub born_at: String,
-    pub born_host: String,
-    pub stored_at: String,
-    pub visible_since: String,
-    pub deliver_at: Option<String>,
-    pub encoding: String,
-    pub size: usize,
-    /// None when it is not UTF-8.
-    pub body: Option<String>,
-    pub body_base64: String,
 }
 
 /// `/readyz` and its neighbours.
@@ -339,45 +326,6 @@ impl From<GroupTopicDescription> for GroupTopicJson {
             oldest_expires_in_ms: topic.oldest_expires_in_ms,
             queues: queues.map(|q| GroupQueueJson { queue: q.queue.0, floor: q.floor.0, next: q.next.0 }).collect(),
         }
-    }
-}
-
-impl From<Peeked> for MessageJson {
-    fn from(Peeked { message, visible_since }: Peeked) -> Self {
-        Self {
-            message_id: message.message_id,
-            topic: message.topic.to_string(),
-            queue: message.queue.0,
-            offset: message.offset.0,
-            r#type: type_word(message.message_type).into(),
-            tag: message.tag,
-            keys: message.keys,
-            message_group: message.message_group,
-            properties: message.properties.into_iter().collect(),
-            born_at: time(message.born_at),
-            born_host: message.born_host,
-            stored_at: time(message.stored_at),
-            visible_since: time(visible_since),
-            deliver_at: message.deliver_at.map(time),
-            encoding: match message.encoding {
-                BodyEncoding::Identity => "identity".into(),
-                BodyEncoding::Gzip => "gzip".into(),
-            },
-            size: message.body.len(),
-            body: std::str::from_utf8(&message.body).ok().map(String::from),
-            body_base64: BASE64_STANDARD.encode(&message.body),
-        }
-    }
-}
-
-fn type_word(kind: MessageType) -> &'static str {
-    match kind {
-        MessageType::Normal => "normal",
-        MessageType::Fifo => "fifo",
-        MessageType::Delay => "delay",
-        MessageType::Transaction => "transaction",
-        MessageType::Lite => "lite",
-        MessageType::Priority => "priority",
     }
 }
 

@@ -5,6 +5,8 @@ mod fields;
 mod guard;
 mod health;
 pub mod json;
+mod message_json;
+mod messages;
 mod problem;
 mod server;
 

@@ -120,6 +120,12 @@ impl From<AdminRefusal> for Problem {
             AdminRefusal::GroupHasConsumers { group, .. } => {
                 Self::new(S::CONFLICT, "group_has_consumers", detail).value(group.as_str())
             }
+            AdminRefusal::MessageNotFound { id, .. } => Self::new(S::NOT_FOUND, "message_not_found", detail).value(id),
+            AdminRefusal::TopicNeeded { topics, max } => {
+                Self::new(S::BAD_REQUEST, "invalid_parameter", detail).field("topic").value(topics).limit(max)
+            }
+            AdminRefusal::NotHere { field, .. } => Self::new(S::BAD_REQUEST, "invalid_parameter", detail).field(field),
+            AdminRefusal::Incomplete { .. } => Self::new(S::SERVICE_UNAVAILABLE, "look_up_incomplete", detail),
             AdminRefusal::TooMany { what, count, max } => {
                 Self::new(S::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(what).value(count).limit(max)
             }

@@ -208,6 +208,16 @@ impl Core {
             }
             Event::Discard(slots) => self.discard(&slots),
             Event::Fetched(ticket, bodies) => self.fetched(ticket, bodies),
+            Event::Look(slot, reply) => {
+                let seen = self.items.get(&slot).map(|item| Seen {
+                    attempts: item.attempts,
+                    client: (item.state == State::Leased)
+                        .then(|| self.batches.get(&item.batch).map(|batch| batch.client.clone()))
+                        .flatten(),
+                    waits_until: if let State::Waiting(at) = item.state { Some(at) } else { None },
+                });
+                self.effects.push(Effect::Seen(reply, seen));
+            }
         }
     }
 

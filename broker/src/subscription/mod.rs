@@ -34,6 +34,7 @@ use storage::record::Pointer;
 use storage::request::{AppendError, Change, Done};
 use storage::view::catalog::{BackoffSpec, Topic};
 use storage::view::queue::{Bounds, Entry};
+use tokio::sync::oneshot;
 
 use crate::api::Language;
 use crate::handle;
@@ -175,7 +176,23 @@ pub enum Event {
     Discard(Vec<Slot>),
     /// The bodies of an [`Effect::Fetch`], in order; none where one could not be had, and empty when it was refused.
     Fetched(Ticket, Vec<Option<StoredMessage>>),
+    /// Somebody looks at a message; nothing changes. Answered by [`Effect::Seen`].
+    Look(Slot, SeenReply),
 }
+
+/// How a message that is not acknowledged stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Deliveries that count, the present one included.
+    pub attempts: u32,
+    /// Who has it.
+    pub client: Option<Arc<str>>,
+    /// In back-off until this tick.
+    pub waits_until: Option<u64>,
+}
+
+/// None: it is not in memory.
+pub type SeenReply = oneshot::Sender<Option<Seen>>;
 
 /// One message of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,6 +235,7 @@ pub enum Effect {
         urgency: Urgency,
         pointers: Vec<Pointer>,
     },
+    Seen(SeenReply, Option<Seen>),
     /// The group's dead-letter topic is needed; answered by [`core::Core::dead_letter_topic`].
     NeedDeadLetterTopic,
 }

@@ -169,6 +169,7 @@ impl Story {
                 Effect::Refuse { poll, refusal } => drop(self.refused.insert(poll, refusal)),
                 Effect::Settled { settle, result } => drop(self.settled.insert(settle, result)),
                 Effect::Append { ticket, changes } => self.appends.push((ticket, changes)),
+                Effect::Seen(reply, seen) => drop(reply.send(seen)),
                 Effect::NeedDeadLetterTopic => self.wants_dead_letter_topic = true,
             }
         }

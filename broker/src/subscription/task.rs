@@ -446,6 +446,7 @@ impl Driver {
                     }
                 }
                 Effect::Append { ticket, changes } => self.append(ticket, changes),
+                Effect::Seen(reply, seen) => drop(reply.send(seen)),
                 Effect::NeedDeadLetterTopic => {
                     let topic = self.shared.dead_letter_topic(&self.group).await;
                     self.core.dead_letter_topic(topic, self.shared.now());

@@ -115,6 +115,25 @@ impl Api {
         Err(self.not_ours(path, "its list has no end"))
     }
 
+    /// One page of a list.
+    pub async fn page(&mut self, path: &str) -> Result<Page, ApiError> {
+        let answer = self.get(path).await?;
+        self.read(path, answer.body)
+    }
+
+    /// What is no JSON.
+    pub async fn bytes(&mut self, path: &str) -> Result<Bytes, ApiError> {
+        let full = format!("/api/v1{path}");
+        let (head, bytes) = self.send(Method::GET, &full, Bytes::new(), None).await?.into_parts();
+        if head.status.is_success() {
+            return Ok(bytes);
+        }
+        match serde_json::from_slice::<Problem>(&bytes) {
+            Ok(problem) => Err(ApiError::Refused(Box::new(Problem { status: head.status.as_u16(), ..problem }))),
+            Err(_) => Err(self.not_ours(&full, head.status.as_str())),
+        }
+    }
+
     /// A value that must have a certain form.
     pub fn read<T: DeserializeOwned>(&self, path: &str, value: Value) -> Result<T, ApiError> {
         serde_json::from_value(value).map_err(|error| self.not_ours(path, &error.to_string()))
@@ -185,11 +204,14 @@ pub fn encode(name: &str) -> String {
     utf8_percent_encode(name, SEGMENT).to_string()
 }
 
-#[derive(Deserialize)]
-struct Page {
-    items: Vec<Value>,
+/// A page of a list.
+#[derive(Debug, Deserialize)]
+pub struct Page {
+    pub items: Vec<Value>,
     #[serde(default)]
-    next_cursor: Option<String>,
+    pub next_cursor: Option<String>,
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
-//! Verbs about single messages: send some, receive some, look at them.
+//! Verbs about single messages: send some, receive some, look at them, look them up.
 
 pub mod format;
+pub mod look_up;
 pub mod receive;
 pub mod send;
 pub mod tail;

@@ -1,6 +1,7 @@
 //! `carillon tail`: looks at messages through the admin API; nothing is consumed, leased or counted.
 //!
-//! Keeps one position for each queue and asks the queues in turn. Order is that of each queue.
+//! Keeps one position for each queue and asks the queues in turn. Order is that of each queue. What was stored before is
+//! looked up where only some of it is wanted: the server knows keys and message groups, and need not show everything.
 
 use std::time::Duration;
 
@@ -13,21 +14,23 @@ use serde_json::Value;
 
 use super::format::{BodyForm, LETTERS, Shown};
 use crate::admin::api::{Api, encode};
-use crate::admin::topic::Topic;
+use crate::admin::topic::{Queue, Topic};
 use crate::args::Target;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
 use crate::runtime;
 use crate::values::{self, From};
 
 const PAGE: usize = 100;
+/// Stored messages of one queue that are put in order before the first is shown.
+const HISTORY_MAX: usize = 10_000;
 /// People see half a second as at once, and an idle tail costs two calls a second and queue.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Look at messages without consuming them.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  carillon tail orders\n  carillon tail orders --from -15m --count 20 --body json\n  carillon tail orders --from earliest --format '%k %b\\n'\n  carillon tail orders --from -1h -g customer-7"
+    after_help = "Examples:\n  carillon tail orders\n  carillon tail orders --from -15m --count 20 --body json\n  carillon tail orders --from earliest --format '%k %b\\n'\n  carillon tail orders --from -1h -g customer-7\n  carillon tail orders --from earliest --key invoice-4711 --no-follow"
 )]
 pub struct Options {
     /// Name of the topic.
@@ -99,6 +102,13 @@ pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(
     let topic: Topic = api.read(&path, answer.body)?;
     let mut places = places(&options, &topic);
     let mut left = options.count.unwrap_or(usize::MAX);
+    if options.is_looked_up() {
+        left -= history(&options, &mut api, &topic, left, output).await?;
+        for place in &mut places {
+            let queue = topic.queues.iter().find(|queue| queue.queue == place.queue);
+            place.from = format!("offset:{}", queue.map_or(0, |queue| queue.next));
+        }
+    }
     while left > 0 {
         let mut seen = 0;
         for place in &mut places {
@@ -119,17 +129,69 @@ pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(
 
 fn places(options: &Options, topic: &Topic) -> Vec<Place> {
     let wanted = topic.queues.iter().filter(|queue| options.queue.is_none_or(|number| number == queue.queue));
-    let place = |queue: &crate::admin::topic::Queue| {
-        let from = match options.from {
-            From::Earliest => "earliest".into(),
-            // As an offset, so that what comes between now and the first look is not missed.
-            From::Latest => format!("offset:{}", queue.next),
-            From::Offset(offset) => format!("offset:{}", offset.max(queue.first)),
-            From::Time(time) => format!("time:{}", values::rfc3339(time.resolve(SystemClock.now()))),
-        };
-        Place { queue: queue.queue, from }
-    };
+    let place = |queue: &Queue| Place { queue: queue.queue, from: from(options, queue) };
     wanted.map(place).collect()
+}
+
+fn from(options: &Options, queue: &Queue) -> String {
+    match options.from {
+        From::Earliest => "earliest".into(),
+        // As an offset, so that what comes between now and the first look is not missed.
+        From::Latest => format!("offset:{}", queue.next),
+        From::Offset(offset) => format!("offset:{}", offset.max(queue.first)),
+        From::Time(time) => format!("time:{}", values::rfc3339(time.resolve(SystemClock.now()))),
+    }
+}
+
+/// Shows what is stored now of what is wanted, oldest first in each queue. Gives how many messages that was.
+async fn history(
+    options: &Options,
+    api: &mut Api,
+    topic: &Topic,
+    left: usize,
+    output: &Output,
+) -> Result<usize, Failure> {
+    let mut shown = 0;
+    let by_key = options.key.is_some();
+    let wanted = topic.queues.iter().filter(|queue| options.queue.is_none_or(|number| number == queue.queue));
+    for queue in wanted {
+        let base = format!(
+            "/topics/{}/messages?queue={}&from={}&limit={PAGE}{}",
+            encode(&options.topic),
+            queue.queue,
+            encode(&from(options, queue)),
+            options.filters()
+        );
+        let (mut path, mut found) = (base.clone(), Vec::new());
+        loop {
+            let page = api.page(&path).await?;
+            page.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+            for value in page.items {
+                let item: Item = api.read(&path, value.clone())?;
+                // What has come since is shown when the queue is followed.
+                if item.offset < queue.next {
+                    found.push((item, value));
+                }
+            }
+            if found.len() > HISTORY_MAX {
+                let what = format!("more than {HISTORY_MAX} stored messages are wanted; begin later with --from");
+                return Err(Failure::new(Exit::Refused, what));
+            }
+            // By key they come newest first; otherwise in their order, so that enough is enough.
+            match page.next_cursor {
+                Some(cursor) if by_key || shown + found.len() < left => {
+                    path = format!("{base}&cursor={}", encode(&cursor));
+                }
+                _ => break,
+            }
+        }
+        found.sort_by_key(|(item, _)| item.offset);
+        for (item, value) in found.into_iter().take(left - shown) {
+            show(options, &item, &value, output)?;
+            shown += 1;
+        }
+    }
+    Ok(shown)
 }
 
 /// What came of one look at a queue.
@@ -168,6 +230,19 @@ async fn look(
 }
 
 impl Options {
+    /// Whether what is stored is asked for by key, message group or tag. Topics that the server made know no keys.
+    fn is_looked_up(&self) -> bool {
+        let is_some = self.key.is_some() || self.message_group.is_some() || self.tag.is_some();
+        is_some && self.from != From::Latest && !(self.key.is_some() && self.topic.starts_with('%'))
+    }
+
+    fn filters(&self) -> String {
+        let of = |name: &str, value: &Option<String>| {
+            value.as_ref().map(|value| format!("&{name}={}", encode(value))).unwrap_or_default()
+        };
+        of("key", &self.key) + &of("message_group", &self.message_group) + &of("tag", &self.tag)
+    }
+
     fn wants(&self, item: &Item) -> bool {
         let is = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
         is(&self.message_group, &item.message_group)
@@ -232,6 +307,17 @@ mod tests {
         assert!(!Options { key: some("k"), ..options() }.wants(&item));
         assert!(!Options { message_group: some("h"), ..options() }.wants(&item));
         assert!(!Options { tag: some("blue"), ..options() }.wants(&item));
+    }
+
+    #[test]
+    fn what_is_stored_is_looked_up_where_the_server_can() {
+        let some = |text: &str| Some(text.to_owned());
+        let wanted = || Options { key: some("a b"), message_group: some("g&h"), from: From::Earliest, ..options() };
+        assert_eq!(wanted().filters(), "&key=a%20b&message_group=g%26h");
+        assert!(wanted().is_looked_up());
+        assert!(!Options { from: From::Latest, ..wanted() }.is_looked_up());
+        assert!(!Options { topic: "%DLQ%g".into(), ..wanted() }.is_looked_up());
+        assert!(!Options { from: From::Earliest, ..options() }.is_looked_up());
     }
 
     #[test]

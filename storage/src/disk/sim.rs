@@ -36,6 +36,7 @@ struct State {
     /// Operations until the crash; none = no crash.
     fuse: Option<u64>,
     operations: u64,
+    reads: Reads,
     is_crashed: bool,
     /// Syncs until one fails.
     sync_fuse: Option<u64>,
@@ -53,6 +54,13 @@ struct Content {
     /// Blocks of a failed sync: the page cache shows the new content and calls it clean, so no later sync writes it; the
     /// disk has the old one. Only a new write and a sync make such a block durable.
     doubtful: BTreeMap<usize, Vec<u8>>,
+}
+
+/// What was read so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Reads {
+    pub count: u64,
+    pub bytes: u64,
 }
 
 /// What every operation answers once the crash has come.
@@ -74,6 +82,7 @@ impl SimDisk {
             capacity: u64::MAX,
             fuse: None,
             operations: 0,
+            reads: Reads::default(),
             is_crashed: false,
             sync_fuse: None,
             syncs: 0,
@@ -116,6 +125,10 @@ impl SimDisk {
     /// Operations so far, reads not counted.
     pub fn operations(&self) -> u64 {
         self.state.lock().operations
+    }
+
+    pub fn reads(&self) -> Reads {
+        self.state.lock().reads
     }
 
     pub fn syncs(&self) -> u64 {
@@ -358,10 +371,12 @@ impl SimFile {
 
 impl File for SimFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let state = self.disk.state.lock();
+        let mut state = self.disk.state.lock();
         if state.is_crashed {
             return Err(crashed());
         }
+        state.reads.count += 1;
+        state.reads.bytes += buffer.len() as u64;
         let bytes = &state.files[self.file].bytes;
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(buffer.len());

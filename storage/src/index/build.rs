@@ -128,8 +128,9 @@ impl Gathered {
             &framed.record
         {
             self.topics.entry(head.topic).or_default().bytes += u64::from(pointer.length);
-            self.names(head.topic, framed.body, pointer.position);
         }
+        let offset = u32::try_from(pointer.position.since(self.base)).expect("segments are below 4 GiB");
+        names(&self.hash_key, framed, &mut |hash| self.keys.push((hash, offset)));
     }
 
     fn entry(&mut self, id: QueueId, offset: QueueOffset, entry: Entry) {
@@ -142,14 +143,6 @@ impl Gathered {
             entries.push(Entry::lost(entry.visible_since));
         }
         entries.push(entry);
-    }
-
-    fn names(&mut self, topic: TopicId, body: &[u8], at: LogPosition) {
-        let Some(envelope) = message::unchecked_envelope(body) else { return };
-        let offset = u32::try_from(at.since(self.base)).expect("segments are below 4 GiB");
-        let hashes = envelope.keys.iter().map(|key| self.hash_key.lookup(topic, Lookup::Key, key));
-        self.keys.extend(hashes.map(|hash| (hash, offset)));
-        self.keys.push((self.hash_key.lookup(topic, Lookup::Id, &envelope.message_id), offset));
     }
 
     fn write(mut self, mut table: TableWriter) -> io::Result<()> {
@@ -195,6 +188,19 @@ impl Gathered {
         table.bytes(SUMMARY)?;
         table.append(&self.summary.encode())?;
         table.finish().map(drop)
+    }
+}
+
+/// What a record is found by: a body by its keys and its id, a publication by the body that it is of.
+pub(crate) fn names(hash_key: &HashKey, framed: &Framed<'_>, name: &mut dyn FnMut(u64)) {
+    match &framed.record {
+        Record::Message { head, .. } | Record::Delayed { head, .. } | Record::Prepared { head, .. } => {
+            let Some(envelope) = message::unchecked_envelope(framed.body) else { return };
+            envelope.keys.iter().for_each(|key| name(hash_key.lookup(head.topic, Lookup::Key, key)));
+            name(hash_key.lookup(head.topic, Lookup::Id, &envelope.message_id));
+        }
+        Record::Publish { origin, head, .. } => name(hash_key.lookup_origin(head.topic, origin.position)),
+        _ => {}
     }
 }
 

@@ -20,6 +20,11 @@ fn sealed_entries(store: &mut OldStore) -> Vec<Entry> {
     out
 }
 
+fn named(index: &Sealed, hash: u64) -> Vec<LogPosition> {
+    let all = index.indexes().clone();
+    all.iter().flat_map(|of| index.named(of, hash).expect("sound files")).collect()
+}
+
 #[test]
 fn a_message_is_found_by_offset_key_id_group_and_time() {
     let mut store = OldStore::grown();
@@ -29,8 +34,8 @@ fn a_message_is_found_by_offset_key_id_group_and_time() {
     let index = store.parts().writer.views().index.clone();
     for (number, entry) in entries.iter().enumerate() {
         let at = [entry.pointer().position];
-        let by_key = index.look_up(&hash_key, TOPIC, Lookup::Key, &format!("key {number}"), 9).expect("sound files");
-        let by_id = index.look_up(&hash_key, TOPIC, Lookup::Id, &format!("id {number}"), 9).expect("sound files");
+        let by_key = named(&index, hash_key.lookup(TOPIC, Lookup::Key, &format!("key {number}")));
+        let by_id = named(&index, hash_key.lookup(TOPIC, Lookup::Id, &format!("id {number}")));
         assert_eq!((&by_key[..], &by_id[..]), (&at[..], &at[..]), "message {number}");
         let offset = QueueOffset(number as u64);
         store.with_queue(|queue| {
@@ -40,12 +45,22 @@ fn a_message_is_found_by_offset_key_id_group_and_time() {
         });
     }
     let group = hash_key.message_group("a");
-    assert_eq!(index.members(&hash_key, TOPIC, group, 1_000).expect("sound files"), entries);
-    assert_eq!(index.members(&hash_key, TOPIC, group, 3).expect("sound files"), entries[..3]);
-    let none = index.look_up(&hash_key, TOPIC, Lookup::Key, "id 1", 9).expect("sound files");
-    assert!(none.is_empty(), "an id is no key");
-    let elsewhere = index.look_up(&hash_key, TopicId(7), Lookup::Id, "id 1", 9).expect("sound files");
-    assert!(elsewhere.is_empty(), "another topic's");
+    let members = |from: u64, until: usize, max: usize| {
+        let until = QueueOffset(until as u64);
+        let of = Members { hash_key: &hash_key, id: ID, group_hash: group, from: QueueOffset(from), until };
+        let mut found = Vec::new();
+        let looked = index.members(&of, max, &mut found);
+        assert!(looked.error.is_none(), "{looked:?}");
+        (found.into_iter().map(|(offset, entry)| (offset.0, entry)).collect::<Vec<_>>(), looked.to.0)
+    };
+    let all: Vec<_> = (0..).zip(entries.iter().copied()).collect();
+    let count = entries.len();
+    assert_eq!(members(0, count, 1_000), (all.clone(), count as u64));
+    assert_eq!(members(0, count, 3), (all[..3].to_vec(), 3));
+    assert_eq!(members(5, count, 9), (all[5..14].to_vec(), 14), "across a border of segments");
+    assert_eq!(members(5, 7, 9), (all[5..7].to_vec(), 7));
+    assert!(named(&index, hash_key.lookup(TOPIC, Lookup::Key, "id 1")).is_empty(), "an id is no key");
+    assert!(named(&index, hash_key.lookup(TopicId(7), Lookup::Id, "id 1")).is_empty(), "another topic's");
 }
 
 #[test]

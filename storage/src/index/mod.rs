@@ -11,8 +11,9 @@ use std::ops::Range;
 
 use base::{BatchIndex, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 
+pub(crate) use build::names;
 pub use build::{BuildError, Site, build};
-pub use sealed::Sealed;
+pub use sealed::{Members, Sealed};
 
 use crate::codec::{Decoder, Encode, Malformed};
 use crate::disk::Disk;
@@ -24,7 +25,7 @@ use crate::view::queue::{ENTRY_BYTES, Entry, QueueId};
 const DIRECTORY: u32 = 1;
 /// Entries, by queue and offset.
 const ENTRIES: u32 = 2;
-/// Hashes of keys and ids, and where in the segment the body lies.
+/// Hashes of what records are found by, and where in the segment they lie.
 const KEYS: u32 = 3;
 /// Hashes of message groups, and which entry it is.
 const GROUPS: u32 = 4;
@@ -263,40 +264,63 @@ impl SegmentIndex {
         })
     }
 
-    fn entry(&self, row: u64) -> Result<Entry, TableError> {
-        let row = self.table.row(&self.entries, row)?;
-        Ok(Entry::decode(row.as_slice().try_into().expect("the section's width")))
-    }
-
-    /// Where bodies lie whose key or id has this hash.
-    fn bodies(&self, hash: u64) -> Result<Vec<LogPosition>, TableError> {
-        let found = self.lookup(&self.keys, hash)?;
-        Ok(found.into_iter().map(|offset| self.summary.base.plus(offset.into())).collect())
-    }
-
-    /// Entries of a message group, in order.
-    fn members(&self, hash: u64) -> Result<Vec<Entry>, TableError> {
-        self.lookup(&self.groups, hash)?.into_iter().map(|row| self.entry(row.into())).collect()
-    }
-
-    fn lookup(&self, section: &Section, hash: u64) -> Result<Vec<u32>, TableError> {
+    /// Where records lie that are found by this hash, in order.
+    pub(crate) fn named(&self, hash: u64) -> Result<Vec<LogPosition>, TableError> {
         let key = hash.to_be_bytes();
-        let first = self.table.lower_bound(section, &key)?;
         let mut found = Vec::new();
-        // Equal hashes are few; one block holds them mostly.
-        let mut from = first;
+        let mut from = self.table.lower_bound(&self.keys, &key)?;
         let mut is_more = true;
-        while is_more && from < section.count {
-            is_more = false;
+        // Equal hashes are few; one block holds them mostly.
+        while is_more && from < self.keys.count {
             let to = from + 64;
-            self.table.rows(section, from, to, &mut |row| {
+            is_more = false;
+            self.table.rows(&self.keys, from, to, &mut |row| {
                 is_more = row[..LOOKUP_KEY] == key;
                 if is_more {
-                    found.push(u32::from_le_bytes(row[LOOKUP_KEY..].try_into().expect("four bytes")));
+                    found.push(self.summary.base.plus(target(row).into()));
                 }
                 is_more
             })?;
             from = to;
+        }
+        Ok(found)
+    }
+
+    /// Entries of a message group in a stretch of its queue, from the `skip`th on, in order. `hash`: of the group in its
+    /// topic. What is behind `max` of them is not read.
+    fn members(&self, stretch: Stretch, skip: u64, hash: u64, max: usize) -> Result<Vec<(u64, Entry)>, TableError> {
+        let (wanted, end) = (stretch.first_row + skip, stretch.first_row + stretch.count);
+        // Rows of one hash are in the order of what they point at.
+        let first = self.table.lower_bound(&self.groups, &hash.to_be_bytes())?;
+        let behind = match hash.checked_add(1) {
+            Some(next) => self.table.lower_bound(&self.groups, &next.to_be_bytes())?,
+            None => self.groups.count,
+        };
+        let (mut low, mut high) = (first, behind);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let is_before = u64::from(target(&self.table.row(&self.groups, middle)?)) < wanted;
+            if is_before { low = middle + 1 } else { high = middle }
+        }
+        let mut rows = Vec::new();
+        self.table.rows(&self.groups, low, behind.min(low.saturating_add(max as u64)), &mut |row| {
+            rows.push(u64::from(target(row)));
+            true
+        })?;
+        rows.retain(|row| *row < end);
+        let mut found = Vec::with_capacity(rows.len());
+        // Neighbours are read together.
+        for near in rows.chunk_by(|a, b| b - a < self.entries.rows_per_block()) {
+            let (from, last) = (near[0], near[near.len() - 1]);
+            let (mut row, mut wanted) = (from, near.iter().peekable());
+            self.table.rows(&self.entries, from, last + 1, &mut |bytes| {
+                if wanted.next_if_eq(&&row).is_some() {
+                    let entry = Entry::decode(bytes.try_into().expect("the section's width"));
+                    found.push((stretch.first.0 + (row - stretch.first_row), entry));
+                }
+                row += 1;
+                true
+            })?;
         }
         Ok(found)
     }
@@ -328,6 +352,11 @@ impl SegmentIndex {
 /// Whether this is the index of that segment, as far as the segment says itself.
 pub fn fits(index: &SegmentIndex, segment: &Segment) -> bool {
     index.base() == segment.header.base && index.summary.size == segment.header.size
+}
+
+/// What a row of a look-up section points at.
+fn target(row: &[u8]) -> u32 {
+    u32::from_le_bytes(row[LOOKUP_KEY..].try_into().expect("four bytes"))
 }
 
 fn directory_key(id: QueueId) -> [u8; DIRECTORY_KEY] {

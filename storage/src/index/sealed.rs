@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use parking_lot::Mutex;
 
 use super::{SegmentIndex, Stretch};
-use crate::hash::{HashKey, Lookup};
+use crate::hash::HashKey;
 use crate::table::TableError;
 use crate::view::queue::{Entry, QueueId};
 
@@ -186,49 +186,62 @@ impl Sealed {
         Ok(())
     }
 
-    /// Where bodies may lie that were sent to `topic` with this key or id, newest first, at most `max`. Hashes may agree by
-    /// chance: who reads a body compares.
-    pub fn look_up(
-        &self,
-        hash_key: &HashKey,
-        topic: TopicId,
-        what: Lookup,
-        text: &str,
-        max: usize,
-    ) -> Result<Vec<LogPosition>, TableError> {
-        let hash = hash_key.lookup(topic, what, text);
-        let mut found = Vec::new();
-        for index in self.indexes.load().iter().rev().filter(|index| index.has(topic)) {
-            let mut here = self.noted(index, index.bodies(hash))?;
-            here.sort_unstable();
-            here.dedup();
-            found.extend(here.into_iter().rev());
-            if found.len() >= max {
-                break;
-            }
-        }
-        found.truncate(max);
-        Ok(found)
+    /// Where records lie that are found by this hash in one segment, in order.
+    pub(crate) fn named(&self, index: &SegmentIndex, hash: u64) -> Result<Vec<LogPosition>, TableError> {
+        self.noted(index, index.named(hash))
     }
 
-    /// Entries of a message group in a topic's sealed segments, oldest first, at most `max`.
-    pub fn members(
-        &self,
-        hash_key: &HashKey,
-        topic: TopicId,
-        group_hash: u64,
-        max: usize,
-    ) -> Result<Vec<Entry>, TableError> {
-        let hash = hash_key.lookup_group(topic, group_hash);
-        let mut found = Vec::new();
-        for index in self.indexes.load().iter().filter(|index| index.has(topic)) {
-            let members = self.noted(index, index.members(hash))?;
-            found.extend(members.into_iter().filter(|entry| entry.group_hash == group_hash));
-            if found.len() >= max {
+    /// Entries of a message group in the sealed part of a queue from `from` on, below `until`: at most about `max`, added to
+    /// `out`. What cannot be read ends it.
+    pub(crate) fn members(&self, of: &Members<'_>, max: usize, out: &mut Vec<(QueueOffset, Entry)>) -> Looked {
+        let hash = of.hash_key.lookup_group(of.id.topic, of.group_hash);
+        let path = match self.path(of.id) {
+            Ok(path) => path,
+            Err(error) => return Looked { to: of.from, error: Some(error) },
+        };
+        let until = of.until.0;
+        let first = path.stretches.partition_point(|(_, stretch)| stretch.end() <= of.from);
+        for (base, stretch) in &path.stretches[first..] {
+            if stretch.first.0 >= until {
                 break;
             }
+            let at = of.from.max(stretch.first);
+            if out.len() >= max {
+                return Looked { to: at, error: None };
+            }
+            let Some(index) = self.find(*base) else { continue };
+            let room = max - out.len();
+            let read = self.noted(&index, index.members(*stretch, at.0 - stretch.first.0, hash, room));
+            let members = match read {
+                Ok(members) => members,
+                Err(error) => return Looked { to: at, error: Some(error) },
+            };
+            let is_full = members.len() >= room;
+            let last = members.last().map(|(offset, _)| *offset);
+            let is_its = |(offset, entry): &(u64, Entry)| *offset < until && entry.group_hash == of.group_hash;
+            out.extend(members.into_iter().filter(is_its).map(|(offset, entry)| (QueueOffset(offset), entry)));
+            if is_full {
+                return Looked { to: QueueOffset(last.map_or(until, |last| last + 1).min(until)), error: None };
+            }
         }
-        found.truncate(max);
-        Ok(found)
+        Looked { to: of.until, error: None }
     }
+}
+
+/// Which entries are looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Members<'a> {
+    pub hash_key: &'a HashKey,
+    pub id: QueueId,
+    pub group_hash: u64,
+    pub from: QueueOffset,
+    pub until: QueueOffset,
+}
+
+/// How far a queue was looked through.
+#[derive(Debug)]
+pub(crate) struct Looked {
+    pub to: QueueOffset,
+    /// Why it was not further.
+    pub error: Option<TableError>,
 }

@@ -27,7 +27,7 @@ use parking_lot::Mutex;
 
 use crate::disk::Disk;
 use crate::position::Positions;
-use crate::record::Pointer;
+use crate::record::{self, Pointer};
 use group::{Group, Place};
 use segment::{Header, PREPARED_PREFIX, Prepared, Segment};
 
@@ -356,6 +356,37 @@ pub fn read(segments: &Segments, pointer: Pointer) -> Result<Vec<u8>, ReadError>
         length: pointer.length,
         cause: Arc::new(cause),
     })?;
+    Ok(bytes)
+}
+
+/// A record is mostly had in one read.
+const RECORD_READ_BYTES: u64 = 4096;
+
+/// Reads the record that begins at a position. As the disk has it: callers check the checksum. Empty where a thinned segment
+/// has left it out.
+pub fn read_record(segments: &Segments, position: LogPosition) -> Result<Vec<u8>, ReadError> {
+    let all = segments.load();
+    let after = all.partition_point(|segment| segment.header.base <= position);
+    let segment = after.checked_sub(1).map(|index| &all[index]).filter(|segment| segment.contains(position));
+    let segment = segment.ok_or(ReadError::Gone(position))?;
+    let rest = segment.header.end().since(position);
+    let read_up_to = |length: u64| {
+        let pointer = Pointer { position, length: u32::try_from(length.min(rest)).unwrap_or(u32::MAX) };
+        read(segments, pointer)
+    };
+    let mut bytes = read_up_to(RECORD_READ_BYTES)?;
+    let length = record::length(&bytes).filter(|length| u64::from(*length) <= rest);
+    let Some(length) = length.and_then(|length| usize::try_from(length).ok()) else {
+        let is_left_out = segment.thin.is_some() && bytes.iter().take(record::FRAME_BYTES).all(|byte| *byte == 0);
+        if is_left_out {
+            bytes.clear();
+        }
+        return Ok(bytes);
+    };
+    if length > bytes.len() {
+        bytes = read_up_to(length as u64)?;
+    }
+    bytes.truncate(length);
     Ok(bytes)
 }
 

@@ -11,6 +11,7 @@
 //! Y2. Nothing below a proved position is cut or overwritten.
 //! Y3. What proves a hole may itself be of the torn tail. It is cut off only when a mark on the disk proves as much.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -221,6 +222,8 @@ pub(super) struct Scan<'a> {
     reached: BatchIndex,
     /// Segments may have been dropped between those that are there.
     pub has_gaps: bool,
+    /// Where thinned segments begin, and with which batch: what is left of them is not read.
+    pub thinned: BTreeMap<LogPosition, BatchIndex>,
     pub report: Report,
 }
 
@@ -228,7 +231,8 @@ impl<'a> Scan<'a> {
     pub fn new(segments: &'a [Arc<Segment>]) -> Self {
         let (state, report) = (State::default(), Report::default());
         let (next, reached) = (BatchIndex(0), BatchIndex(0));
-        Self { segments, next, state, is_device_read: true, reached, has_gaps: false, report }
+        let thinned = BTreeMap::new();
+        Self { segments, next, state, is_device_read: true, reached, has_gaps: false, thinned, report }
     }
 
     /// What lies before the first segment that is read is known otherwise.
@@ -260,7 +264,7 @@ impl<'a> Scan<'a> {
                         visit(Step::Batch(Found { header, records }));
                         at = self.state.end;
                     }
-                    _ if self.is_end_of(number, at) => break false,
+                    _ if self.is_end_of(&mut window, number, at).map_err(unread)? => break false,
                     _ => {
                         let (resume, hole) = self.resume(&mut window, number, at).map_err(unread)?;
                         if let Some(range) = hole {
@@ -332,13 +336,20 @@ impl<'a> Scan<'a> {
     }
 
     /// Whether the log legitimately goes on in the next segment.
-    fn is_end_of(&self, number: usize, at: LogPosition) -> bool {
+    fn is_end_of(&self, window: &mut Window<'_>, number: usize, at: LogPosition) -> io::Result<bool> {
         let segment = &self.segments[number];
-        if at >= segment.header.end() {
-            return true;
+        let end = segment.header.end();
+        if at >= end {
+            return Ok(true);
         }
-        let next = self.segments.get(number + 1);
-        next.is_some_and(|next| next.header.base_index == self.next && next.header.base == segment.header.end())
+        let Some(next) = self.segments.get(number + 1) else { return Ok(false) };
+        let thinned = self.thinned.get(&end).copied();
+        match Some(next.header.base_index).filter(|_| next.header.base == end).or(thinned) {
+            Some(index) => Ok(index == self.next),
+            // The one behind it was dropped, so nobody knows any more how many batches there were.
+            None if self.has_gaps => Ok(window.flaw(at)?.0 == Flaw::Zeros && window.search(at)?.is_none()),
+            None => Ok(false),
+        }
     }
 
     /// Where to go on after a bad batch at `bad`, and what of synced bytes is left out.

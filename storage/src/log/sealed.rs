@@ -48,6 +48,11 @@ impl Reading {
         self.at
     }
 
+    /// Goes on there, if that is not so far.
+    pub fn go_back_to(&mut self, at: LogPosition) {
+        self.at = self.at.min(at);
+    }
+
     /// Goes on for about `bytes` bytes, giving every sound batch to `visit`. Gives whether it came to the end.
     pub fn go_on(
         &mut self,

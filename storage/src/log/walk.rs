@@ -63,6 +63,8 @@ pub fn walk(disk: &dyn Disk, start: Option<&Start>, visit: &mut dyn FnMut(Step<'
         // Segments that nobody wanted any more are gone; what is there is read, needed by a recovery or not.
         scan.begin(&Start { from: first.header.base, ..start.clone() });
         scan.has_gaps = true;
+        let thinned = listing.segments.iter().filter(|segment| segment.thin.is_some());
+        scan.thinned = thinned.map(|segment| (segment.header.base, segment.header.base_index)).collect();
     }
     scan.report.quarantined.clone_from(&listing.missing);
     let mut unread = None;

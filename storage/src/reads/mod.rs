@@ -10,9 +10,11 @@
 mod plan;
 mod turns;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::limits::LOOK_UPS_MAX;
 use base::{Clock, LogPosition};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
@@ -53,8 +55,14 @@ pub struct Pool {
 
 struct State {
     turns: Turns<Read>,
+    /// What is looked up one after the other: each may read much, and bodies are read meanwhile.
+    look_ups: VecDeque<LookUp>,
+    is_looking: bool,
     is_closed: bool,
 }
+
+/// Runs on a read thread, and may read as much as it wants.
+pub type LookUp = Box<dyn FnOnce() + Send>;
 
 /// One turn at the disk.
 struct Read {
@@ -78,7 +86,12 @@ struct Progress {
 impl Pool {
     /// `budget`: bytes a second that those far behind may read, all together.
     pub fn new(segments: Segments, clock: Arc<dyn Clock>, metrics: Metrics, budget: Option<u64>) -> Self {
-        let state = Mutex::new(State { turns: Turns::new(budget), is_closed: false });
+        let state = Mutex::new(State {
+            turns: Turns::new(budget),
+            look_ups: VecDeque::new(),
+            is_looking: false,
+            is_closed: false,
+        });
         Self { segments, clock, metrics, state, bell: Condvar::new() }
     }
 
@@ -113,6 +126,18 @@ impl Pool {
         true
     }
 
+    /// Takes a look-up. False, and it is dropped, when too many wait.
+    pub fn look_up(&self, look_up: LookUp) -> bool {
+        let mut state = self.state.lock();
+        if state.is_closed || state.look_ups.len() >= LOOK_UPS_MAX {
+            return false;
+        }
+        state.look_ups.push_back(look_up);
+        drop(state);
+        self.bell.notify_one();
+        true
+    }
+
     /// Takes no more jobs. What was taken is still answered, whatever the budget.
     pub fn close(&self) {
         let mut state = self.state.lock();
@@ -126,6 +151,16 @@ impl Pool {
     pub fn run(&self) {
         let mut state = self.state.lock();
         loop {
+            if !state.is_looking
+                && let Some(look_up) = state.look_ups.pop_front()
+            {
+                state.is_looking = true;
+                drop(state);
+                look_up();
+                state = self.state.lock();
+                state.is_looking = false;
+                continue;
+            }
             match state.turns.next(self.clock.monotonic_ns()) {
                 Turn::Read(read) => {
                     drop(state);

@@ -1,5 +1,6 @@
 //! From bytes to a record. Nothing in the bytes is trusted: what does not fit is [`Malformed`].
 
+use base::limits::LOG_RECORD_BYTES_MAX;
 use base::{GroupId, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId};
 
 use super::{
@@ -19,6 +20,15 @@ pub struct Framed<'a> {
     pub bytes: &'a [u8],
     /// Of `bytes`.
     pub length: u32,
+}
+
+/// How long the record is that begins with these bytes, frame included; none when they are no frame.
+pub fn length(bytes: &[u8]) -> Option<u32> {
+    let mut frame = Decoder::new("record frame", bytes);
+    let kind = frame.u8().ok()?;
+    let is_frame = kind != 0 && frame.take(3).ok()? == [0, 0, 0];
+    let length = frame.u32().ok()?.checked_add(FRAME_BYTES as u32)?;
+    (is_frame && length as usize <= LOG_RECORD_BYTES_MAX).then_some(length)
 }
 
 /// Reads the record at the front of `bytes`.

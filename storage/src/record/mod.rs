@@ -17,7 +17,7 @@ use crate::hash::HashKey;
 use crate::view::catalog::{GroupSpec, TopicSpec};
 
 pub use batch::each;
-pub use decode::{Framed, decode};
+pub use decode::{Framed, decode, length};
 
 /// Bytes of the frame in front of each record: kind, three bytes zero, length of the payload.
 pub const FRAME_BYTES: usize = 8;

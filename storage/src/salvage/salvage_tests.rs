@@ -1,5 +1,7 @@
 //! Stores of which no checkpoint is left.
 
+use std::ops::ControlFlow;
+
 use base::time::ManualClock;
 use base::{GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
 
@@ -8,7 +10,9 @@ use base::LogPosition;
 use super::*;
 use crate::checkpoint;
 use crate::disk::sim::SimDisk;
+use crate::hash::Lookup;
 use crate::index;
+use crate::lookup::Query;
 use crate::record::{AckRange, Record};
 use crate::upkeep::aged_tests::{Aged, open as open_sim};
 use crate::verify::directory;
@@ -83,9 +87,19 @@ fn a_key_that_is_damaged_in_every_manifest_is_lost_and_the_messages_are_not() {
     assert!(matches!(aged.fetch(59), Some(Ok(5000))));
     // Index files are made with the new key: a message is found by its id.
     let (reader, topic) = (&aged.recovered.reader, TopicId(0));
-    let sealed = aged.recovered.writer.views().index.clone();
-    let found = sealed.look_up(reader.hash_key(), topic, crate::hash::Lookup::Id, "id20", 9).unwrap();
-    assert_eq!(found, [aged.placed[20].pointer.position]);
+    let query = Query {
+        topics: &[topic],
+        what: Lookup::Id,
+        text: "id20",
+        below: None,
+        stored: Timestamp::ZERO..=Timestamp::MAX,
+    };
+    let (mut found, applied) = (Vec::new(), aged.recovered.writer.log().positions().applied);
+    reader.look_ups().find(&query, applied, &mut |body| {
+        found.push(body.pointer);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(found, [aged.placed[20].pointer]);
 }
 
 #[test]

@@ -114,6 +114,17 @@ pub enum TableError {
 }
 
 impl TableError {
+    /// Of the file.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Io { name, .. }
+            | Self::Damaged { name, .. }
+            | Self::Malformed { name, .. }
+            | Self::Version { name, .. }
+            | Self::Foreign { name } => name,
+        }
+    }
+
     /// Whether the bytes are not what was written; the disk said that all is well.
     pub fn is_damage(&self) -> bool {
         match self {

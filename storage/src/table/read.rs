@@ -30,6 +30,13 @@ impl std::fmt::Debug for Table {
     }
 }
 
+/// A block of fences, kept while one key is looked for: bisection comes back to it most of the time.
+#[derive(Default)]
+struct Fences {
+    block: u64,
+    bytes: Vec<u8>,
+}
+
 /// One section of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Section {
@@ -265,9 +272,10 @@ impl Table {
         assert_eq!(key.len(), section.key, "the section's key has {} bytes", section.key);
         // The last block whose first key is below the wanted one: an equal key may stand at its end.
         let (mut low, mut high) = (0, section.blocks());
+        let mut fences = Fences::default();
         while low < high {
             let middle = low + (high - low) / 2;
-            match self.fence(section, middle)?.as_slice().cmp(key) {
+            match self.fence(section, middle, &mut fences)?.cmp(key) {
                 Ordering::Less => low = middle + 1,
                 _ => high = middle,
             }
@@ -306,11 +314,14 @@ impl Table {
         Ok(out)
     }
 
-    fn fence(&self, section: &Section, block: u64) -> Result<Vec<u8>, TableError> {
+    fn fence<'a>(&self, section: &Section, block: u64, held: &'a mut Fences) -> Result<&'a [u8], TableError> {
         let per_block = (PAYLOAD / section.key) as u64;
-        let bytes = self.read(section.fences + block / per_block, 1)?;
+        let wanted = section.fences + block / per_block;
+        if held.bytes.is_empty() || held.block != wanted {
+            *held = Fences { block: wanted, bytes: self.read(wanted, 1)? };
+        }
         let at = usize::try_from(block % per_block).expect("small") * section.key;
-        Ok(bytes[at..at + section.key].to_vec())
+        Ok(&held.bytes[at..at + section.key])
     }
 
     /// The row with exactly this key.

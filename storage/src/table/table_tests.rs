@@ -26,6 +26,25 @@ fn write_rows(disk: &SimDisk, name: &str, rows: &[(u64, u64)]) -> u64 {
     table.finish().expect("power")
 }
 
+#[test]
+fn a_key_is_found_with_few_reads_in_a_large_table() {
+    let disk = SimDisk::new(1);
+    let rows: Vec<(u64, u64)> = (0..600_000).map(|number| (number * 2, number)).collect();
+    write_rows(&disk, "a", &rows);
+    let table = Table::open(&disk, "a", STORE).expect("just written");
+    let section = table.section(1).expect("written");
+    let fence_blocks = section.count.div_ceil(section.rows_per_block()).div_ceil((PAYLOAD / 8) as u64);
+    assert!(fence_blocks >= 4, "{fence_blocks} blocks of fences");
+    for wanted in [0, 1, 77_777, 600_000, 1_199_998, 1_300_000u64] {
+        let before = disk.reads().count;
+        let found = table.lower_bound(&section, &wanted.to_be_bytes()).expect("sound");
+        assert_eq!(found, wanted.div_ceil(2).min(600_000));
+        let reads = disk.reads().count - before;
+        // A step down for each halving of the blocks of fences, and the rows' own block.
+        assert!(reads <= u64::from(fence_blocks.ilog2()) + 3, "{reads} reads for {wanted}");
+    }
+}
+
 proptest! {
     #[test]
     fn rows_are_found_by_key_and_by_number(keys in proptest::collection::vec(0u64..3000, 0..2000), wanted in 0u64..3010) {

@@ -1,11 +1,12 @@
 //! For tests: a store that has grown old enough to have sealed segments and two checkpoints.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::time::ManualClock;
 use base::{Chance, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
 
-use super::{Owners, Scrubbed};
+use super::{Owners, Policy, Scrubbed, Thinned};
 use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
 use crate::log::{CommitRule, LogOptions};
@@ -18,6 +19,9 @@ use crate::store::{self, FetchError, OpenError, Recovered};
 use crate::timer::TimerCore;
 use crate::view::catalog::{TopicKind, TopicSpec};
 use crate::writer::Writer;
+
+/// See [`Aged::mixed`].
+pub(crate) const NOW: Timestamp = Timestamp(1_010_000);
 
 pub(crate) struct Aged {
     pub disk: SimDisk,
@@ -50,6 +54,34 @@ impl Aged {
             aged.checkpoint();
         }
         aged
+    }
+
+    /// Two checkpoints lie behind segments in which one message of eight is wanted: those of "fleeting", topic 1, are out of
+    /// their time at [`NOW`], those of "orders" are not.
+    pub fn mixed() -> Self {
+        let mut aged = Self::new();
+        let spec = TopicSpec {
+            retention: Some(Duration::from_secs(1)),
+            ..TopicSpec::new(TopicName::parse("fleeting").unwrap(), TopicKind::Fifo, 1, Timestamp(1))
+        };
+        aged.commit(Request::CreateTopic(spec));
+        for _ in 0..2 {
+            for number in 0..80 {
+                match number % 8 {
+                    0 => aged.send("g"),
+                    _ => drop(aged.send_to(TopicId(1), "g")),
+                }
+            }
+            aged.checkpoint();
+        }
+        aged.checkpoint();
+        aged
+    }
+
+    /// Thins one segment, if there is one to thin.
+    pub fn thin(&mut self) -> Option<Thinned> {
+        let Recovered { writer, timer, upkeep, .. } = &mut self.recovered;
+        upkeep.thin(&mut Alone { writer, timer }, &Policy::default(), NOW).unwrap()
     }
 
     pub fn send(&mut self, group: &str) {

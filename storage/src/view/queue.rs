@@ -147,6 +147,11 @@ impl Queue {
         self.id
     }
 
+    /// Where its older entries are.
+    pub(crate) fn index(&self) -> &Sealed {
+        &self.index
+    }
+
     pub fn bounds(&self) -> Bounds {
         let content = self.content.lock();
         Bounds { first: QueueOffset(content.first), next: QueueOffset(content.next) }

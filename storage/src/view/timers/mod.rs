@@ -216,6 +216,14 @@ impl Timers {
         Claim::Taken(entry.row.timer())
     }
 
+    /// Whether it waits for that time; no decision about it is made.
+    pub fn is_pending(&mut self, due: Timestamp, origin: LogPosition) -> Result<bool, TableError> {
+        self.resolve_strays();
+        let key = Key::new(due, origin);
+        let is_young = self.deciding.contains_key(&origin) || self.parts.iter().any(|part| part.find(key).is_some());
+        Ok(is_young || self.find_in_runs(key)?.is_some())
+    }
+
     /// The decision did not come to be: it waits again.
     pub fn release(&mut self, origin: LogPosition) {
         if let Some(entry) = self.deciding.remove(&origin) {

@@ -111,6 +111,7 @@ impl World {
                     self.submit(Owner::Core(index, ticket), Request::Changes(changes.into()));
                 }
             }
+            Effect::Seen(..) => {}
             Effect::NeedDeadLetterTopic => {
                 let name = GroupName::parse(PAIRS[index].0).expect("legal");
                 let name = TopicName::dead_letters_of(&name);

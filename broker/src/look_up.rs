@@ -1,0 +1,476 @@
+//! Looking messages up: by key, by id, by message group and tag. All of it is read on the store's read pool.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use base::limits::{LOOK_UP_ENTRIES_MAX, LOOK_UP_TOPICS_MAX, READ_ENTRIES_MAX};
+use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
+use hashbrown::HashMap;
+use storage::hash::{HashKey, Lookup};
+use storage::lookup::{self, Body, Gaps, Query, State};
+use storage::reads::{Asker, Urgency};
+use storage::record::Pointer;
+use storage::threads::Finder;
+use storage::view::catalog::{Catalog, Topic, TopicKind};
+use storage::view::progress::Slot;
+use storage::view::queue::{Entry, Queue};
+use tokio::sync::oneshot;
+
+use crate::admin::*;
+use crate::broker::Broker;
+use crate::receive::delivery_of;
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+use crate::subscription::{Event, Pair, Seen};
+
+/// Bodies of one page; at least one message is shown, however large.
+const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bodies are fetched in steps, so that a page of large ones ends before it fills the memory.
+const STEP: usize = 32;
+
+impl Broker {
+    /// Messages with a key or an id, newest first, whatever has become of them.
+    pub async fn find(&self, find: Find) -> Result<FoundPage, AdminRefusal> {
+        let topics = self.shared().topics_to_search(find.topic.as_deref())?;
+        self.shared().look_up(move |finder| search(finder, &find, &topics, &|_| true).page()).await
+    }
+
+    /// Messages of a topic that have a key and are in its queues, newest first. `queue`, `from`: only there, and from there
+    /// on.
+    pub async fn find_visible(
+        &self,
+        find: Find,
+        filter: PeekFilter,
+        queue: Option<u16>,
+        from: PeekFrom,
+    ) -> Result<FoundPage, AdminRefusal> {
+        let topic = self.shared().topic_to_operate(find.topic.as_deref().unwrap_or_default())?;
+        if matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry) {
+            let problem = "bodies in a topic of this kind are found by key in the topic that they were sent to";
+            return Err(AdminRefusal::NotHere { field: "key", problem });
+        }
+        check_queue(&topic, queue)?;
+        let is_wanted = move |found: &FoundMessage| {
+            let MessageState::Visible { queue: at, offset, since } = found.state else { return false };
+            let is_from = match from {
+                PeekFrom::Earliest => true,
+                PeekFrom::Latest => false,
+                PeekFrom::Offset(first) => offset >= first,
+                PeekFrom::Time(time) => since >= time,
+            };
+            is_from && queue.is_none_or(|queue| queue == at.0) && filter.is_let_through(&found.message)
+        };
+        self.shared().look_up(move |finder| search(finder, &find, &[topic], &is_wanted).page()).await
+    }
+
+    /// The newest message with this id, where it is, and how groups stand to it.
+    pub async fn find_one(&self, id: &str, topic: Option<&str>) -> Result<FoundMessage, AdminRefusal> {
+        let topics = self.shared().topics_to_search(topic)?;
+        let name = topic.and(topics.first()).map(|topic| topic.spec.name.clone());
+        let by = FindBy::Id(id.to_owned());
+        let find = Find { by, topic: None, from: None, to: None, limit: 1, below: None };
+        let looked = self.shared().look_up(move |finder| {
+            let mut searched = search(finder, &find, &topics, &|_| true);
+            let Some((found, origin)) = searched.found.pop() else { return Err(warnings(&searched.gaps)) };
+            let topic = topics.into_iter().find(|topic| topic.spec.name == found.message.topic);
+            let topic = topic.expect("found in one that was searched");
+            let dead = dead_letters(finder, &topic, found.state, origin);
+            Ok((found, topic, dead))
+        });
+        match looked.await? {
+            Ok((mut found, topic, dead)) => {
+                if let MessageState::Visible { queue, offset, .. } = found.state {
+                    found.groups = Some(self.shared().standings(&topic, (queue, offset), &dead).await);
+                }
+                Ok(found)
+            }
+            Err(gaps) if gaps.is_empty() => Err(AdminRefusal::MessageNotFound { id: id.to_owned(), topic: name }),
+            Err(gaps) => Err(AdminRefusal::Incomplete { gaps: gaps.join("; ") }),
+        }
+    }
+
+    /// As [`Broker::peek`], only what a filter lets through: the queues from `start` on, later ones from `from` on.
+    pub async fn peek_filtered(
+        &self,
+        topic: &str,
+        queue: Option<u16>,
+        from: PeekFrom,
+        start: Option<(QueueIndex, QueueOffset)>,
+        filter: PeekFilter,
+        limit: usize,
+    ) -> Result<PeekedPage, AdminRefusal> {
+        let topic = self.shared().topic_to_operate(topic)?;
+        check_queue(&topic, queue)?;
+        let hash_key = *self.shared().store.reader().hash_key();
+        let walk = Walk::new(&topic, queue, from, start, &filter, &hash_key);
+        let walked = self.shared().look_up(move |_| walk.run(limit)).await?;
+        let mut page = PeekedPage { messages: Vec::new(), next: walked.next, warnings: warnings(&walked.gaps) };
+        let (mut bytes_left, mut unread) = (PAGE_BYTES_MAX, 0);
+        for step in walked.entries.chunks(STEP) {
+            let pointers: Vec<Pointer> = step.iter().map(|(_, entry)| entry.pointer()).collect();
+            let stored = self.shared().fetch_all(Asker::LookUp, Urgency::Live, &pointers).await;
+            for ((slot, entry), stored) in step.iter().zip(stored.map_err(AdminRefusal::Refused)?) {
+                let Ok(stored) = stored else {
+                    unread += 1;
+                    continue;
+                };
+                if !page.messages.is_empty() && stored.body.len() > bytes_left {
+                    page.next = Some(*slot);
+                    page.warnings.extend(unreadable_warning(unread));
+                    return Ok(page);
+                }
+                let peeked = self.shared().peeked(&topic, *slot, entry, stored);
+                // Hashes may agree by chance.
+                if filter.is_let_through(&peeked.message) {
+                    bytes_left = bytes_left.saturating_sub(peeked.message.body.len());
+                    page.messages.push(peeked);
+                }
+            }
+        }
+        page.warnings.extend(unreadable_warning(unread));
+        Ok(page)
+    }
+}
+
+impl Shared {
+    /// Runs on a read thread of the store.
+    async fn look_up<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Finder) -> T + Send + 'static,
+    ) -> Result<T, AdminRefusal> {
+        let busy = || AdminRefusal::Refused(Refusal::Overloaded { limit: "look-ups that wait for the disk" });
+        let (sender, receiver) = oneshot::channel();
+        if !self.store.look_up(move |finder| drop(sender.send(look(finder)))) {
+            return Err(busy());
+        }
+        receiver.await.map_err(|_| busy())
+    }
+
+    /// The one that is named, or all that bodies are sent to.
+    fn topics_to_search(&self, name: Option<&str>) -> Result<Vec<Arc<Topic>>, AdminRefusal> {
+        if let Some(name) = name {
+            return self.topic_to_operate(name).map(|topic| vec![topic]);
+        }
+        let catalog = self.store.reader().catalog();
+        let is_sent_to = |topic: &&Arc<Topic>| !topic.spec.name.is_derived();
+        let topics: Vec<_> = catalog.topics().filter(is_sent_to).cloned().collect();
+        if topics.len() > LOOK_UP_TOPICS_MAX {
+            return Err(AdminRefusal::TopicNeeded { topics: topics.len(), max: LOOK_UP_TOPICS_MAX });
+        }
+        Ok(topics)
+    }
+
+    /// How every group that reads the topic stands to a message of it, by name.
+    async fn standings(
+        &self,
+        topic: &Topic,
+        slot: Slot,
+        dead: &HashMap<base::GroupId, QueueOffset>,
+    ) -> Vec<GroupMessageState> {
+        let reader = self.store.reader();
+        let groups: Vec<_> = reader.catalog().groups().cloned().collect();
+        let mut standings = Vec::new();
+        for group in groups {
+            let all = reader.progress_of(group.id);
+            let Some((_, progress)) = all.into_iter().find(|(id, _)| *id == topic.spec.id) else { continue };
+            let pair = Pair { group: group.id, topic: topic.spec.id };
+            let (is_done, retry, lease) = {
+                let progress = progress.lock();
+                if !progress.is_subscribed() {
+                    continue;
+                }
+                let has_it = |lease: &storage::view::progress::Lease| {
+                    lease.entries.iter().find(|entry| (entry.queue, entry.offset) == slot).map(|entry| entry.attempt)
+                };
+                let mut leases = progress.leases();
+                let lease =
+                    leases.find_map(|(_, lease)| has_it(lease).map(|attempt| (lease.client.to_string(), attempt)));
+                (progress.is_acknowledged(slot), progress.retry(slot), lease)
+            };
+            let mut standing = GroupMessageState {
+                group: group.name.clone(),
+                state: Standing::Ready,
+                attempts: retry.map_or(0, |retry| retry.attempts),
+                client: None,
+                next_try: None,
+                dead_letter: dead.get(&group.id).copied(),
+            };
+            if is_done {
+                let is_dead = standing.dead_letter.is_some();
+                standing.state = if is_dead { Standing::DeadLetter } else { Standing::Acknowledged };
+            } else if let Some((client, attempt)) = lease {
+                (standing.state, standing.attempts, standing.client) = (Standing::InFlight, attempt, Some(client));
+            } else if let Some(seen) = self.seen(pair, slot).await {
+                standing.attempts = seen.attempts;
+                if let Some(client) = seen.client {
+                    (standing.state, standing.client) = (Standing::InFlight, Some(client.to_string()));
+                } else if let Some(at) = seen.waits_until {
+                    (standing.state, standing.next_try) = (Standing::RetryWait, Some(self.now().wall_at(at)));
+                }
+            } else if let Some(retry) = retry.filter(|retry| retry.next_visible > self.now().wall) {
+                (standing.state, standing.next_try) = (Standing::RetryWait, Some(retry.next_visible));
+            }
+            standings.push(standing);
+        }
+        standings.sort_unstable_by(|a, b| a.group.cmp(&b.group));
+        standings
+    }
+
+    /// What a running subscription has in memory of a message.
+    async fn seen(&self, pair: Pair, slot: Slot) -> Option<Seen> {
+        let inbox = self.subscriptions.get(pair)?;
+        let (sender, receiver) = oneshot::channel();
+        inbox.push(Event::Look(slot, sender));
+        receiver.await.ok().flatten()
+    }
+}
+
+fn check_queue(topic: &Topic, queue: Option<u16>) -> Result<(), AdminRefusal> {
+    match queue.filter(|queue| topic.queue(QueueIndex(*queue)).is_none()) {
+        None => Ok(()),
+        Some(queue) => {
+            let (topic, queues) = (topic.spec.name.clone(), topic.spec.queues);
+            Err(AdminRefusal::QueueNotFound { topic, queue, queues })
+        }
+    }
+}
+
+impl PeekFilter {
+    fn is_let_through(&self, message: &crate::api::Delivery) -> bool {
+        let is = |wanted: &Option<String>, has: &Option<String>| wanted.is_none() || wanted == has;
+        is(&self.message_group, &message.message_group) && is(&self.tag, &message.tag)
+    }
+}
+
+/// What a search came to.
+struct Searched {
+    found: Vec<(FoundMessage, LogPosition)>,
+    next: Option<LogPosition>,
+    gaps: Gaps,
+}
+
+impl Searched {
+    fn page(self) -> FoundPage {
+        let warnings = warnings(&self.gaps);
+        FoundPage { messages: self.found.into_iter().map(|(found, _)| found).collect(), next: self.next, warnings }
+    }
+}
+
+/// One page of what is asked for.
+fn search(finder: &Finder, find: &Find, topics: &[Arc<Topic>], is_wanted: &dyn Fn(&FoundMessage) -> bool) -> Searched {
+    let ids: Vec<TopicId> = topics.iter().map(|topic| topic.spec.id).collect();
+    let (what, text) = match &find.by {
+        FindBy::Key(key) => (Lookup::Key, key),
+        FindBy::Id(id) => (Lookup::Id, id),
+    };
+    let stored = find.from.unwrap_or(Timestamp::ZERO)..=find.to.unwrap_or(Timestamp::MAX);
+    let query = Query { topics: &ids, what, text, below: find.below, stored };
+    let (mut found, mut gaps, mut bytes_left) = (Vec::new(), Gaps::default(), PAGE_BYTES_MAX);
+    let looked = finder.find(&query, &mut |body| {
+        let is_full = found.len() >= find.limit || (!found.is_empty() && body.message.body.len() > bytes_left);
+        if is_full {
+            return ControlFlow::Break(());
+        }
+        let topic = topics.iter().find(|topic| topic.spec.id == body.message.topic);
+        let topic = topic.expect("a body is of a topic that was asked for");
+        let (origin, size) = (body.pointer.position, body.message.body.len());
+        let message = found_message(finder, body, topic, &mut gaps);
+        if is_wanted(&message) {
+            bytes_left = bytes_left.saturating_sub(size);
+            found.push((message, origin));
+        }
+        ControlFlow::Continue(())
+    });
+    gaps.add(looked.gaps);
+    Searched { found, next: looked.next, gaps }
+}
+
+fn found_message(finder: &Finder, body: Body, topic: &Topic, gaps: &mut Gaps) -> FoundMessage {
+    let state = match finder.state(&body, topic, gaps) {
+        State::Visible(place) => MessageState::Visible { queue: place.queue, offset: place.offset, since: place.since },
+        State::Scheduled { due } => MessageState::Scheduled { due },
+        State::Prepared => MessageState::Prepared,
+        State::RolledBack => MessageState::RolledBack,
+        State::Expired => MessageState::Expired,
+        State::Ended => MessageState::Ended,
+        State::Unknown => MessageState::Unknown,
+    };
+    let mut message = delivery_of(topic.spec.name.clone(), body.message);
+    message.stored_at = body.stored_at;
+    if let MessageState::Visible { queue, offset, .. } = state {
+        (message.queue, message.offset) = (queue, offset);
+    }
+    FoundMessage { message, state, groups: None }
+}
+
+/// Where a message is among the dead letters of groups that are done with it.
+fn dead_letters(
+    finder: &Finder,
+    topic: &Topic,
+    state: MessageState,
+    origin: LogPosition,
+) -> HashMap<base::GroupId, QueueOffset> {
+    let MessageState::Visible { queue, offset, .. } = state else { return HashMap::new() };
+    let catalog: Arc<Catalog> = finder.reader().catalog().clone();
+    let mut found = HashMap::new();
+    for group in catalog.groups() {
+        let Some(dead) = catalog.topic(&TopicName::dead_letters_of(&group.name)) else { continue };
+        let all = finder.reader().progress_of(group.id);
+        let is_done =
+            all.iter().any(|(id, progress)| *id == topic.spec.id && progress.lock().is_acknowledged((queue, offset)));
+        // Where it cannot be found out, it is shown as acknowledged, which it is.
+        if is_done && let Some(place) = finder.published(dead.spec.id, origin, &mut Gaps::default()) {
+            found.insert(group.id, place.offset);
+        }
+    }
+    found
+}
+
+/// Entries of a topic that a filter may let through, queue by queue.
+struct Walk {
+    queues: Vec<Arc<Queue>>,
+    from: PeekFrom,
+    start: Option<(QueueIndex, QueueOffset)>,
+    group_hash: Option<u64>,
+    tag_hash: Option<u32>,
+    hash_key: HashKey,
+}
+
+#[derive(Default)]
+struct Walked {
+    entries: Vec<(Slot, Entry)>,
+    next: Option<Slot>,
+    gaps: Gaps,
+}
+
+impl Walk {
+    fn new(
+        topic: &Topic,
+        queue: Option<u16>,
+        from: PeekFrom,
+        start: Option<(QueueIndex, QueueOffset)>,
+        filter: &PeekFilter,
+        hash_key: &HashKey,
+    ) -> Self {
+        let group_hash = filter.message_group.as_ref().map(|group| hash_key.message_group(group));
+        let only = group_hash.filter(|_| topic.spec.kind.has_fixed_queues() && !topic.queues.is_empty());
+        // The messages of a message group are in one queue, as long as there are always so many.
+        let only = only.map(|hash| hash % topic.queues.len() as u64);
+        let is_walked = |of: &Arc<Queue>| {
+            let number = of.id().queue;
+            queue.is_none_or(|queue| queue == number.0)
+                && only.is_none_or(|only| only == u64::from(number.0))
+                && start.is_none_or(|(first, _)| number >= first)
+        };
+        let queues = topic.queues.iter().filter(|queue| is_walked(queue)).cloned().collect();
+        let tag_hash = filter.tag.as_ref().map(|tag| hash_key.tag(tag));
+        Self { queues, from, start, group_hash, tag_hash, hash_key: *hash_key }
+    }
+
+    fn run(&self, limit: usize) -> Walked {
+        let mut walked = Walked::default();
+        let mut left = LOOK_UP_ENTRIES_MAX;
+        for queue in &self.queues {
+            let number = queue.id().queue;
+            let at = match (self.start, self.from) {
+                (Some((of, offset)), _) if of == number => offset,
+                (_, PeekFrom::Earliest) => queue.bounds().first,
+                (_, PeekFrom::Latest) => queue.bounds().next,
+                (_, PeekFrom::Offset(offset)) => offset,
+                (_, PeekFrom::Time(time)) => queue.offset_at(time),
+            };
+            let next = match self.group_hash {
+                Some(group_hash) => self.members(queue, group_hash, at, limit, &mut walked),
+                None => self.all(queue, at, limit, &mut left, &mut walked),
+            };
+            if let Some(next) = next {
+                walked.next = Some((number, next));
+                return walked;
+            }
+        }
+        walked
+    }
+
+    /// Gives where to go on in this queue; none at its end.
+    fn members(
+        &self,
+        queue: &Queue,
+        group_hash: u64,
+        mut at: QueueOffset,
+        limit: usize,
+        walked: &mut Walked,
+    ) -> Option<QueueOffset> {
+        loop {
+            let room = limit - walked.entries.len();
+            if room == 0 {
+                return (at < queue.bounds().next).then_some(at);
+            }
+            let members = lookup::members(&self.hash_key, queue, group_hash, at, room);
+            let is_stuck = !members.gaps.is_empty();
+            walked.gaps.add(members.gaps);
+            let number = queue.id().queue;
+            let wanted = members.entries.into_iter().filter(|(_, entry)| self.may_match(entry));
+            walked.entries.extend(wanted.map(|(offset, entry)| ((number, offset), entry)));
+            // Where nothing could be read nothing more is, either: the next page tries again.
+            match members.next {
+                Some(next) if next > at && !is_stuck => at = next,
+                next => return next,
+            }
+        }
+    }
+
+    fn all(
+        &self,
+        queue: &Queue,
+        mut at: QueueOffset,
+        limit: usize,
+        left: &mut usize,
+        walked: &mut Walked,
+    ) -> Option<QueueOffset> {
+        let mut entries = Vec::new();
+        while walked.entries.len() < limit && *left > 0 {
+            entries.clear();
+            at = queue.read(at, READ_ENTRIES_MAX.min(*left), &mut entries);
+            if entries.is_empty() {
+                break;
+            }
+            *left -= entries.len();
+            for entry in &entries {
+                if walked.entries.len() >= limit {
+                    break;
+                }
+                if self.may_match(entry) {
+                    walked.entries.push(((queue.id().queue, at), *entry));
+                }
+                at = at.next();
+            }
+        }
+        (at < queue.bounds().next).then_some(at)
+    }
+
+    fn may_match(&self, entry: &Entry) -> bool {
+        !entry.is_lost() && self.tag_hash.is_none_or(|hash| hash == entry.tag_hash)
+    }
+}
+
+/// What could not be looked through, for people.
+fn warnings(gaps: &Gaps) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !gaps.indexes.is_empty() {
+        let files: Vec<&str> = gaps.indexes.iter().map(|error| error.name()).collect();
+        warnings.push(format!(
+            "these index files cannot be read, what they lead to is left out; damaged ones are being made anew: {}",
+            files.join(", ")
+        ));
+    }
+    if !gaps.segments.is_empty() {
+        let count = gaps.segments.len();
+        warnings.push(format!("{count} of the newest segments cannot be read, what is in them is left out"));
+    }
+    warnings.extend(unreadable_warning(gaps.bodies.len()));
+    warnings
+}
+
+fn unreadable_warning(count: usize) -> Option<String> {
+    (count > 0).then(|| format!("{count} messages that may be among these cannot be read, and are left out"))
+}
