@@ -1,5 +1,5 @@
 use super::super::aged_tests::Aged;
-use crate::log::{segment, thin};
+use crate::log::{batch, segment, thin};
 use crate::verify::{Finding, directory};
 
 #[test]
@@ -32,7 +32,7 @@ fn batches_that_are_gone_right_before_a_thinned_segment_are_told_of() {
     // Its last messages are gone, as if nothing had ever been there.
     let in_it = |placed: &&crate::request::Placed| (base.0..base.0 + SEGMENT).contains(&placed.pointer.position.0);
     let last = aged.placed.iter().rev().find(in_it).expect("it has messages").pointer.position;
-    let from = (last.since(base) - 100) / 4096 * 4096;
+    let from = last.since(base) - batch::HEADER_BYTES as u64;
     let zeros = vec![0; (SEGMENT - from) as usize];
     aged.disk.overwrite(&segment::name(base), from, &zeros);
     let verified = directory(&aged.disk).unwrap();
