@@ -13,6 +13,7 @@ impl Upkeep {
     /// Merges runs of timers. Gives whether there were some to be merged.
     pub fn merge_timers(&mut self, owners: &mut dyn Owners) -> Result<bool, CheckpointError> {
         let Some(plan) = at_timers(owners, |timers| timers.timers_mut().plan_merge()) else { return Ok(false) };
+        tracing::debug!("runs of timers are being merged");
         let mut run = match self.write_merged(plan) {
             Ok(run) => run,
             Err(error) => {
@@ -35,7 +36,9 @@ impl Upkeep {
         }
         // Before the timers use it: whatever happens next, nobody takes the file away.
         self.unnamed.insert(run.number);
+        let number = run.number;
         at_timers(owners, |timers| timers.timers_mut().merged(run));
+        tracing::debug!(table = number, "runs of timers were merged");
         Ok(true)
     }
 

@@ -97,6 +97,7 @@ impl Upkeep {
         let origins = self.origins(segment, next_index, wanted)?;
         let keeping = Keeping { topics: wanted, stretches, waiting, prepared, origins };
         let index = self.views.index.find(range.start).expect("it was found before");
+        tracing::debug!(segment = range.start.0, "a segment is being thinned");
         let random = self.chance.next_u64();
         let mut writer =
             ThinWriter::create(&*self.disk, &segment.header, index.summary(), random).map_err(BuildError::Write)?;
