@@ -53,13 +53,17 @@ impl Aged {
     }
 
     pub fn send(&mut self, group: &str) {
+        self.send_to(TopicId(0), group);
+    }
+
+    pub fn send_to(&mut self, topic: TopicId, group: &str) {
         let envelope = Envelope {
             message_group: Some(group.into()),
             ..Envelope::new(MessageKind::Fifo, format!("id{}", self.placed.len()), Timestamp(1), "host".into())
         };
         let part = BodyPart::encode(&envelope, &[b'x'; 5000]);
         let group_hash = self.recovered.reader.hash_key().message_group(group);
-        let head = Head { topic: TopicId(0), tag_hash: 0, group_hash, priority: 0 };
+        let head = Head { topic, tag_hash: 0, group_hash, priority: 0 };
         let body = NewBody { head, kind: BodyKind::Visible, part };
         match self.commit(Request::one(Change::Body(body))) {
             Done::Changed(placed) => self.placed.push(placed[0]),
@@ -110,7 +114,7 @@ impl Aged {
     /// The body of the message at an offset; none when there is no such message.
     pub fn fetch(&self, offset: u64) -> Option<Result<usize, FetchError>> {
         let catalog = self.recovered.reader.catalog();
-        let queue = catalog.topics().next()?.queue(QueueIndex(0))?.clone();
+        let queue = catalog.topic_by_id(TopicId(0))?.queue(QueueIndex(0))?.clone();
         let entry = queue.entry(QueueOffset(offset)).filter(|entry| !entry.is_lost())?;
         Some(self.recovered.reader.fetch(entry.pointer()).map(|message| message.body.len()))
     }

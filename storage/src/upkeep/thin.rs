@@ -61,7 +61,7 @@ impl Upkeep {
             let wanted = self.wanted_topics(&index, &asked, base);
             let bytes: u64 = index.topics().iter().filter(|(id, _)| wanted.contains(id)).map(|(_, s)| s.bytes).sum();
             // What waits, or is pointed to, may keep it as large as it was.
-            let is_stubborn = self.stubborn.get(&base).is_some_and(|wanted_before| bytes * 4 >= wanted_before * 3);
+            let is_stubborn = self.wanted_before(segment, &index).is_some_and(|before| bytes * 4 >= before * 3);
             if bytes * 2 >= segment.bytes() || is_stubborn {
                 continue;
             }
@@ -71,6 +71,13 @@ impl Upkeep {
             return self.replace(owners, segment, next_index, &wanted, &asked).map(Some);
         }
         Ok(None)
+    }
+
+    /// Bytes of wanted topics when the segment was thinned the last time; of a run before this one, what was left then: not
+    /// every start has to thin everything anew.
+    fn wanted_before(&self, segment: &Segment, index: &SegmentIndex) -> Option<u64> {
+        let known = self.stubborn.get(&segment.header.base).copied();
+        known.or_else(|| segment.thin.is_some().then(|| index.topics().iter().map(|(_, share)| share.bytes).sum()))
     }
 
     fn wanted_topics(&self, index: &SegmentIndex, asked: &Asked<'_>, base: LogPosition) -> HashSet<TopicId> {
@@ -233,3 +240,7 @@ fn each_record(
     });
     read.map(drop).map_err(|error| BuildError::Segment(error).into())
 }
+
+#[cfg(test)]
+#[path = "thin_tests.rs"]
+mod tests;
