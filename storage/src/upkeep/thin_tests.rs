@@ -5,7 +5,10 @@ use std::time::Duration;
 use base::{Timestamp, TopicId, TopicName};
 
 use super::*;
+use crate::disk::Disk;
 use crate::disk::sim::SimDisk;
+use crate::index;
+use crate::log::thin as thin_file;
 use crate::request::Request;
 use crate::salvage::Alone;
 use crate::store::Recovered;
@@ -51,6 +54,45 @@ fn a_start_does_not_thin_again_what_was_thinned_before_it() {
     assert_eq!(thin(&mut aged), 0);
     aged.restart().unwrap();
     assert_eq!(thin(&mut aged), 0);
-    let kept = (0..20).filter(|offset| matches!(aged.fetch(*offset), Some(Ok(5000)))).count();
-    assert_eq!(kept, 20);
+    assert_eq!(readable(&aged), 20);
+}
+
+fn readable(aged: &Aged) -> usize {
+    (0..20).filter(|offset| matches!(aged.fetch(*offset), Some(Ok(5000)))).count()
+}
+
+#[test]
+fn an_index_is_made_anew_from_a_thinned_segment_of_which_a_record_is_damaged() {
+    let mut aged = mixed();
+    assert!(thin(&mut aged) > 1);
+    let thinned = thin_file::name(LogPosition(0));
+    // In the first record, behind the header of the table and what the segment was.
+    assert!(aged.disk.flip(&thinned, 4096 * 3 + 500, 0));
+    aged.disk.remove(&index::name(LogPosition(0))).unwrap();
+    aged.restart().unwrap();
+    assert_eq!(readable(&aged), 19);
+}
+
+#[test]
+fn an_index_of_the_whole_segment_is_made_anew_where_a_crash_left_it_beside_the_thinned_one() {
+    let mut aged = mixed();
+    let name = index::name(LogPosition(0));
+    let [whole, index_of_whole] = [segment::name(LogPosition(0)), name.clone()].map(|name| {
+        let content = aged.disk.content(&name).unwrap();
+        (name, content)
+    });
+    assert!(thin(&mut aged) > 1);
+    let index_of_thinned = aged.disk.content(&name).unwrap();
+    for (name, content) in [&whole, &index_of_whole] {
+        let _is_there = aged.disk.remove(name);
+        let file = aged.disk.create(name, content.len() as u64).unwrap();
+        file.write_at(content, 0).unwrap();
+        file.sync_all().unwrap();
+    }
+    aged.disk.sync_directory().unwrap();
+    aged.restart().unwrap();
+    assert_eq!(aged.recovered.upkeep.mend_indexes().unwrap(), 1);
+    assert_eq!(aged.disk.content(&name).unwrap().len(), index_of_thinned.len());
+    assert!(!aged.names().contains(&whole.0));
+    assert_eq!(readable(&aged), 20);
 }

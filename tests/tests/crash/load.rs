@@ -27,7 +27,7 @@ const KEYS_PER_PRODUCER: usize = 4;
 /// Kept for the shortest time, nobody's promise, and most of the log of a store that has it.
 const BRIEF: &str = "brief";
 pub const BRIEF_MADE: [&str; 7] = ["topic", "create", BRIEF, "--queues", "2", "--retention", "1s"];
-const BRIEF_BYTES: usize = 64 << 10;
+const BRIEF_BYTES: usize = 128 << 10;
 const BRIEF_PRODUCERS: usize = 2;
 
 /// Between the sends of one producer: enough is under way at each kill, and a debug build keeps up.

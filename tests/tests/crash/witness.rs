@@ -18,19 +18,27 @@ pub const SAID: [&str; 2] = ["--set", "log.filter=info,storage::upkeep=debug"];
 #[derive(Debug)]
 pub struct Work {
     pub name: &'static str,
+    /// A kill that is meant for it comes within this time.
+    pub takes_ms: u64,
     begins: &'static str,
     ends: &'static str,
 }
 
 pub const WORKS: [Work; 4] = [
-    Work { name: "thinned", begins: "a segment is being thinned", ends: "a segment was thinned" },
-    Work { name: "expired", begins: "a segment is about to expire", ends: "a segment has expired" },
+    Work { name: "thinned", takes_ms: 15, begins: "a segment is being thinned", ends: "a segment was thinned" },
+    Work { name: "expired", takes_ms: 2, begins: "a segment is about to expire", ends: "a segment has expired" },
     Work {
         name: "removed",
+        takes_ms: 3,
         begins: "the files of an expired segment are being removed",
         ends: "the files of an expired segment were removed",
     },
-    Work { name: "merged", begins: "runs of timers are being merged", ends: "runs of timers were merged" },
+    Work {
+        name: "merged",
+        takes_ms: 15,
+        begins: "runs of timers are being merged",
+        ends: "runs of timers were merged",
+    },
 ];
 
 /// How often, by work.
@@ -47,16 +55,24 @@ pub struct Witness {
     heard: usize,
 }
 
+impl Tally {
+    /// Kills that fell into a work.
+    pub fn cuts(&self) -> usize {
+        self.cut.iter().sum()
+    }
+}
+
 impl Witness {
     pub fn tally(&self) -> Tally {
         self.tally
     }
 
-    /// Returns when this life has begun the work, or it is too late.
+    /// Returns when the server begins the work once more, or it is too late.
     pub async fn meet(&self, server: &Server, work: &Work, within_ms: u64) {
         let mut look = interval(LOOK_EVERY);
         let began = SystemClock.monotonic_ms();
-        while SystemClock.monotonic_ms() - began < within_ms && !server.log_from(self.heard).contains(work.begins) {
+        let heard = self.heard + server.log_from(self.heard).len();
+        while SystemClock.monotonic_ms() - began < within_ms && !server.log_from(heard).contains(work.begins) {
             look.tick().await;
         }
     }
