@@ -24,7 +24,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What is left is consumed within this time: two leases, and a slow machine.
 const DRAINED_WITHIN: Duration = Duration::from_secs(60);
 /// Of so many kills, one at least falls into a work.
-const KILLS_PER_CUT: usize = 10;
+const KILLS_PER_CUT: usize = 16;
 /// The load rests during so many lives, and works during twice as many.
 const LIVES_OF_REST: usize = 4;
 /// After a start nothing half done is left within this time.
@@ -157,9 +157,10 @@ async fn live(number: usize, plan: Plan, mut chance: Chance) -> Tally {
             false => {}
         }
         if is_brief && chance.one_in(2) {
-            let work = &WORKS[usize::try_from(chance.below(WORKS.len() as u64)).expect("few")];
-            witness.meet(&server, work, life_ms_max).await;
-            let_live(chance.below(work.takes_ms)).await;
+            let one = usize::try_from(chance.below(WORKS.len() as u64)).expect("few");
+            let works = if chance.one_in(2) { &WORKS[..] } else { &WORKS[one..=one] };
+            let met = witness.meet(&server, works, life_ms_max).await;
+            let_live(chance.below(met.map_or(1, |work| work.takes_ms))).await;
         } else {
             let_live(chance.below(if is_starting { 150 } else { life_ms_max })).await;
         }

@@ -25,20 +25,15 @@ pub struct Work {
 }
 
 pub const WORKS: [Work; 4] = [
-    Work { name: "thinned", takes_ms: 15, begins: "a segment is being thinned", ends: "a segment was thinned" },
-    Work { name: "expired", takes_ms: 2, begins: "a segment is about to expire", ends: "a segment has expired" },
+    Work { name: "thinned", takes_ms: 6, begins: "a segment is being thinned", ends: "a segment was thinned" },
+    Work { name: "expired", takes_ms: 1, begins: "a segment is about to expire", ends: "a segment has expired" },
     Work {
         name: "removed",
-        takes_ms: 3,
+        takes_ms: 2,
         begins: "the files of an expired segment are being removed",
         ends: "the files of an expired segment were removed",
     },
-    Work {
-        name: "merged",
-        takes_ms: 15,
-        begins: "runs of timers are being merged",
-        ends: "runs of timers were merged",
-    },
+    Work { name: "merged", takes_ms: 6, begins: "runs of timers are being merged", ends: "runs of timers were merged" },
 ];
 
 /// How often, by work.
@@ -67,14 +62,20 @@ impl Witness {
         self.tally
     }
 
-    /// Returns when the server begins the work once more, or it is too late.
-    pub async fn meet(&self, server: &Server, work: &Work, within_ms: u64) {
+    /// Returns when the server begins one of the works once more, and which; none when it is too late.
+    pub async fn meet<'a>(&self, server: &Server, works: &'a [Work], within_ms: u64) -> Option<&'a Work> {
         let mut look = interval(LOOK_EVERY);
         let began = SystemClock.monotonic_ms();
         let heard = self.heard + server.log_from(self.heard).len();
-        while SystemClock.monotonic_ms() - began < within_ms && !server.log_from(heard).contains(work.begins) {
+        while SystemClock.monotonic_ms() - began < within_ms {
+            let said = server.log_from(heard);
+            let begun = works.iter().find(|work| said.contains(work.begins));
+            if begun.is_some() {
+                return begun;
+            }
             look.tick().await;
         }
+        None
     }
 
     /// The server was killed.
