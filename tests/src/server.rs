@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::OnceLock;
@@ -147,6 +148,14 @@ impl Server {
         let text = fs::read_to_string(self.log_file()).unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..].join("\n")
+    }
+
+    /// What it logged in all its lives so far, behind the first `from` bytes.
+    pub fn log_from(&self, from: usize) -> String {
+        let mut text = String::new();
+        let mut log = fs::OpenOptions::new().read(true).open(self.log_file()).expect("it was started");
+        log.seek(SeekFrom::Start(from as u64)).and_then(|_| log.read_to_string(&mut text)).expect("lines of text");
+        text
     }
 
     fn log_file(&self) -> PathBuf {

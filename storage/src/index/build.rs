@@ -41,7 +41,8 @@ pub fn build(site: &Site<'_>) -> Result<(), BuildError> {
     let header = &site.segment.header;
     let mut gathered = Gathered::new(site.hash_key, header.base);
     if let Some(thin) = &site.segment.thin {
-        thin.each(&mut |kept| gathered.kept(&kept))?;
+        // A scrub names what of it is damaged.
+        let _damaged = thin.each(&mut |kept| gathered.kept(&kept))?;
         gathered.summary = thin.summary().clone();
     } else {
         let content = sealed::read(site.segment, site.next_index, &mut |found| gathered.batch(&found))?;

@@ -105,6 +105,11 @@ impl Sealed {
         }
     }
 
+    /// It is made anew, without being known to be damaged.
+    pub fn mistrust(&self, base: LogPosition) {
+        self.damaged.lock().insert(base);
+    }
+
     fn noted<T>(&self, index: &SegmentIndex, result: Result<T, TableError>) -> Result<T, TableError> {
         result.inspect_err(|error| self.report(index.base(), error))
     }

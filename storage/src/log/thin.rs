@@ -18,7 +18,7 @@ use crate::table::{self, Identity, Kind, Section, Table, TableError, TableWriter
 /// Rows by offset in the segment: length, when it was stored, and where its bytes are.
 const DIRECTORY: u32 = 1;
 const RECORDS: u32 = 2;
-/// The segment's header block and summary.
+/// The segment's header block and summary, and how much was wanted of it.
 const ORIGIN: u32 = 3;
 
 const DIRECTORY_BYTES: usize = 24;
@@ -51,6 +51,7 @@ pub struct Thin {
     header: Header,
     /// Of the segment as it was.
     summary: Summary,
+    wanted: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -78,14 +79,14 @@ impl Thin {
         let [directory, records, origin] = [DIRECTORY, RECORDS, ORIGIN].map(|id| table.section(id));
         let (directory, records, origin) = (directory?, records?, origin?);
         let bytes = table.slice(&origin, 0, origin.count)?;
-        let (header, summary) =
+        let (header, summary, wanted) =
             decode_origin(&bytes).map_err(|_| table.malformed("it does not say what it was made of"))?;
         let identity = table.identity();
         let is_its = header.base == base && identity.number == base.0 && identity.store == header.cluster;
         if !is_its || directory.width != DIRECTORY_BYTES || directory.key != DIRECTORY_KEY || records.width != 0 {
             return Err(table.malformed("it is what is left of another segment"));
         }
-        let thin = Arc::new(Self { table, directory, records, header, summary });
+        let thin = Arc::new(Self { table, directory, records, header, summary, wanted });
         Ok(Segment { header, seed: header.seed(), file: thin.clone(), thin: Some(thin) })
     }
 
@@ -93,13 +94,13 @@ impl Thin {
         &self.summary
     }
 
-    pub fn bytes(&self) -> u64 {
-        self.table.bytes()
+    /// Bytes of its segment that belonged to topics of which something was wanted when it was made.
+    pub fn wanted(&self) -> u64 {
+        self.wanted
     }
 
-    /// Bytes of records in it.
-    pub fn held(&self) -> u64 {
-        self.records.count
+    pub fn bytes(&self) -> u64 {
+        self.table.bytes()
     }
 
     /// Reads and checks every block.
@@ -124,21 +125,21 @@ impl Thin {
         Ok(holes)
     }
 
-    /// Every record that is left, in order.
-    pub fn each(&self, visit: &mut dyn FnMut(Kept<'_>)) -> Result<(), TableError> {
-        let mut result = Ok(());
+    /// Every record that is left and can be read, in order. Gives those that cannot.
+    pub fn each(&self, visit: &mut dyn FnMut(Kept<'_>)) -> Result<Vec<Range<LogPosition>>, TableError> {
+        let mut holes = Vec::new();
+        let mut failed = None;
         self.table.rows(&self.directory, 0, u64::MAX, &mut |row| {
             let row = parse_row(row);
+            let position = self.header.base.plus(row.offset);
             match self.table.slice(&self.records, row.at, row.length) {
-                Ok(bytes) => {
-                    let position = self.header.base.plus(row.offset);
-                    visit(Kept { position, stored_at: row.stored_at, bytes: &bytes });
-                }
-                Err(error) => result = Err(error),
+                Ok(bytes) => visit(Kept { position, stored_at: row.stored_at, bytes: &bytes }),
+                Err(error) if error.is_damage() => holes.push(position..position.plus(row.length)),
+                Err(error) => failed = Some(error),
             }
-            result.is_ok()
+            failed.is_none()
         })?;
-        result
+        failed.map_or(Ok(holes), Err)
     }
 
     /// The bytes of a record that was kept. None: it was not, or is damaged.
@@ -230,12 +231,12 @@ pub struct ThinWriter {
 }
 
 impl ThinWriter {
-    pub fn create(disk: &dyn Disk, header: &Header, summary: &Summary, random: u64) -> io::Result<Self> {
+    pub fn create(disk: &dyn Disk, header: &Header, summary: &Summary, wanted: u64, random: u64) -> io::Result<Self> {
         let temporary = table::temporary(&name(header.base));
         let identity = Identity { kind: Kind::Thin, store: header.cluster, random, number: header.base.0 };
         let mut table = TableWriter::create(disk, &temporary, identity)?;
         table.bytes(ORIGIN)?;
-        table.append(&encode_origin(header, summary))?;
+        table.append(&encode_origin(header, summary, wanted))?;
         table.bytes(RECORDS)?;
         Ok(Self { table, base: header.base, rows: Vec::new() })
     }
@@ -265,14 +266,15 @@ impl ThinWriter {
     }
 }
 
-fn encode_origin(header: &Header, summary: &Summary) -> Vec<u8> {
+fn encode_origin(header: &Header, summary: &Summary, wanted: u64) -> Vec<u8> {
     let mut out = Vec::new();
     out.blob(&header.encode());
     out.blob(&summary.encode());
+    out.varint(wanted);
     out
 }
 
-fn decode_origin(bytes: &[u8]) -> Result<(Header, Summary), Malformed> {
+fn decode_origin(bytes: &[u8]) -> Result<(Header, Summary, u64), Malformed> {
     let mut from = Decoder::new("origin of a thinned segment", bytes);
     let header = from.blob()?;
     if header.len() != super::segment::HEADER_BLOCK_BYTES {
@@ -280,8 +282,9 @@ fn decode_origin(bytes: &[u8]) -> Result<(Header, Summary), Malformed> {
     }
     let header = Header::decode(header).map_err(|_| from.malformed())?;
     let summary = Summary::decode(from.blob()?)?;
+    let wanted = from.varint()?;
     from.end()?;
-    Ok((header, summary))
+    Ok((header, summary, wanted))
 }
 
 #[cfg(test)]

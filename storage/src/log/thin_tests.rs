@@ -23,7 +23,7 @@ fn header() -> Header {
 /// Records at these offsets, each filled with a byte of its own.
 fn thinned(disk: &SimDisk, records: &[(u64, usize)]) {
     let summary = Summary { base: header().base, size: SIZE, ..Summary::default() };
-    let mut writer = ThinWriter::create(disk, &header(), &summary, 3).expect("space");
+    let mut writer = ThinWriter::create(disk, &header(), &summary, 77, 3).expect("space");
     for (number, (offset, length)) in records.iter().enumerate() {
         let bytes = vec![number as u8 + 1; *length];
         let position = header().base.plus(*offset);
@@ -54,6 +54,7 @@ proptest! {
         thinned(&disk, &records);
         let segment = Thin::open(&disk, header().base).expect("just written");
         prop_assert_eq!(segment.header, header());
+        prop_assert_eq!(segment.thin.as_ref().map(|thin| thin.wanted()), Some(77));
         for (from, length) in reads {
             let length = length.min((SIZE - from) as usize);
             let mut read = vec![1; length];

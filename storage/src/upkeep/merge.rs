@@ -13,8 +13,11 @@ impl Upkeep {
     /// Merges runs of timers. Gives whether there were some to be merged.
     pub fn merge_timers(&mut self, owners: &mut dyn Owners) -> Result<bool, CheckpointError> {
         let Some(plan) = at_timers(owners, |timers| timers.timers_mut().plan_merge()) else { return Ok(false) };
+        tracing::debug!("runs of timers are being merged");
         let run = self.write_run(owners, plan)?;
+        let number = run.number;
         at_timers(owners, |timers| timers.timers_mut().merged(run));
+        tracing::debug!(table = number, "runs of timers were merged");
         Ok(true)
     }
 

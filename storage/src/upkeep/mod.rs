@@ -17,14 +17,14 @@ mod thin;
 #[cfg(test)]
 pub(crate) mod aged_tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
-use crate::checkpoint::{CheckpointError, Manifest, Pair, parse_data_name, parse_manifest_name};
+use crate::checkpoint::{CheckpointError, Manifest, parse_data_name, parse_manifest_name};
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index;
@@ -120,8 +120,6 @@ pub struct Upkeep {
     holes: Vec<Range<LogPosition>>,
     /// Segments that nobody reads any more, and whose files are still there.
     leaving: BTreeSet<LogPosition>,
-    /// Segments that were thinned, and how many bytes of wanted topics they had then.
-    stubborn: BTreeMap<LogPosition, u64>,
     /// How far scrubbing has come.
     round: scrub::Round,
     /// What was found to be damaged and is not made anew in its place.
@@ -131,9 +129,13 @@ pub struct Upkeep {
 impl Upkeep {
     pub fn new(disk: Arc<dyn Disk>, chance: Chance, legacy: Legacy) -> Self {
         let Legacy { store, hash_key, segments, views, kept, holes } = legacy;
+        let names = disk.list().unwrap_or_default();
         for segment in segments.load().iter().filter(|segment| segment.thin.is_some()) {
-            // A crash came between the thinned file and the end of the whole one.
-            Pair::remove(&*disk, &segment::name(segment.header.base));
+            let base = segment.header.base;
+            // A crash came between the thinned file and the end of the whole one: the index may be of the whole one.
+            if names.contains(&segment::name(base)) {
+                views.index.mistrust(base);
+            }
         }
         let newest = kept.last();
         let first = segments.load().first().map_or(LogPosition(0), |segment| segment.header.base);
@@ -151,7 +153,6 @@ impl Upkeep {
             next_number: Self::unused(&*disk, parse_manifest_name),
             next_table: Self::unused(&*disk, parse_data_name)
                 .max(kept.iter().map(|of| of.next_table).max().unwrap_or(1)),
-            stubborn: BTreeMap::new(),
             leaving: Self::left_behind(&*disk, &kept, sealed_to),
             round: scrub::Round::default(),
             doubtful: runs::Doubtful::default(),

@@ -109,6 +109,7 @@ impl Upkeep {
                 }
                 Want::Nothing => {}
             }
+            tracing::debug!(segment = segment.header.base.0, "a segment is about to expire");
             self.expire(owners, segment, &index, &|_| true, &asked)?;
             // R1.
             if self.want(owners, segment, &index, &asked)? != Want::Nothing {
@@ -277,11 +278,13 @@ impl Upkeep {
             |base: &LogPosition| self.kept.iter().any(|kept| kept.segments.iter().any(|header| header.base == *base));
         let gone: Vec<LogPosition> = self.leaving.iter().filter(|base| !is_named(base)).copied().collect();
         for base in gone {
+            tracing::debug!(segment = base.0, "the files of an expired segment are being removed");
             // The index first: without its segment it would be taken for a stray one for ever.
             Pair::remove(&*self.disk, &index::name(base));
             Pair::remove(&*self.disk, &thin::name(base));
             Pair::remove(&*self.disk, &segment::name(base));
             self.leaving.remove(&base);
+            tracing::debug!(segment = base.0, "the files of an expired segment were removed");
         }
     }
 }

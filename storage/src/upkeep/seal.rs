@@ -3,11 +3,12 @@
 use base::{BatchIndex, LogPosition};
 
 use super::Upkeep;
+use crate::checkpoint::Pair;
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index::{self, BuildError, SegmentIndex, Site};
 use crate::log::sealed;
-use crate::log::segment::Segment;
+use crate::log::segment::{self, Segment};
 use crate::table::TableError;
 use crate::view::SharedViews;
 
@@ -62,6 +63,9 @@ impl Upkeep {
             let random = self.chance.next_u64();
             let index = build(&*self.disk, &all[at], sealed::next_index(&all, at), self.hash_key, random)?;
             self.views.index.add(index);
+            if all[at].thin.is_some() {
+                Pair::remove(&*self.disk, &segment::name(*base));
+            }
         }
         if !damaged.is_empty() {
             // Who found nothing to read may find something now.

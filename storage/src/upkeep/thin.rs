@@ -61,15 +61,13 @@ impl Upkeep {
             let wanted = self.wanted_topics(&index, &asked, base);
             let bytes: u64 = index.topics().iter().filter(|(id, _)| wanted.contains(id)).map(|(_, s)| s.bytes).sum();
             // What waits, or is pointed to, may keep it as large as it was.
-            let is_stubborn = self.stubborn.get(&base).is_some_and(|wanted_before| bytes * 4 >= wanted_before * 3);
-            let held = segment.thin.as_ref().map_or(segment.bytes(), |thin| thin.held());
-            if bytes * 2 >= held || is_stubborn {
+            let is_stubborn = segment.thin.as_ref().is_some_and(|thin| bytes * 4 >= thin.wanted() * 3);
+            if bytes * 2 >= segment.bytes() || is_stubborn {
                 continue;
             }
             let next_index = sealed::next_index(&all, at);
             self.expire(owners, segment, &index, &|topic| !wanted.contains(&topic), &asked)?;
-            self.stubborn.insert(base, bytes);
-            return self.replace(owners, segment, next_index, &wanted, &asked).map(Some);
+            return self.replace(owners, segment, next_index, (&wanted, bytes), &asked).map(Some);
         }
         Ok(None)
     }
@@ -80,13 +78,13 @@ impl Upkeep {
         index.topics().iter().filter(|(id, share)| is_wanted(*id, share.newest)).map(|(id, _)| *id).collect()
     }
 
-    /// Writes what is wanted, and puts it in the segment's place.
+    /// Writes what is wanted, topics with so many bytes, and puts it in the segment's place.
     fn replace(
         &mut self,
         owners: &mut dyn Owners,
         segment: &Arc<Segment>,
         next_index: Option<BatchIndex>,
-        wanted: &HashSet<TopicId>,
+        (wanted, wanted_bytes): (&HashSet<TopicId>, u64),
         asked: &Asked<'_>,
     ) -> Result<Thinned, ThinError> {
         let range = segment.header.base..segment.header.end();
@@ -98,9 +96,10 @@ impl Upkeep {
         let origins = self.origins(segment, next_index, wanted)?;
         let keeping = Keeping { topics: wanted, stretches, waiting, prepared, origins };
         let index = self.views.index.find(range.start).expect("it was found before");
+        tracing::debug!(segment = range.start.0, "a segment is being thinned");
         let random = self.chance.next_u64();
-        let mut writer =
-            ThinWriter::create(&*self.disk, &segment.header, index.summary(), random).map_err(BuildError::Write)?;
+        let created = ThinWriter::create(&*self.disk, &segment.header, index.summary(), wanted_bytes, random);
+        let mut writer = created.map_err(BuildError::Write)?;
         let mut failed = None;
         each_record(segment, next_index, &mut |kept, record| {
             if failed.is_none() && keeping.is_kept(&kept, record) {
@@ -219,11 +218,12 @@ fn each_record(
     visit: &mut dyn FnMut(Kept<'_>, &Record),
 ) -> Result<(), SealError> {
     if let Some(thin) = &segment.thin {
-        return Ok(thin.each(&mut |kept| {
+        let _damaged = thin.each(&mut |kept| {
             if let Ok(framed) = record::decode(kept.bytes) {
                 visit(kept, &framed.record);
             }
-        })?);
+        })?;
+        return Ok(());
     }
     let read = sealed::read(segment, next_index, &mut |found| {
         let stored_at = found.header.stored_at;

@@ -1,6 +1,104 @@
-use super::super::aged_tests::Aged;
-use crate::log::{batch, segment, thin};
+//! Thinning, step by step.
+
+use std::time::Duration;
+
+use base::{Timestamp, TopicId, TopicName};
+
+use super::*;
+use crate::disk::Disk;
+use crate::disk::sim::SimDisk;
+use crate::index;
+use crate::log::thin as thin_file;
+use crate::request::{Placed, Request};
+use crate::salvage::Alone;
+use crate::store::Recovered;
+use crate::upkeep::aged_tests::{Aged, open};
 use crate::verify::{Finding, directory};
+use crate::view::catalog::{TopicKind, TopicSpec};
+
+const ORDERS: TopicId = TopicId(0);
+const BRIEF: TopicId = TopicId(1);
+
+/// Segments of which a quarter is kept for long, and the rest for a second.
+fn mixed() -> Aged {
+    let disk = SimDisk::new(1);
+    let mut aged = Aged { recovered: open(&disk).unwrap(), disk, placed: Vec::new() };
+    for (name, retention) in [("orders", None), ("brief", Some(Duration::from_secs(1)))] {
+        let spec = TopicSpec::new(TopicName::parse(name).unwrap(), TopicKind::Fifo, 1, Timestamp(1));
+        aged.commit(Request::CreateTopic(TopicSpec { retention, ..spec }));
+    }
+    for _ in 0..2 {
+        for number in 0..40 {
+            aged.send_to(if number % 4 == 0 { ORDERS } else { BRIEF }, "g");
+        }
+        aged.checkpoint();
+    }
+    // The older one has all of it behind it too.
+    aged.checkpoint();
+    aged
+}
+
+/// Thins what is worth it; gives how many segments.
+fn thin(aged: &mut Aged) -> usize {
+    let Recovered { writer, timer, upkeep, .. } = &mut aged.recovered;
+    let mut owners = Alone { writer, timer };
+    let much_later = Timestamp(2_000_000);
+    let mut count = 0;
+    while upkeep.thin(&mut owners, &Policy::default(), much_later).unwrap().is_some() {
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn a_start_does_not_thin_again_what_was_thinned_before_it() {
+    let mut aged = mixed();
+    assert!(thin(&mut aged) > 1);
+    assert_eq!(thin(&mut aged), 0);
+    aged.restart().unwrap();
+    assert_eq!(thin(&mut aged), 0);
+    assert_eq!(readable(&aged), 20);
+}
+
+fn readable(aged: &Aged) -> usize {
+    (0..20).filter(|offset| matches!(aged.fetch(*offset), Some(Ok(5000)))).count()
+}
+
+#[test]
+fn an_index_is_made_anew_from_a_thinned_segment_of_which_a_record_is_damaged() {
+    let mut aged = mixed();
+    assert!(thin(&mut aged) > 1);
+    let thinned = thin_file::name(LogPosition(0));
+    // In the first record, behind the header of the table and what the segment was.
+    assert!(aged.disk.flip(&thinned, 4096 * 3 + 500, 0));
+    aged.disk.remove(&index::name(LogPosition(0))).unwrap();
+    aged.restart().unwrap();
+    assert_eq!(readable(&aged), 19);
+}
+
+#[test]
+fn an_index_of_the_whole_segment_is_made_anew_where_a_crash_left_it_beside_the_thinned_one() {
+    let mut aged = mixed();
+    let name = index::name(LogPosition(0));
+    let [whole, index_of_whole] = [segment::name(LogPosition(0)), name.clone()].map(|name| {
+        let content = aged.disk.content(&name).unwrap();
+        (name, content)
+    });
+    assert!(thin(&mut aged) > 1);
+    let index_of_thinned = aged.disk.content(&name).unwrap();
+    for (name, content) in [&whole, &index_of_whole] {
+        let _is_there = aged.disk.remove(name);
+        let file = aged.disk.create(name, content.len() as u64).unwrap();
+        file.write_at(content, 0).unwrap();
+        file.sync_all().unwrap();
+    }
+    aged.disk.sync_directory().unwrap();
+    aged.restart().unwrap();
+    assert_eq!(aged.recovered.upkeep.mend_indexes().unwrap(), 1);
+    assert_eq!(aged.disk.content(&name).unwrap().len(), index_of_thinned.len());
+    assert!(!aged.names().contains(&whole.0));
+    assert_eq!(readable(&aged), 20);
+}
 
 #[test]
 fn a_thinned_store_is_sound_and_the_indexes_of_thinned_segments_are_verified_too() {
@@ -26,37 +124,15 @@ fn batches_that_are_gone_right_before_a_thinned_segment_are_told_of() {
     let mut aged = Aged::mixed();
     while aged.thin().is_some() {}
     let names = aged.names();
-    let is_thinned = |base: &base::LogPosition| names.contains(&thin::name(base.plus(SEGMENT)));
+    let is_thinned = |base: &LogPosition| names.contains(&thin_file::name(base.plus(SEGMENT)));
     let base = names.iter().filter_map(|name| segment::parse_name(name)).find(is_thinned);
     let base = base.expect("a whole segment lies before a thinned one");
     // Its last messages are gone, as if nothing had ever been there.
-    let in_it = |placed: &&crate::request::Placed| (base.0..base.0 + SEGMENT).contains(&placed.pointer.position.0);
+    let in_it = |placed: &&Placed| (base.0..base.0 + SEGMENT).contains(&placed.pointer.position.0);
     let last = aged.placed.iter().rev().find(in_it).expect("it has messages").pointer.position;
-    let from = last.since(base) - batch::HEADER_BYTES as u64;
+    let from = last.since(base) - crate::log::batch::HEADER_BYTES as u64;
     let zeros = vec![0; (SEGMENT - from) as usize];
     aged.disk.overwrite(&segment::name(base), from, &zeros);
     let verified = directory(&aged.disk).unwrap();
     assert!(!verified.losses.holes.is_empty(), "{verified:?}");
-}
-
-#[test]
-fn what_was_thinned_is_not_thinned_again_however_often_the_store_starts() {
-    let mut aged = Aged::mixed();
-    let mut thinned = 0;
-    // Each checkpoint lets the younger segments in.
-    for _ in 0..3 {
-        while let Some(done) = aged.thin() {
-            assert!(done.after < done.before, "{done:?}");
-            thinned += 1;
-        }
-        aged.checkpoint();
-    }
-    assert!(thinned >= 5, "{thinned} segments were thinned");
-    aged.restart().unwrap();
-    aged.checkpoint();
-    assert_eq!(aged.thin(), None);
-    // Everything that is wanted is there.
-    for offset in 0..aged.placed.len() as u64 {
-        assert_eq!(aged.fetch(offset).expect("wanted").ok(), Some(5000), "offset {offset}");
-    }
 }

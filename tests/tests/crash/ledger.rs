@@ -9,6 +9,7 @@
 //! L4. A delayed message is never early, a recalled one never delivered.
 //! L5. A prepared message is not delivered before its commit is under way, and never after a rollback.
 //! L6. Messages of one key are delivered in the order they were sent in, each only when those before it are settled.
+//! L7. What was stored and became visible stays readable at its place, consumed or not, as long as its topic keeps it.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,6 +31,8 @@ struct Fate {
     /// Acks that are under way, or were not answered: they may have taken effect.
     acks_open: u32,
     is_acked: bool,
+    /// Somebody looked, and it was there.
+    is_seen: bool,
     /// What was reported, for the message of a failure.
     story: Vec<(Timestamp, String)>,
 }
@@ -196,6 +199,31 @@ impl Ledger {
         for (name, wrong) in wrong {
             self.violate(&name, &wrong);
         }
+    }
+
+    /// Somebody who looks at everything found it.
+    pub fn seen(&mut self, name: &str, place: (u16, u64), now: Timestamp) {
+        let fate = self.step(name, now, &format!("seen at {place:?}"));
+        let known = *fate.place.get_or_insert(place);
+        let wrong = if known != place || fate.is_seen {
+            Some("L3: it has two places")
+        } else if fate.is_retired || fate.is_hidden {
+            Some("L4, L5: it is visible")
+        } else {
+            None
+        };
+        fate.is_seen = true;
+        if let Some(wrong) = wrong {
+            self.violate(name, wrong);
+        }
+    }
+
+    /// Everything was looked at, and everything is due: what was not seen is gone (L7).
+    pub fn unseen(&mut self) {
+        let is_gone = |fate: &Fate| fate.is_stored && !fate.is_withdrawn && !fate.is_hidden && !fate.is_seen;
+        let gone = self.fates.iter().filter(|(_, fate)| is_gone(fate));
+        let told = gone.map(|(name, fate)| told(name, "L7: it is not there any more", fate));
+        self.violations.extend(told.collect::<Vec<_>>());
     }
 
     /// What has to come and be settled yet.

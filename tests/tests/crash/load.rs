@@ -11,6 +11,7 @@ use client::{
     Client, Filter, NewMessage, Options, Orphan, Producer, Received, Resolution, SimpleConsumer, Transaction,
 };
 use parking_lot::{Mutex, MutexGuard};
+use tests::server::Server;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -22,6 +23,12 @@ const GROUP: &str = "readers";
 const CONSUMERS_PER_TOPIC: usize = 2;
 const ORDER_PRODUCERS: usize = 2;
 const KEYS_PER_PRODUCER: usize = 4;
+
+/// Kept for the shortest time, nobody's promise, and most of the log of a store that has it.
+const BRIEF: &str = "brief";
+pub const BRIEF_MADE: [&str; 7] = ["topic", "create", BRIEF, "--queues", "2", "--retention", "1s"];
+const BRIEF_BYTES: usize = 128 << 10;
+const BRIEF_PRODUCERS: usize = 2;
 
 /// Between the sends of one producer: enough is under way at each kill, and a debug build keeps up.
 const PACE: Duration = Duration::from_millis(12);
@@ -44,6 +51,8 @@ pub struct World {
     ledger: Mutex<Ledger>,
     is_sending: AtomicBool,
     is_consuming: AtomicBool,
+    /// Only what is nobody's promise is sent for a while.
+    is_resting: AtomicBool,
 }
 
 pub struct Load {
@@ -60,6 +69,7 @@ impl Load {
             ledger: Mutex::default(),
             is_sending: AtomicBool::new(true),
             is_consuming: AtomicBool::new(true),
+            is_resting: AtomicBool::new(false),
         };
         let world = Arc::new(world);
         let mut fork = || Chance::new(chance.next_u64());
@@ -88,9 +98,22 @@ impl Load {
         self.world.ledger.lock()
     }
 
+    /// Adds what makes segments worth thinning, and in time expire. The topic must be there.
+    pub async fn add_brief(&mut self) {
+        for _ in 0..BRIEF_PRODUCERS {
+            self.producers.push(start(brief(self.world.clone(), self.world.producer(BRIEF).await)));
+        }
+    }
+
+    /// Whether producers of what is promised send nothing: segments without any of it come to be.
+    pub fn rest(&self, is_resting: bool) {
+        self.world.is_resting.store(is_resting, Ordering::Relaxed);
+    }
+
     /// Ends the producers when their calls in progress have ended.
     pub async fn stop_sending(&mut self) {
         self.world.is_sending.store(false, Ordering::Relaxed);
+        self.rest(false);
         join(std::mem::take(&mut self.producers)).await;
     }
 
@@ -138,12 +161,36 @@ impl World {
         }
     }
 
+    /// Everything that was promised to be kept is, wherever it lies by now.
+    pub async fn look_at_all(&self, server: &Server) {
+        for topic in CONSUMED {
+            let shown = ["tail", topic, "--from", "earliest", "--no-follow", "--format", "%q %o %b\\n"];
+            let shown = server.administer(&shown).await;
+            let seen = shown.lines().map(|line| {
+                let mut words = line.split(' ');
+                let mut number =
+                    || words.next().and_then(|word| word.parse::<u64>().ok()).expect("as it was asked for");
+                let place = (u16::try_from(number()).expect("few queues"), number());
+                (words.next().unwrap_or_default(), place)
+            });
+            self.report(|ledger, now| seen.for_each(|(name, place)| ledger.seen(name, place, now)));
+        }
+        self.report(|ledger, _| ledger.unseen());
+    }
+
     pub fn verdict(&self) -> Vec<String> {
         self.ledger.lock().verdict(true)
     }
 
     fn is_sending(&self) -> bool {
         self.is_sending.load(Ordering::Relaxed)
+    }
+
+    /// Returns at once, unless it is a time of rest.
+    async fn turn(&self) {
+        while self.is_resting.load(Ordering::Relaxed) {
+            wait(PACE).await;
+        }
     }
 
     fn report(&self, step: impl FnOnce(&mut Ledger, Timestamp)) {
@@ -180,6 +227,7 @@ fn message(topic: &str, name: &str, chance: &mut Chance) -> NewMessage {
 
 async fn plain(world: Arc<World>, producer: Producer, mut chance: Chance) {
     for number in 0.. {
+        world.turn().await;
         if !world.is_sending() {
             return;
         }
@@ -192,6 +240,7 @@ async fn plain(world: Arc<World>, producer: Producer, mut chance: Chance) {
 /// The next message of a key is sent when the last one was answered, or failed: their order is known.
 async fn ordered(world: Arc<World>, producer: Producer, number: usize, mut chance: Chance) {
     for step in 0..usize::MAX {
+        world.turn().await;
         if !world.is_sending() {
             return;
         }
@@ -205,6 +254,7 @@ async fn ordered(world: Arc<World>, producer: Producer, number: usize, mut chanc
 
 async fn later(world: Arc<World>, producer: Producer, mut chance: Chance) {
     for number in 0.. {
+        world.turn().await;
         if !world.is_sending() {
             return;
         }
@@ -226,6 +276,19 @@ async fn later(world: Arc<World>, producer: Producer, mut chance: Chance) {
     }
 }
 
+/// What becomes of it is nobody's business.
+async fn brief(world: Arc<World>, producer: Producer) {
+    while world.is_sending() {
+        if producer.send(NewMessage::new(BRIEF, "b".repeat(BRIEF_BYTES))).await.is_err() {
+            wait(RETRY).await;
+        }
+        // Alone it goes as fast as it can, so that segments fill before something else falls due.
+        if !world.is_resting.load(Ordering::Relaxed) {
+            wait(PACE).await;
+        }
+    }
+}
+
 /// How a transaction ends, whoever decides: its number says it.
 fn resolution_of(name: &str) -> Resolution {
     match name.ends_with(['0', '2', '4', '6', '8']) {
@@ -236,6 +299,7 @@ fn resolution_of(name: &str) -> Resolution {
 
 async fn halves(world: Arc<World>, producer: Arc<Producer>, mut chance: Chance) {
     for number in 0.. {
+        world.turn().await;
         if !world.is_sending() {
             return;
         }
