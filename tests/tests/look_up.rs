@@ -226,6 +226,7 @@ async fn messages_are_found_by_key_id_group_and_tag_wherever_they_lie() {
     check_verbs(&server, &stored).await;
     server.kill().await;
     for path in indexes(&server) {
+        #[expect(clippy::disallowed_methods, reason = "a test that takes away what the server wrote")]
         std::fs::remove_file(path).expect("it is there");
     }
     server.start().await;
