@@ -306,16 +306,32 @@ impl Broker {
             PeekFrom::Offset(offset) => offset,
             PeekFrom::Time(time) => entries.offset_at(time),
         };
-        let mut found = Vec::new();
-        let first = entries.read(first, max.min(PEEK_MAX), &mut found);
-        let mut peeked = Vec::with_capacity(found.len());
-        let offsets = (first.0..).map(QueueOffset);
-        let there: Vec<_> = offsets.zip(found).filter(|(_, entry)| !entry.is_lost()).collect();
-        let pointers: Vec<Pointer> = there.iter().map(|(_, entry)| entry.pointer()).collect();
-        let stored = self.shared().fetch_all(Asker::LookUp, Urgency::Live, &pointers).await;
-        for ((offset, entry), stored) in there.into_iter().zip(stored.map_err(AdminRefusal::Refused)?) {
-            let stored = stored.map_err(|error| AdminRefusal::Refused(unreadable(&error)))?;
-            peeked.push(self.shared().peeked(&topic, (QueueIndex(queue), offset), &entry, stored));
+        let max = max.min(PEEK_MAX);
+        let mut peeked = Vec::with_capacity(max);
+        let mut next = first;
+        // Fewer than were asked for are the end of the queue: neither what is lost nor the end of an index file is.
+        while peeked.len() < max {
+            let mut found = Vec::new();
+            let first = entries.read(next, max - peeked.len(), &mut found);
+            if found.is_empty() {
+                break;
+            }
+            next = QueueOffset(first.0 + found.len() as u64);
+            let offsets = (first.0..).map(QueueOffset);
+            let there: Vec<_> = offsets.zip(found).filter(|(_, entry)| !entry.is_lost()).collect();
+            let pointers: Vec<Pointer> = there.iter().map(|(_, entry)| entry.pointer()).collect();
+            let stored = self.shared().fetch_all(Asker::LookUp, Urgency::Live, &pointers).await;
+            for ((offset, entry), stored) in there.into_iter().zip(stored.map_err(AdminRefusal::Refused)?) {
+                let stored = match stored {
+                    Err(error) if error.is_lost() => {
+                        tracing::error!(%error, topic = %topic.spec.name, queue, offset = offset.0,
+                            "a message is lost to damage and is not shown");
+                        continue;
+                    }
+                    stored => stored.map_err(|error| AdminRefusal::Refused(unreadable(&error)))?,
+                };
+                peeked.push(self.shared().peeked(&topic, (QueueIndex(queue), offset), &entry, stored));
+            }
         }
         Ok(peeked)
     }

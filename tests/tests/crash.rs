@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use base::Chance;
-use load::Load;
+use load::{Load, World};
 use tests::server::{Server, carillon};
 use tokio::time::{interval, timeout};
 use witness::{Tally, WORKS, Witness};
@@ -182,7 +182,7 @@ async fn live(number: usize, plan: Plan, mut chance: Chance) -> Tally {
     if is_brief {
         world.look_at_all(&server).await;
         hold_to_account(number, &server, &world.verdict());
-        tidy(&data, &server).await;
+        tidy(&data, &server, &world).await;
     }
     let names = names(&data);
     let count = |part: &str| names.iter().filter(|name| name.contains(part)).count();
@@ -204,8 +204,9 @@ fn names(data: &Path) -> Vec<String> {
     names.map(|entry| entry.expect("listed").file_name().into_string().expect("ours")).collect()
 }
 
-/// Waits until nothing of what a kill left half done is there: files that were being written, segments in both forms.
-async fn tidy(data: &Path, server: &Server) {
+/// Waits until nothing of what a kill left half done is there: files that were being written, segments in both forms, messages
+/// that went before they expired.
+async fn tidy(data: &Path, server: &Server, world: &World) {
     let is_half_done = |name: &String, all: &[String]| {
         let whole = name.strip_suffix(".thin").map(|base| format!("{base}.log"));
         name.starts_with("writing-") || whole.is_some_and(|whole| all.contains(&whole))
@@ -215,7 +216,7 @@ async fn tidy(data: &Path, server: &Server) {
         loop {
             look.tick().await;
             let all = names(data);
-            if !all.iter().any(|name| is_half_done(name, &all)) {
+            if !all.iter().any(|name| is_half_done(name, &all)) && world.is_rest_whole(server).await {
                 break;
             }
         }

@@ -19,10 +19,13 @@ use client::Code;
 use clients::Clients;
 use small_disk::SmallDisk;
 use tests::server::Server;
+use tokio::time::interval;
 use tracer::Tracer;
 
 /// What a story waits for comes within this, or it fails.
 const WITHIN_MS: u64 = 30_000;
+/// How often it is looked whether it has come.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Says why a story is not played; where all of them have to be, it fails.
 fn pass_over(why: &str) {
@@ -41,11 +44,6 @@ impl Deadline {
     fn is_ahead(&self) -> bool {
         SystemClock.monotonic_ms() < self.0
     }
-}
-
-/// Paces a loop. Nothing relies on what happens meanwhile.
-async fn pass(ms: u64) {
-    tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 
 #[tokio::test]
@@ -82,9 +80,10 @@ async fn a_full_disk_refuses_bodies_lets_consumers_drain_and_goes_on_by_itself_w
     disk.free("ballast");
     disk.free("more ballast");
     let deadline = Deadline::new();
+    let mut look = interval(LOOK_EVERY);
     while let Err(refused) = clients.send().await {
         assert!(deadline.is_ahead(), "there is room again: {refused}; the server's log:\n{}", server.log());
-        pass(50).await;
+        look.tick().await;
     }
     for _ in 0..50 {
         clients.send().await.expect("there is room");
@@ -92,7 +91,7 @@ async fn a_full_disk_refuses_bodies_lets_consumers_drain_and_goes_on_by_itself_w
     // A page of metrics is shared for a second.
     while http::metric(&server, "carillon_store_writable").await < 1.0 {
         assert!(deadline.is_ahead(), "the store is writable and its metric says no");
-        pass(50).await;
+        look.tick().await;
     }
     clients.drain(&server).await;
 

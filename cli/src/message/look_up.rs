@@ -22,7 +22,7 @@ pub enum Verb {
 /// Show one message: where it is, and how groups stand to it.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  carillon message get 01AB… --topic orders\n  carillon message get 01AB… --body > body"
+    after_help = "Examples:\n  carillon message get 01AB… --topic orders\n  carillon message get 01AB… --body | jq ."
 )]
 pub struct Get {
     /// The message id.

@@ -2,6 +2,7 @@
 //!
 //! Every task works until it is told to stop. A call that failed is reported as begun and not as done, never repeated.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use client::{
 };
 use parking_lot::{Mutex, MutexGuard};
 use tests::server::Server;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::ledger::{Ledger, name_of};
@@ -52,7 +53,7 @@ pub struct World {
     is_sending: AtomicBool,
     is_consuming: AtomicBool,
     /// Only what is nobody's promise is sent for a while.
-    is_resting: AtomicBool,
+    is_resting: watch::Sender<bool>,
 }
 
 pub struct Load {
@@ -69,7 +70,7 @@ impl Load {
             ledger: Mutex::default(),
             is_sending: AtomicBool::new(true),
             is_consuming: AtomicBool::new(true),
-            is_resting: AtomicBool::new(false),
+            is_resting: watch::Sender::new(false),
         };
         let world = Arc::new(world);
         let mut fork = || Chance::new(chance.next_u64());
@@ -107,7 +108,7 @@ impl Load {
 
     /// Whether producers of what is promised send nothing: segments without any of it come to be.
     pub fn rest(&self, is_resting: bool) {
-        self.world.is_resting.store(is_resting, Ordering::Relaxed);
+        self.world.is_resting.send_replace(is_resting);
     }
 
     /// Ends the producers when their calls in progress have ended.
@@ -178,6 +179,25 @@ impl World {
         self.report(|ledger, _| ledger.unseen());
     }
 
+    /// Whether what is left of what nobody was promised has no gaps, from where each queue begins to its end. It does not
+    /// while it is expiring.
+    pub async fn is_rest_whole(&self, server: &Server) -> bool {
+        let shown =
+            server.administer(&["tail", BRIEF, "--from", "earliest", "--no-follow", "--format", "%q %o\\n"]).await;
+        let topic = server.administer(&["topic", "describe", BRIEF, "--json"]).await;
+        let topic: serde_json::Value = serde_json::from_str(&topic).expect("JSON");
+        let queues = topic["queues"].as_array().expect("a list");
+        let told = queues.iter().flat_map(|queue| {
+            let number = |name: &str| queue[name].as_u64().expect("a number");
+            (number("first")..number("next")).map(move |offset| (number("queue"), offset))
+        });
+        let parse = |line: &str| {
+            let (queue, offset) = line.split_once(' ').expect("as it was asked for");
+            (queue.parse().expect("a number"), offset.parse().expect("a number"))
+        };
+        shown.lines().map(parse).collect::<BTreeSet<(u64, u64)>>() == told.collect()
+    }
+
     pub fn verdict(&self) -> Vec<String> {
         self.ledger.lock().verdict(true)
     }
@@ -188,9 +208,7 @@ impl World {
 
     /// Returns at once, unless it is a time of rest.
     async fn turn(&self) {
-        while self.is_resting.load(Ordering::Relaxed) {
-            wait(PACE).await;
-        }
+        let _is_over = self.is_resting.subscribe().wait_for(|is_resting| !is_resting).await.is_ok();
     }
 
     fn report(&self, step: impl FnOnce(&mut Ledger, Timestamp)) {
@@ -283,7 +301,8 @@ async fn brief(world: Arc<World>, producer: Producer) {
             wait(RETRY).await;
         }
         // Alone it goes as fast as it can, so that segments fill before something else falls due.
-        if !world.is_resting.load(Ordering::Relaxed) {
+        let is_alone = *world.is_resting.borrow();
+        if !is_alone {
             wait(PACE).await;
         }
     }
@@ -400,7 +419,7 @@ fn start(work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(work)
 }
 
-/// Paces the load. Nothing relies on what happens meanwhile.
+/// The rate of the load, between two calls of a task. Nothing relies on what happens meanwhile.
 async fn wait(duration: Duration) {
     tokio::time::sleep(duration).await;
 }
