@@ -229,9 +229,8 @@ pub(super) struct Scan<'a> {
 
 impl<'a> Scan<'a> {
     pub fn new(segments: &'a [Arc<Segment>]) -> Self {
-        let (state, report) = (State::default(), Report::default());
+        let (state, report, thinned) = (State::default(), Report::default(), BTreeMap::new());
         let (next, reached) = (BatchIndex(0), BatchIndex(0));
-        let thinned = BTreeMap::new();
         Self { segments, next, state, is_device_read: true, reached, has_gaps: false, thinned, report }
     }
 
@@ -347,8 +346,7 @@ impl<'a> Scan<'a> {
         match Some(next.header.base_index).filter(|_| next.header.base == end).or(thinned) {
             Some(index) => Ok(index == self.next),
             // The one behind it was dropped, so nobody knows any more how many batches there were.
-            None if self.has_gaps => Ok(window.flaw(at)?.0 == Flaw::Zeros && window.search(at)?.is_none()),
-            None => Ok(false),
+            None => Ok(self.has_gaps && window.flaw(at)?.0 == Flaw::Zeros && window.search(at)?.is_none()),
         }
     }
 
