@@ -350,18 +350,10 @@ impl Driver {
         let applied = standing.positions.applied;
         while !self.shared.is_closed() && self.core.seal(applied)? {}
         self.core.mend_indexes()?;
-        let Schedule { checkpoint_every, checkpoint_bytes, retain_every, retention, .. } = self.options.upkeep;
+        let Schedule { checkpoint_every, checkpoint_bytes, .. } = self.options.upkeep;
         let now_ms = self.clock.monotonic_ms();
-        if now_ms >= last.retained_at_ms.saturating_add(ms(retain_every)) && !is_end {
-            last.retained_at_ms = now_ms;
-            let retained = self.core.retain(&mut self.owners, &retention, self.clock.now())?;
-            self.note(&retained);
-            while !self.shared.is_closed()
-                && let Some(thinned) = self.core.thin(&mut self.owners, &retention, self.clock.now())?
-            {
-                self.metrics.thinned_bytes.inc_by(thinned.before.saturating_sub(thinned.after));
-            }
-        }
+        // A segment that cannot be thinned keeps nobody from a checkpoint.
+        let let_go = if is_end { Ok(()) } else { self.let_go(last, now_ms) };
         let every_ms = ms(checkpoint_every);
         let written = applied.since(last.position.min(applied));
         let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
@@ -378,7 +370,27 @@ impl Driver {
             last.position = applied;
         }
         while !self.shared.is_closed() && self.core.merge_timers(&mut self.owners)? {}
-        self.mend_runs()
+        self.mend_runs()?;
+        let_go
+    }
+
+    /// Drops and thins what nobody wants, when it is time. Leaves the rest of the thinning for the next time when somebody
+    /// waits for this thread.
+    fn let_go(&mut self, last: &mut Last, now_ms: u64) -> Result<(), UpkeepError> {
+        let Schedule { retain_every, retention, .. } = self.options.upkeep;
+        if now_ms < last.retained_at_ms.saturating_add(ms(retain_every)) {
+            return Ok(());
+        }
+        last.retained_at_ms = now_ms;
+        let retained = self.core.retain(&mut self.owners, &retention, self.clock.now())?;
+        self.note(&retained);
+        while !self.shared.is_closed()
+            && self.shared.wanted.lock().is_none()
+            && let Some(thinned) = self.core.thin(&mut self.owners, &retention, self.clock.now())?
+        {
+            self.metrics.thinned_bytes.inc_by(thinned.before.saturating_sub(thinned.after));
+        }
+        Ok(())
     }
 
     fn mend_runs(&mut self) -> Result<(), UpkeepError> {
