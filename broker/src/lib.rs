@@ -17,6 +17,7 @@ pub mod mailbox;
 pub mod membership;
 mod metrics;
 mod operate;
+mod peek;
 mod receive;
 pub mod refusal;
 pub mod runtime;

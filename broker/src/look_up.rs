@@ -1,19 +1,16 @@
-//! Looking messages up: by key, by id, by message group and tag. All of it is read on the store's read pool.
+//! Looking messages up by key and by id. All of it is read on the store's read pool.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use base::limits::{LOOK_UP_ENTRIES_MAX, LOOK_UP_TOPICS_MAX, READ_ENTRIES_MAX};
+use base::limits::LOOK_UP_TOPICS_MAX;
 use base::{LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
 use hashbrown::HashMap;
-use storage::hash::{HashKey, Lookup};
-use storage::lookup::{self, Body, Gaps, Query, State};
-use storage::reads::{Asker, Urgency};
-use storage::record::Pointer;
+use storage::hash::Lookup;
+use storage::lookup::{Body, Gaps, Query, State};
 use storage::threads::Finder;
 use storage::view::catalog::{Catalog, Topic, TopicKind};
 use storage::view::progress::Slot;
-use storage::view::queue::{Entry, Queue};
 use tokio::sync::oneshot;
 
 use crate::admin::*;
@@ -24,9 +21,7 @@ use crate::shared::Shared;
 use crate::subscription::{Event, Pair, Seen};
 
 /// Bodies of one page; at least one message is shown, however large.
-const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Bodies are fetched in steps, so that a page of large ones ends before it fills the memory.
-const STEP: usize = 32;
+pub const PAGE_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 impl Broker {
     /// Messages with a key or an id, newest first, whatever has become of them.
@@ -88,53 +83,11 @@ impl Broker {
             Err(gaps) => Err(AdminRefusal::Incomplete { gaps: gaps.join("; ") }),
         }
     }
-
-    /// As [`Broker::peek`], only what a filter lets through: the queues from `start` on, later ones from `from` on.
-    pub async fn peek_filtered(
-        &self,
-        topic: &str,
-        queue: Option<u16>,
-        from: PeekFrom,
-        start: Option<(QueueIndex, QueueOffset)>,
-        filter: PeekFilter,
-        limit: usize,
-    ) -> Result<PeekedPage, AdminRefusal> {
-        let topic = self.shared().topic_to_operate(topic)?;
-        check_queue(&topic, queue)?;
-        let hash_key = *self.shared().store.reader().hash_key();
-        let walk = Walk::new(&topic, queue, from, start, &filter, &hash_key);
-        let walked = self.shared().look_up(move |_| walk.run(limit)).await?;
-        let mut page = PeekedPage { messages: Vec::new(), next: walked.next, warnings: warnings(&walked.gaps) };
-        let (mut bytes_left, mut unread) = (PAGE_BYTES_MAX, 0);
-        for step in walked.entries.chunks(STEP) {
-            let pointers: Vec<Pointer> = step.iter().map(|(_, entry)| entry.pointer()).collect();
-            let stored = self.shared().fetch_all(Asker::LookUp, Urgency::Live, &pointers).await;
-            for ((slot, entry), stored) in step.iter().zip(stored.map_err(AdminRefusal::Refused)?) {
-                let Ok(stored) = stored else {
-                    unread += 1;
-                    continue;
-                };
-                if !page.messages.is_empty() && stored.body.len() > bytes_left {
-                    page.next = Some(*slot);
-                    page.warnings.extend(unreadable_warning(unread));
-                    return Ok(page);
-                }
-                let peeked = self.shared().peeked(&topic, *slot, entry, stored);
-                // Hashes may agree by chance.
-                if filter.is_let_through(&peeked.message) {
-                    bytes_left = bytes_left.saturating_sub(peeked.message.body.len());
-                    page.messages.push(peeked);
-                }
-            }
-        }
-        page.warnings.extend(unreadable_warning(unread));
-        Ok(page)
-    }
 }
 
 impl Shared {
     /// Runs on a read thread of the store.
-    async fn look_up<T: Send + 'static>(
+    pub async fn look_up<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Finder) -> T + Send + 'static,
     ) -> Result<T, AdminRefusal> {
@@ -225,20 +178,13 @@ impl Shared {
     }
 }
 
-fn check_queue(topic: &Topic, queue: Option<u16>) -> Result<(), AdminRefusal> {
+pub fn check_queue(topic: &Topic, queue: Option<u16>) -> Result<(), AdminRefusal> {
     match queue.filter(|queue| topic.queue(QueueIndex(*queue)).is_none()) {
         None => Ok(()),
         Some(queue) => {
             let (topic, queues) = (topic.spec.name.clone(), topic.spec.queues);
             Err(AdminRefusal::QueueNotFound { topic, queue, queues })
         }
-    }
-}
-
-impl PeekFilter {
-    fn is_let_through(&self, message: &crate::api::Delivery) -> bool {
-        let is = |wanted: &Option<String>, has: &Option<String>| wanted.is_none() || wanted == has;
-        is(&self.message_group, &message.message_group) && is(&self.tag, &message.tag)
     }
 }
 
@@ -326,135 +272,8 @@ fn dead_letters(
     found
 }
 
-/// Entries of a topic that a filter may let through, queue by queue.
-struct Walk {
-    queues: Vec<Arc<Queue>>,
-    from: PeekFrom,
-    start: Option<(QueueIndex, QueueOffset)>,
-    group_hash: Option<u64>,
-    tag_hash: Option<u32>,
-    hash_key: HashKey,
-}
-
-#[derive(Default)]
-struct Walked {
-    entries: Vec<(Slot, Entry)>,
-    next: Option<Slot>,
-    gaps: Gaps,
-}
-
-impl Walk {
-    fn new(
-        topic: &Topic,
-        queue: Option<u16>,
-        from: PeekFrom,
-        start: Option<(QueueIndex, QueueOffset)>,
-        filter: &PeekFilter,
-        hash_key: &HashKey,
-    ) -> Self {
-        let group_hash = filter.message_group.as_ref().map(|group| hash_key.message_group(group));
-        let only = group_hash.filter(|_| topic.spec.kind.has_fixed_queues() && !topic.queues.is_empty());
-        // The messages of a message group are in one queue, as long as there are always so many.
-        let only = only.map(|hash| hash % topic.queues.len() as u64);
-        let is_walked = |of: &Arc<Queue>| {
-            let number = of.id().queue;
-            queue.is_none_or(|queue| queue == number.0)
-                && only.is_none_or(|only| only == u64::from(number.0))
-                && start.is_none_or(|(first, _)| number >= first)
-        };
-        let queues = topic.queues.iter().filter(|queue| is_walked(queue)).cloned().collect();
-        let tag_hash = filter.tag.as_ref().map(|tag| hash_key.tag(tag));
-        Self { queues, from, start, group_hash, tag_hash, hash_key: *hash_key }
-    }
-
-    fn run(&self, limit: usize) -> Walked {
-        let mut walked = Walked::default();
-        let mut left = LOOK_UP_ENTRIES_MAX;
-        for queue in &self.queues {
-            let number = queue.id().queue;
-            let at = match (self.start, self.from) {
-                (Some((of, offset)), _) if of == number => offset,
-                (_, PeekFrom::Earliest) => queue.bounds().first,
-                (_, PeekFrom::Latest) => queue.bounds().next,
-                (_, PeekFrom::Offset(offset)) => offset,
-                (_, PeekFrom::Time(time)) => queue.offset_at(time),
-            };
-            let next = match self.group_hash {
-                Some(group_hash) => self.members(queue, group_hash, at, limit, &mut walked),
-                None => self.all(queue, at, limit, &mut left, &mut walked),
-            };
-            if let Some(next) = next {
-                walked.next = Some((number, next));
-                return walked;
-            }
-        }
-        walked
-    }
-
-    /// Gives where to go on in this queue; none at its end.
-    fn members(
-        &self,
-        queue: &Queue,
-        group_hash: u64,
-        mut at: QueueOffset,
-        limit: usize,
-        walked: &mut Walked,
-    ) -> Option<QueueOffset> {
-        loop {
-            let room = limit - walked.entries.len();
-            if room == 0 {
-                return (at < queue.bounds().next).then_some(at);
-            }
-            let members = lookup::members(&self.hash_key, queue, group_hash, at, room);
-            let is_stuck = !members.gaps.is_empty();
-            walked.gaps.add(members.gaps);
-            let number = queue.id().queue;
-            let wanted = members.entries.into_iter().filter(|(_, entry)| self.may_match(entry));
-            walked.entries.extend(wanted.map(|(offset, entry)| ((number, offset), entry)));
-            // Where nothing could be read nothing more is, either: the next page tries again.
-            match members.next {
-                Some(next) if next > at && !is_stuck => at = next,
-                next => return next,
-            }
-        }
-    }
-
-    fn all(
-        &self,
-        queue: &Queue,
-        mut at: QueueOffset,
-        limit: usize,
-        left: &mut usize,
-        walked: &mut Walked,
-    ) -> Option<QueueOffset> {
-        let mut entries = Vec::new();
-        while walked.entries.len() < limit && *left > 0 {
-            entries.clear();
-            at = queue.read(at, READ_ENTRIES_MAX.min(*left), &mut entries);
-            if entries.is_empty() {
-                break;
-            }
-            *left -= entries.len();
-            for entry in &entries {
-                if walked.entries.len() >= limit {
-                    break;
-                }
-                if self.may_match(entry) {
-                    walked.entries.push(((queue.id().queue, at), *entry));
-                }
-                at = at.next();
-            }
-        }
-        (at < queue.bounds().next).then_some(at)
-    }
-
-    fn may_match(&self, entry: &Entry) -> bool {
-        !entry.is_lost() && self.tag_hash.is_none_or(|hash| hash == entry.tag_hash)
-    }
-}
-
 /// What could not be looked through, for people.
-fn warnings(gaps: &Gaps) -> Vec<String> {
+pub fn warnings(gaps: &Gaps) -> Vec<String> {
     let mut warnings = Vec::new();
     if !gaps.indexes.is_empty() {
         let files: Vec<&str> = gaps.indexes.iter().map(|error| error.name()).collect();
@@ -471,6 +290,6 @@ fn warnings(gaps: &Gaps) -> Vec<String> {
     warnings
 }
 
-fn unreadable_warning(count: usize) -> Option<String> {
+pub fn unreadable_warning(count: usize) -> Option<String> {
     (count > 0).then(|| format!("{count} messages that may be among these cannot be read, and are left out"))
 }

@@ -7,8 +7,6 @@ use base::duration::ms;
 use base::limits::*;
 use base::{GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
 use storage::message::StoredMessage;
-use storage::reads::{Asker, Urgency};
-use storage::record::Pointer;
 use storage::request::{Lane, Request};
 use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, Topic, TopicKind};
 use storage::view::progress::{Progress, Slot};
@@ -17,7 +15,7 @@ use storage::view::queue::Entry;
 use crate::admin::*;
 use crate::api::{MessageType, Route};
 use crate::broker::Broker;
-use crate::receive::{delivery_of, unreadable};
+use crate::receive::delivery_of;
 use crate::refusal::Refusal;
 use crate::shared::{Shared, store_refusal};
 use crate::subscription::{Event, Pair};
@@ -26,9 +24,6 @@ use crate::subscription::{Event, Pair};
 pub const AUTO_QUEUES: u16 = 8;
 const ALL_TYPES: [MessageType; 4] =
     [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction];
-
-/// Messages of one peek.
-pub const PEEK_MAX: usize = 1000;
 
 impl Shared {
     /// With automatic creation, a topic that does not exist has a route already: official clients ask for it before they
@@ -289,51 +284,6 @@ impl Broker {
         }
         let done = self.shared().submit(Lane::Request, Request::DropGroup(group.id)).await;
         done.map(drop).map_err(|error| AdminRefusal::Refused(store_refusal(&error)))
-    }
-
-    /// Messages of one queue in order, without consuming them.
-    pub async fn peek(&self, topic: &str, queue: u16, from: PeekFrom, max: usize) -> Result<Vec<Peeked>, AdminRefusal> {
-        let topic = self.shared().topic_to_operate(topic)?;
-        let entries = topic.queue(QueueIndex(queue)).ok_or_else(|| AdminRefusal::QueueNotFound {
-            topic: topic.spec.name.clone(),
-            queue,
-            queues: topic.spec.queues,
-        })?;
-        let bounds = entries.bounds();
-        let first = match from {
-            PeekFrom::Earliest => bounds.first,
-            PeekFrom::Latest => bounds.next,
-            PeekFrom::Offset(offset) => offset,
-            PeekFrom::Time(time) => entries.offset_at(time),
-        };
-        let max = max.min(PEEK_MAX);
-        let mut peeked = Vec::with_capacity(max);
-        let mut next = first;
-        // Fewer than were asked for are the end of the queue: neither what is lost nor the end of an index file is.
-        while peeked.len() < max {
-            let mut found = Vec::new();
-            let first = entries.read(next, max - peeked.len(), &mut found);
-            if found.is_empty() {
-                break;
-            }
-            next = QueueOffset(first.0 + found.len() as u64);
-            let offsets = (first.0..).map(QueueOffset);
-            let there: Vec<_> = offsets.zip(found).filter(|(_, entry)| !entry.is_lost()).collect();
-            let pointers: Vec<Pointer> = there.iter().map(|(_, entry)| entry.pointer()).collect();
-            let stored = self.shared().fetch_all(Asker::LookUp, Urgency::Live, &pointers).await;
-            for ((offset, entry), stored) in there.into_iter().zip(stored.map_err(AdminRefusal::Refused)?) {
-                let stored = match stored {
-                    Err(error) if error.is_lost() => {
-                        tracing::error!(%error, topic = %topic.spec.name, queue, offset = offset.0,
-                            "a message is lost to damage and is not shown");
-                        continue;
-                    }
-                    stored => stored.map_err(|error| AdminRefusal::Refused(unreadable(&error)))?,
-                };
-                peeked.push(self.shared().peeked(&topic, (QueueIndex(queue), offset), &entry, stored));
-            }
-        }
-        Ok(peeked)
     }
 }
 

@@ -12,12 +12,7 @@ use super::fields::{Name, Parameters, parse_time};
 use super::json::{FoundJson, MessageJson, Page};
 use super::problem::Problem;
 use super::server::Admin;
-use crate::Broker;
-use crate::admin::{Find, FindBy, FoundMessage, PeekFilter, PeekFrom, Peeked};
-
-/// Messages are fetched in steps, so that a page of large ones ends before it fills the memory.
-const PEEK_STEP: usize = 32;
-const PEEK_BYTES_MAX: usize = 8 * 1024 * 1024;
+use crate::admin::{Find, FindBy, FoundMessage, PeekFilter, PeekFrom};
 
 /// A page of a topic's messages: by queue and offset; by key, newest first.
 pub(super) async fn of_topic(
@@ -51,26 +46,11 @@ pub(super) async fn of_topic(
         let items = page.messages.into_iter().map(MessageJson::from).collect();
         return Ok(axum::Json(Page::new(items, page.next.map(position_cursor)).with_warnings(page.warnings)));
     }
-    let start = cursor.map(|cursor| Place::parse(&cursor).ok_or_else(|| invalid_cursor(&cursor))).transpose()?;
-    if filter != PeekFilter::default() {
-        let start = start.and_then(Place::queue_and_offset);
-        let page = admin.broker.peek_filtered(&name, queue, from, start, filter, limit).await?;
-        let items = page.messages.into_iter().map(MessageJson::from).collect();
-        let next = page.next.map(|(queue, offset)| place_cursor(queue, offset));
-        return Ok(axum::Json(Page::new(items, next).with_warnings(page.warnings)));
-    }
-    // Later queues begin at `from`, the first one where the last page ended.
-    let mut place = start.unwrap_or(Place { queue: queue.unwrap_or(0), from });
-    let mut looked = Looked { limit, bytes_left: PEEK_BYTES_MAX, found: Vec::new() };
-    loop {
-        if let Some(next) = looked.look(&admin.broker, &name, place).await? {
-            return Ok(axum::Json(looked.page(Some(next))));
-        }
-        if queue.is_some() || place.queue >= last {
-            return Ok(axum::Json(looked.page(None)));
-        }
-        place = Place { queue: place.queue + 1, from };
-    }
+    let start = cursor.map(|cursor| place(&cursor).ok_or_else(|| invalid_cursor(&cursor))).transpose()?;
+    let page = admin.broker.peek(&name, queue, from, start, filter, limit).await?;
+    let items = page.messages.into_iter().map(MessageJson::from).collect();
+    let next = page.next.map(|(queue, offset)| place_cursor(queue, offset));
+    Ok(axum::Json(Page::new(items, next).with_warnings(page.warnings)))
 }
 
 /// Messages with a key, newest first, wherever they are: envelopes without bodies.
@@ -150,6 +130,11 @@ fn place_cursor(queue: QueueIndex, offset: QueueOffset) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!("{queue}:{offset}"))
 }
 
+fn place(cursor: &str) -> Option<(QueueIndex, QueueOffset)> {
+    let (queue, offset) = cursor.split_once(':')?;
+    Some((QueueIndex(queue.parse().ok()?), QueueOffset(offset.parse().ok()?)))
+}
+
 fn peek_from(text: &str) -> Result<PeekFrom, Problem> {
     let parsed = match text.split_once(':') {
         None if text == "earliest" => Some(PeekFrom::Earliest),
@@ -161,73 +146,6 @@ fn peek_from(text: &str) -> Result<PeekFrom, Problem> {
     parsed.ok_or_else(|| {
         Problem::parameter("from", text, "earliest, latest, offset:N or time:T with T such as 2026-01-31T12:00:00Z")
     })
-}
-
-/// Where a look at messages goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    queue: u16,
-    from: PeekFrom,
-}
-
-impl Place {
-    fn at(queue: QueueIndex, offset: QueueOffset) -> Self {
-        Self { queue: queue.0, from: PeekFrom::Offset(offset) }
-    }
-
-    fn queue_and_offset(self) -> Option<(QueueIndex, QueueOffset)> {
-        match self.from {
-            PeekFrom::Offset(offset) => Some((QueueIndex(self.queue), offset)),
-            PeekFrom::Earliest | PeekFrom::Latest | PeekFrom::Time(_) => None,
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let (queue, offset) = text.split_once(':')?;
-        Some(Self { queue: queue.parse().ok()?, from: PeekFrom::Offset(QueueOffset(offset.parse().ok()?)) })
-    }
-}
-
-/// What was found so far.
-struct Looked {
-    limit: usize,
-    bytes_left: usize,
-    found: Vec<Peeked>,
-}
-
-impl Looked {
-    /// Reads one queue to its end: none, or until the page is full: where it goes on.
-    async fn look(&mut self, broker: &Broker, topic: &str, mut place: Place) -> Result<Option<Place>, Problem> {
-        loop {
-            let max = PEEK_STEP.min(self.limit - self.found.len());
-            let step = broker.peek(topic, place.queue, place.from, max).await?;
-            let is_last = step.len() < max;
-            for peeked in step {
-                let message = &peeked.message;
-                // At least one message is shown, however large.
-                if !self.found.is_empty() && message.body.len() > self.bytes_left {
-                    return Ok(Some(Place::at(message.queue, message.offset)));
-                }
-                self.bytes_left = self.bytes_left.saturating_sub(message.body.len());
-                place = Place::at(message.queue, message.offset.next());
-                self.found.push(peeked);
-            }
-            if is_last {
-                return Ok(None);
-            }
-            if self.found.len() == self.limit {
-                return Ok(Some(place));
-            }
-        }
-    }
-
-    fn page(self, next: Option<Place>) -> Page<MessageJson> {
-        let next_cursor = next.and_then(|place| match place.from {
-            PeekFrom::Offset(offset) => Some(place_cursor(QueueIndex(place.queue), offset)),
-            PeekFrom::Earliest | PeekFrom::Latest | PeekFrom::Time(_) => None,
-        });
-        Page::new(self.found.into_iter().map(MessageJson::from).collect(), next_cursor)
-    }
 }
 
 #[cfg(test)]
@@ -243,8 +161,8 @@ mod tests {
         for bad in ["", "first", "offset:", "offset:-1", "time:now"] {
             assert_eq!(peek_from(bad).unwrap_err().field.as_deref(), Some("from"), "{bad}");
         }
-        assert_eq!(Place::parse("3:9"), Some(Place::at(QueueIndex(3), QueueOffset(9))));
-        assert_eq!(Place::parse("3"), None);
+        assert_eq!(place("3:9"), Some((QueueIndex(3), QueueOffset(9))));
+        assert_eq!(place("3"), None);
     }
 
     #[test]
@@ -253,8 +171,8 @@ mod tests {
         let (by_key, by_queue) =
             (decoded(position_cursor(LogPosition(77))), decoded(place_cursor(QueueIndex(3), QueueOffset(9))));
         assert_eq!(position(&by_key).unwrap(), LogPosition(77));
-        assert_eq!(Place::parse(&by_queue), Some(Place::at(QueueIndex(3), QueueOffset(9))));
+        assert_eq!(place(&by_queue), Some((QueueIndex(3), QueueOffset(9))));
         assert_eq!(position(&by_queue).unwrap_err().code, "invalid_cursor");
-        assert_eq!(Place::parse(&by_key), None);
+        assert_eq!(place(&by_key), None);
     }
 }
