@@ -67,6 +67,20 @@ pub enum MessageType {
     Priority,
 }
 
+impl MessageType {
+    /// As metrics and the admin API say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Normal => "normal",
+            Self::Fifo => "fifo",
+            Self::Delay => "delay",
+            Self::Transaction => "transaction",
+            Self::Lite => "lite",
+            Self::Priority => "priority",
+        }
+    }
+}
+
 /// How the body is encoded: stored and handed out unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyEncoding {

@@ -56,7 +56,7 @@ impl Messages {
     pub fn sent(&self, topic: TopicId, name: &str, message_type: MessageType, messages: u64, bytes: u64) {
         let mut topics = self.topics.lock();
         let (count, size) = topics.entry((topic, message_type)).or_insert_with(|| {
-            let labels = [name, type_label(message_type), "false"];
+            let labels = [name, message_type.word(), "false"];
             (self.into.with_label_values(&labels), self.bytes_into.with_label_values(&labels))
         });
         count.inc_by(messages);
@@ -71,17 +71,6 @@ impl Messages {
         });
         count.inc();
         size.inc_by(bytes);
-    }
-}
-
-fn type_label(message_type: MessageType) -> &'static str {
-    match message_type {
-        MessageType::Normal => "normal",
-        MessageType::Fifo => "fifo",
-        MessageType::Delay => "delay",
-        MessageType::Transaction => "transaction",
-        MessageType::Lite => "lite",
-        MessageType::Priority => "priority",
     }
 }
 

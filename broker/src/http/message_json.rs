@@ -8,14 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use super::fields::time;
 use crate::admin::{FoundMessage, GroupMessageState, MessageState, Peeked, Standing};
-use crate::api::{BodyEncoding, MessageType};
+use crate::api::{BodyEncoding, Delivery};
 
+/// What everybody is told of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MessageJson {
+pub struct EnvelopeJson {
     pub message_id: String,
     pub topic: String,
-    pub queue: u16,
-    pub offset: u64,
     pub r#type: String,
     pub tag: Option<String>,
     pub keys: Vec<String>,
@@ -24,10 +23,18 @@ pub struct MessageJson {
     pub born_at: String,
     pub born_host: String,
     pub stored_at: String,
-    pub visible_since: String,
     pub deliver_at: Option<String>,
     pub encoding: String,
     pub size: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MessageJson {
+    #[serde(flatten)]
+    pub envelope: EnvelopeJson,
+    pub queue: u16,
+    pub offset: u64,
+    pub visible_since: String,
     /// None when it is not UTF-8.
     pub body: Option<String>,
     pub body_base64: String,
@@ -36,8 +43,8 @@ pub struct MessageJson {
 /// A message that was looked up, without its body.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FoundJson {
-    pub message_id: String,
-    pub topic: String,
+    #[serde(flatten)]
+    pub envelope: EnvelopeJson,
     /// visible, scheduled, prepared, rolled_back, expired, ended or unknown.
     pub state: String,
     /// Where it is, while it is visible.
@@ -46,17 +53,6 @@ pub struct FoundJson {
     pub visible_since: Option<String>,
     /// When it becomes visible, while it is scheduled.
     pub due: Option<String>,
-    pub r#type: String,
-    pub tag: Option<String>,
-    pub keys: Vec<String>,
-    pub message_group: Option<String>,
-    pub properties: BTreeMap<String, String>,
-    pub born_at: String,
-    pub born_host: String,
-    pub stored_at: String,
-    pub deliver_at: Option<String>,
-    pub encoding: String,
-    pub size: usize,
     /// Only where one message was asked for, and while it is visible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<GroupStateJson>>,
@@ -75,14 +71,12 @@ pub struct GroupStateJson {
     pub dead_letter_offset: Option<u64>,
 }
 
-impl From<Peeked> for MessageJson {
-    fn from(Peeked { message, visible_since }: Peeked) -> Self {
+impl From<Delivery> for EnvelopeJson {
+    fn from(message: Delivery) -> Self {
         Self {
             message_id: message.message_id,
             topic: message.topic.to_string(),
-            queue: message.queue.0,
-            offset: message.offset.0,
-            r#type: type_word(message.message_type).into(),
+            r#type: message.message_type.word().into(),
             tag: message.tag,
             keys: message.keys,
             message_group: message.message_group,
@@ -90,24 +84,23 @@ impl From<Peeked> for MessageJson {
             born_at: time(message.born_at),
             born_host: message.born_host,
             stored_at: time(message.stored_at),
-            visible_since: time(visible_since),
             deliver_at: message.deliver_at.map(time),
             encoding: encoding_word(message.encoding).into(),
             size: message.body.len(),
-            body: std::str::from_utf8(&message.body).ok().map(String::from),
-            body_base64: BASE64_STANDARD.encode(&message.body),
         }
     }
 }
 
-fn type_word(kind: MessageType) -> &'static str {
-    match kind {
-        MessageType::Normal => "normal",
-        MessageType::Fifo => "fifo",
-        MessageType::Delay => "delay",
-        MessageType::Transaction => "transaction",
-        MessageType::Lite => "lite",
-        MessageType::Priority => "priority",
+impl From<Peeked> for MessageJson {
+    fn from(Peeked { message, visible_since }: Peeked) -> Self {
+        Self {
+            queue: message.queue.0,
+            offset: message.offset.0,
+            visible_since: time(visible_since),
+            body: std::str::from_utf8(&message.body).ok().map(String::from),
+            body_base64: BASE64_STANDARD.encode(&message.body),
+            envelope: message.into(),
+        }
     }
 }
 
@@ -122,7 +115,7 @@ impl From<FoundMessage> for MessageJson {
     /// Of one that is visible.
     fn from(FoundMessage { message, state, .. }: FoundMessage) -> Self {
         let since = if let MessageState::Visible { since, .. } = state { since } else { message.stored_at };
-        Peeked { message: crate::api::Delivery { stored_at: since, ..message }, visible_since: since }.into()
+        Peeked { message: Delivery { stored_at: since, ..message }, visible_since: since }.into()
     }
 }
 
@@ -145,24 +138,12 @@ impl From<FoundMessage> for FoundJson {
             MessageState::Unknown => "unknown",
         };
         Self {
-            message_id: message.message_id,
-            topic: message.topic.to_string(),
+            envelope: message.into(),
             state: word.into(),
             queue: place.as_ref().map(|place| place.0),
             offset: place.as_ref().map(|place| place.1),
             visible_since: place.map(|place| place.2),
             due,
-            r#type: type_word(message.message_type).into(),
-            tag: message.tag,
-            keys: message.keys,
-            message_group: message.message_group,
-            properties: message.properties.into_iter().collect(),
-            born_at: time(message.born_at),
-            born_host: message.born_host,
-            stored_at: time(message.stored_at),
-            deliver_at: message.deliver_at.map(time),
-            encoding: encoding_word(message.encoding).into(),
-            size: message.body.len(),
             groups: groups.map(|groups| groups.into_iter().map(GroupStateJson::from).collect()),
         }
     }
