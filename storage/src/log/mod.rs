@@ -9,6 +9,7 @@ pub(crate) mod external;
 pub mod group;
 mod listing;
 pub mod recovery;
+mod scan;
 pub mod sealed;
 pub mod segment;
 pub(crate) mod single;

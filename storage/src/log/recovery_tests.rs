@@ -3,7 +3,7 @@
 use super::*;
 use crate::disk::sim::SimDisk;
 use crate::log::CommitRule;
-use crate::log::batch::{HEADER_BYTES, MAGIC};
+use crate::log::batch::{ALIGNMENT, HEADER_BYTES, MAGIC};
 use crate::log::group::Group;
 
 const OPTIONS: LogOptions = LogOptions { segment_bytes: 64 << 10, commit: CommitRule::OnSync };

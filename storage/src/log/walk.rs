@@ -9,7 +9,8 @@ use std::ops::Range;
 use base::LogPosition;
 
 use super::listing::list;
-use super::recovery::{self, Found, OpenError, Report, Scan, Start};
+use super::recovery::{self, Found, OpenError, Report, Start};
+use super::scan::{self, Scan};
 use super::segment::{self, Header};
 pub use super::window::Flaw;
 use crate::disk::Disk;
@@ -69,7 +70,7 @@ pub fn walk(disk: &dyn Disk, start: Option<&Start>, visit: &mut dyn FnMut(Step<'
     scan.report.quarantined.clone_from(&listing.missing);
     let mut unread = None;
     scan.run(&mut |step| match step {
-        recovery::Step::Segment(entered) => {
+        scan::Step::Segment(entered) => {
             let name = segment::name(entered.header.base);
             let mut block = vec![0; segment::HEADER_BLOCK_BYTES];
             match entered.file.read_at(&mut block, 0) {
@@ -80,8 +81,8 @@ pub fn walk(disk: &dyn Disk, start: Option<&Start>, visit: &mut dyn FnMut(Step<'
                 Err(source) => drop(unread.get_or_insert(OpenError::Io { operation: "reading", name, source })),
             }
         }
-        recovery::Step::Batch(found) => visit(Step::Batch(found)),
-        recovery::Step::Hole { range, flaw, unsound } => visit(Step::Hole(Hole { range, flaw, unsound })),
+        scan::Step::Batch(found) => visit(Step::Batch(found)),
+        scan::Step::Hole { range, flaw, unsound } => visit(Step::Hole(Hole { range, flaw, unsound })),
     })?;
     if let Some(unread) = unread {
         return Err(unread);
