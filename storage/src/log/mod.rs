@@ -343,12 +343,20 @@ pub enum ReadError {
     Io { position: LogPosition, length: u32, cause: Arc<io::Error> },
 }
 
+/// The segment that a position lies in; none when it was dropped.
+fn segment_of(segments: &[Arc<Segment>], position: LogPosition) -> Option<&Arc<Segment>> {
+    let after = segments.partition_point(|segment| segment.header.base <= position);
+    after.checked_sub(1).map(|index| &segments[index]).filter(|segment| segment.contains(position))
+}
+
 /// Reads the bytes that a pointer names. They are as the disk has them: callers check the checksum.
 pub fn read(segments: &Segments, pointer: Pointer) -> Result<Vec<u8>, ReadError> {
     let all = segments.load();
-    let after = all.partition_point(|segment| segment.header.base <= pointer.position);
-    let segment = after.checked_sub(1).map(|index| &all[index]).filter(|segment| segment.contains(pointer.position));
-    let segment = segment.ok_or(ReadError::Gone(pointer.position))?;
+    let segment = segment_of(&all, pointer.position).ok_or(ReadError::Gone(pointer.position))?;
+    read_in(segment, pointer)
+}
+
+fn read_in(segment: &Segment, pointer: Pointer) -> Result<Vec<u8>, ReadError> {
     let length = usize::try_from(pointer.length).map_err(|_| ReadError::Gone(pointer.position))?;
     let mut bytes = vec![0; length];
     let result = segment.file.read_at(&mut bytes, segment.offset(pointer.position));
@@ -363,32 +371,29 @@ pub fn read(segments: &Segments, pointer: Pointer) -> Result<Vec<u8>, ReadError>
 /// A record is mostly had in one read.
 const RECORD_READ_BYTES: u64 = 4096;
 
-/// Reads the record that begins at a position. As the disk has it: callers check the checksum. Empty where a thinned segment
-/// has left it out.
-pub fn read_record(segments: &Segments, position: LogPosition) -> Result<Vec<u8>, ReadError> {
+/// Reads the record that begins at a position. As the disk has it: callers check the checksum. None: it was dropped, or
+/// thinning has left it out.
+pub fn read_record(segments: &Segments, position: LogPosition) -> Result<Option<Vec<u8>>, ReadError> {
     let all = segments.load();
-    let after = all.partition_point(|segment| segment.header.base <= position);
-    let segment = after.checked_sub(1).map(|index| &all[index]).filter(|segment| segment.contains(position));
-    let segment = segment.ok_or(ReadError::Gone(position))?;
+    let Some(segment) = segment_of(&all, position) else { return Ok(None) };
+    if let Some(thin) = &segment.thin {
+        let read = thin.record_at(position);
+        return read.map_err(|cause| ReadError::Io { position, length: 0, cause: Arc::new(cause) });
+    }
     let rest = segment.header.end().since(position);
     let read_up_to = |length: u64| {
-        let pointer = Pointer { position, length: u32::try_from(length.min(rest)).unwrap_or(u32::MAX) };
-        read(segments, pointer)
+        let length = u32::try_from(length.min(rest)).unwrap_or(u32::MAX);
+        read_in(segment, Pointer { position, length })
     };
     let mut bytes = read_up_to(RECORD_READ_BYTES)?;
     let length = record::length(&bytes).filter(|length| u64::from(*length) <= rest);
-    let Some(length) = length.and_then(|length| usize::try_from(length).ok()) else {
-        let is_left_out = segment.thin.is_some() && bytes.iter().take(record::FRAME_BYTES).all(|byte| *byte == 0);
-        if is_left_out {
-            bytes.clear();
+    if let Some(length) = length.and_then(|length| usize::try_from(length).ok()) {
+        if length > bytes.len() {
+            bytes = read_up_to(length as u64)?;
         }
-        return Ok(bytes);
-    };
-    if length > bytes.len() {
-        bytes = read_up_to(length as u64)?;
+        bytes.truncate(length);
     }
-    bytes.truncate(length);
-    Ok(bytes)
+    Ok(Some(bytes))
 }
 
 /// How soon after the last group a mark proves it.

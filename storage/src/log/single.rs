@@ -6,19 +6,16 @@ use std::sync::Arc;
 use base::LogPosition;
 use base::limits::LOG_BATCH_BYTES_MAX;
 
-use super::ReadError;
 use super::batch::{ALIGNMENT, HEADER_BYTES, Header, MAGIC};
 use super::segment::Segment;
+use super::{ReadError, segment_of};
 
 /// Bytes that are searched at once for the header of a batch.
 const PIECE: u64 = 4 << 10;
 
 /// The bytes of a record, and perhaps of those behind it. None: it is gone, or nothing proves it.
 pub fn record_at(segments: &[Arc<Segment>], position: LogPosition) -> Result<Option<Vec<u8>>, ReadError> {
-    let after = segments.partition_point(|segment| segment.header.base <= position);
-    let Some(segment) = after.checked_sub(1).map(|index| &segments[index]).filter(|of| of.contains(position)) else {
-        return Ok(None);
-    };
+    let Some(segment) = segment_of(segments, position) else { return Ok(None) };
     let read = match &segment.thin {
         Some(thin) => thin.record_at(position),
         None => in_batch(segment, position),

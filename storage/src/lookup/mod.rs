@@ -107,13 +107,9 @@ impl LookUps {
                 return Ok(Some((pointer, bytes)));
             }
         }
-        let bytes = match log::read_record(&self.segments, position) {
-            Ok(bytes) => bytes,
-            Err(ReadError::Gone(_)) => return Ok(None),
-            Err(error) => return Err(error),
-        };
+        let Some(bytes) = log::read_record(&self.segments, position)? else { return Ok(None) };
         let length = u32::try_from(bytes.len()).expect("records are bounded");
-        Ok((!bytes.is_empty()).then(|| (Pointer { position, length }, bytes.into())))
+        Ok(Some((Pointer { position, length }, bytes.into())))
     }
 
     /// The body that lies at a position. None when it is there no more.

@@ -51,9 +51,7 @@ impl LookUps {
                     (true, ..) => State::Prepared,
                     (_, Some(Outcome::RolledBack), _) => State::RolledBack,
                     (_, _, Some(due)) => self.after_wait(body, topic, *due, views, gaps),
-                    (_, _, None) => self
-                        .place_of(body, topic, Timestamp::ZERO, views, gaps)
-                        .unwrap_or(if gaps.is_empty() { State::Ended } else { State::Unknown }),
+                    (_, _, None) => self.at_last(body, topic, views, gaps),
                 }
             }
             _ => State::Unknown,
@@ -69,12 +67,14 @@ impl LookUps {
             None => State::Unknown,
             Some(true) => State::Scheduled { due },
             // It may have been made due earlier.
-            Some(false) => self.place_of(body, topic, Timestamp::ZERO, views, gaps).unwrap_or(if gaps.is_empty() {
-                State::Ended
-            } else {
-                State::Unknown
-            }),
+            Some(false) => self.at_last(body, topic, views, gaps),
         }
+    }
+
+    /// It waits for nothing more.
+    fn at_last(&self, body: &Body, topic: &Topic, views: &impl Views, gaps: &mut Gaps) -> State {
+        let place = self.place_of(body, topic, Timestamp::ZERO, views, gaps);
+        place.unwrap_or(if gaps.is_empty() { State::Ended } else { State::Unknown })
     }
 
     fn place_of(
