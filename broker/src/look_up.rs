@@ -124,8 +124,7 @@ impl Shared {
         let groups: Vec<_> = reader.catalog().groups().cloned().collect();
         let mut standings = Vec::new();
         for group in groups {
-            let all = reader.progress_of(group.id);
-            let Some((_, progress)) = all.into_iter().find(|(id, _)| *id == topic.spec.id) else { continue };
+            let Some(progress) = reader.progress_if_any(group.id, topic.spec.id) else { continue };
             let pair = Pair { group: group.id, topic: topic.spec.id };
             let (is_done, retry, lease) = {
                 let progress = progress.lock();
@@ -261,9 +260,8 @@ fn dead_letters(
     let mut found = HashMap::new();
     for group in catalog.groups() {
         let Some(dead) = catalog.topic(&TopicName::dead_letters_of(&group.name)) else { continue };
-        let all = finder.reader().progress_of(group.id);
-        let is_done =
-            all.iter().any(|(id, progress)| *id == topic.spec.id && progress.lock().is_acknowledged((queue, offset)));
+        let progress = finder.reader().progress_if_any(group.id, topic.spec.id);
+        let is_done = progress.is_some_and(|progress| progress.lock().is_acknowledged((queue, offset)));
         // Where it cannot be found out, it is shown as acknowledged, which it is.
         if is_done && let Some(place) = finder.published(dead.spec.id, origin, &mut Gaps::default()) {
             found.insert(group.id, place.offset);

@@ -222,10 +222,9 @@ impl Broker {
         let catalog = reader.catalog();
         let mut lags = Vec::new();
         for group in catalog.groups() {
-            for (id, progress) in reader.progress_of(group.id) {
-                if id == topic.spec.id && progress.lock().is_subscribed() {
-                    lags.push(queues_of(topic).map(|queue| progress.lock().lag(queue.queue, queue.next)).sum());
-                }
+            let progress = reader.progress_if_any(group.id, topic.spec.id);
+            if let Some(progress) = progress.filter(|progress| progress.lock().is_subscribed()) {
+                lags.push(queues_of(topic).map(|queue| progress.lock().lag(queue.queue, queue.next)).sum());
             }
         }
         lags.into_iter().max().unwrap_or_else(|| queues_of(topic).map(|queue| queue.next.0 - queue.first.0).sum())

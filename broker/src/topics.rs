@@ -43,10 +43,7 @@ impl Shared {
         let reader = self.store.reader();
         let catalog = reader.catalog();
         for group in catalog.groups().take(WARNED_GROUPS_MAX) {
-            let Some((_, progress)) = reader.progress_of(group.id).into_iter().find(|(id, _)| *id == topic.spec.id)
-            else {
-                continue;
-            };
+            let Some(progress) = reader.progress_if_any(group.id, topic.spec.id) else { continue };
             let progress = progress.lock();
             let unread: u64 = below.iter().map(|(queue, below)| progress.unread_below(*queue, *below)).sum();
             if unread > 0 {

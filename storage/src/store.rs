@@ -273,6 +273,11 @@ impl Reader {
         self.progress.lock().entry((group, topic)).or_default().clone()
     }
 
+    /// Progress of a pair, if the group has to do with the topic.
+    pub fn progress_if_any(&self, group: GroupId, topic: TopicId) -> Option<Shared> {
+        self.progress.lock().get(&(group, topic)).cloned()
+    }
+
     /// Progress of every topic that a group has to do with.
     pub fn progress_of(&self, group: GroupId) -> Vec<(TopicId, Shared)> {
         let all = self.progress.lock();
