@@ -229,6 +229,7 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
     let mut batch = Vec::new();
     let mut unsynced_since = writer.log().positions().appended;
     let mut is_failed = false;
+    let publish = |writer: &Writer| *upkeep.positions.lock() = writer.log().positions();
     loop {
         let patience = if writer.log().is_unproved() { Some(MARK_AFTER) } else { None };
         match inbox.drain(patience, &mut batch) {
@@ -245,22 +246,25 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
                     });
                 }
                 // Before the answers too: who was told that a message is stored may look it up at once.
-                *upkeep.positions.lock() = writer.log().positions();
+                publish(&writer);
                 for mut delivery in deliveries {
                     delivery.sink.deliver(&mut delivery.answers);
                 }
             }
-            Drained::Nothing => drop(writer.mark()),
+            Drained::Nothing => {
+                drop(writer.mark());
+                publish(&writer);
+            }
             Drained::Closed => break,
         }
         if writer.log().options().commit == CommitRule::OnWrite {
             let appended = writer.log().positions().appended;
             if inbox.is_empty() || appended.since(unsynced_since) > UNSYNCED_BYTES_MAX {
                 drop(writer.sync());
+                publish(&writer);
                 unsynced_since = appended;
             }
         }
-        *upkeep.positions.lock() = writer.log().positions();
         if let Some(size) = writer.log().wants_prepared() {
             upkeep.want(size, writer.log().prepared(), writer.log().spares());
         }
