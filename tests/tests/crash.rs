@@ -1,6 +1,7 @@
 //! Real servers, killed at any moment under a mixed load, and held to what they had acknowledged (`crash/ledger.rs`).
 //!
-//! `CARILLON_CRASH_KILLS=2000 cargo test -p carillon-tests --test crash` kills more often than every run does; `CARILLON_CRASH_SEED` repeats the choices of a failed run, though not its timing.
+//! `CARILLON_CRASH_KILLS=2000 cargo test -p carillon-tests --test crash` kills more often than every run does;
+//! `CARILLON_CRASH_SEED` repeats the choices of a failed run, though not its timing.
 
 #[path = "crash/ledger.rs"]
 mod ledger;
@@ -194,8 +195,6 @@ async fn live(number: usize, plan: Plan, mut chance: Chance) -> Tally {
     server.kill().await;
     let verified = carillon(&["log", "verify", data.to_str().expect("a plain name")]).await;
     assert!(verified.status.success(), "store {number}: {verified:?}");
-    let _ =
-        std::process::Command::new("cp").arg(data.with_extension("log")).arg(format!("/tmp/h3log-{number}")).status();
     witness.tally()
 }
 
