@@ -5,6 +5,7 @@ use std::sync::Arc;
 use base::Clock;
 use base::limits::MESSAGE_BODY_BYTES_MAX;
 use prometheus::Registry;
+use serve::http::health::Check;
 use storage::threads::Store;
 use storage::view::catalog::TopicKind;
 use tokio::runtime::Handle;
@@ -24,14 +25,6 @@ const POLLING: std::time::Duration = std::time::Duration::from_secs(20);
 pub struct Broker {
     shared: Arc<Shared>,
     registry: Registry,
-}
-
-/// One condition of readiness.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Check {
-    pub name: &'static str,
-    pub is_ok: bool,
-    pub detail: String,
 }
 
 impl Broker {

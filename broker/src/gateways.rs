@@ -4,7 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::runtime::Runtime;
+use serve::metrics::ConnectionMetrics;
+use serve::runtime::Runtime;
+use serve::tls::TlsError;
+
 use crate::{Broker, grpc, http};
 
 /// Why the listeners did not start. None is left behind.
@@ -20,7 +23,7 @@ pub enum StartError {
     #[error("grpc.advertise = {0:?} is not host:port")]
     Advertise(String),
     #[error("TLS cannot be set up")]
-    Tls(#[from] grpc::TlsError),
+    Tls(#[from] TlsError),
     #[error("metrics cannot be registered")]
     Metrics(#[from] prometheus::Error),
 }
@@ -28,16 +31,20 @@ pub enum StartError {
 /// Running listeners. Dropped, they stop without waiting for anybody.
 #[derive(Debug)]
 pub struct Gateways {
-    grpc: grpc::Server,
-    http: Option<http::Server>,
+    grpc: serve::port::Server,
+    http: Option<serve::http::Server>,
 }
 
 impl Gateways {
     /// Listens as the broker's configuration says, on the workers of `runtime`.
     pub fn start(runtime: &Runtime, broker: &Broker) -> Result<Self, StartError> {
-        let connections = grpc::ConnectionMetrics::register(broker.registry())?;
-        let grpc = grpc::Server::start(runtime, broker, connections.clone())?;
-        let http = http::Server::start(runtime, broker, connections)?;
+        let connections = ConnectionMetrics::register(broker.registry())?;
+        let grpc = grpc::start(runtime, broker, connections.clone())?;
+        let http = http::start(runtime, broker, connections).map_err(|cause| StartError::Listen {
+            setting: "http.listen",
+            address: broker.config().http.listen.clone(),
+            cause,
+        })?;
         Ok(Self { grpc, http })
     }
 
@@ -47,7 +54,7 @@ impl Gateways {
 
     /// None when it is switched off.
     pub fn http_address(&self) -> Option<SocketAddr> {
-        self.http.as_ref().map(http::Server::address)
+        self.http.as_ref().map(serve::http::Server::address)
     }
 
     /// Takes no more connections, tells clients to go elsewhere, ends polls and telemetry streams, and waits for calls in

@@ -20,7 +20,6 @@ mod operate;
 mod peek;
 mod receive;
 pub mod refusal;
-pub mod runtime;
 mod send;
 pub mod server;
 mod shared;
@@ -28,5 +27,5 @@ pub mod subscription;
 mod topics;
 mod validate;
 
-pub use broker::{Broker, Check};
+pub use broker::Broker;
 pub(crate) use shared::store_refusal;

@@ -1,6 +1,6 @@
 //! A whole broker from a configuration and a data directory: store, threads, workers, listeners; and its orderly end.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use base::{Chance, Clock, SystemClock};
 use prometheus::{GaugeVec, IntGauge, Opts, Registry};
+use serve::process::{Exit, Failure};
+use serve::runtime::{Hooks, Runtime};
 use storage::disk::real::{DirectoryError, RealDisk};
-use storage::log::recovery::Report;
+use storage::log::recovery::{self, Report};
 use storage::log::{CommitRule, LogOptions};
 use storage::store::{self, OpenError};
 use storage::threads::{self, ReserveRule, Schedule, Store};
@@ -18,7 +20,7 @@ use storage::upkeep::Policy;
 use crate::Broker;
 use crate::config::{self, Config, Flush};
 use crate::gateways::{self, Gateways};
-use crate::runtime::Runtime;
+use crate::mailbox;
 
 /// Why a broker did not start. What was started before is stopped again.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,37 @@ pub enum StartError {
     Threads(io::Error),
 }
 
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        let text = error.to_string();
+        match error {
+            StartError::Directory(DirectoryError::Locked { path }) => {
+                let path = path.display();
+                Self::new(Exit::DataLocked, format!("{path} is in use by another process: its lock is held"))
+            }
+            StartError::Directory(DirectoryError::Io { path, source }) => match source.kind() {
+                ErrorKind::PermissionDenied => {
+                    Self::new(Exit::NoPermission, format!("no permission for {}", path.display()))
+                }
+                _ => Self::new(Exit::Failed, text),
+            },
+            StartError::Store(OpenError::Log(recovery::OpenError::Version { .. })) => Self::new(Exit::DataLocked, text),
+            StartError::Gateways(gateways::StartError::Listen { setting, address, cause }) => {
+                Self::listen(setting, &address, &cause)
+            }
+            StartError::Reserve(_)
+            | StartError::Rate(_)
+            | StartError::Gateways(gateways::StartError::Advertise(_) | gateways::StartError::Tls(_)) => {
+                Self::new(Exit::Configuration, text)
+            }
+            _ => Self::new(Exit::Failed, text),
+        }
+    }
+}
+
+/// Workers hand their requests over to the log writer together.
+const WORKERS: Hooks = Hooks { on_start: mailbox::enter_worker, before_sleep: mailbox::ring };
+
 /// A running broker.
 pub struct Server {
     broker: Broker,
@@ -50,10 +83,10 @@ pub struct Server {
 impl Server {
     /// Recovers the store in `data` and listens. What was acknowledged before is served when this returns.
     pub fn start(config: &Config, data: &Path) -> Result<Self, StartError> {
-        let registry = registry(config)?;
+        let registry = serve::metrics::registry(&config.cluster.name, "broker", &config.node.name)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (store, report) = open_store(config, data, &clock, &registry)?;
-        let runtime = match Runtime::start(config.runtime.workers) {
+        let runtime = match Runtime::start(config.runtime.workers, WORKERS) {
             Ok(runtime) => runtime,
             Err(error) => {
                 store.stop();
@@ -176,19 +209,6 @@ pub fn policy(storage: &config::Storage) -> Policy {
         bytes: storage.retention_size.map(|size| size.0),
         is_size_first: storage.retention_size_first,
     }
-}
-
-/// Every series carries who it is from, as RocketMQ's do.
-fn registry(config: &Config) -> Result<Registry, prometheus::Error> {
-    let labels = [
-        ("cluster".to_owned(), config.cluster.name.clone()),
-        ("node_type".to_owned(), "broker".to_owned()),
-        ("node_id".to_owned(), config.node.name.clone()),
-    ];
-    let registry = Registry::new_custom(None, Some(labels.into_iter().collect()))?;
-    let process = prometheus::process_collector::ProcessCollector::for_self();
-    registry.register(Box::new(process))?;
-    Ok(registry)
 }
 
 /// `"5%"` or `"10GiB"`.

@@ -5,6 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use client::Code;
+use serve::process;
 
 use crate::admin::api::ApiError;
 
@@ -77,6 +78,20 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+impl From<process::Failure> for Failure {
+    fn from(failure: process::Failure) -> Self {
+        let exit = match failure.exit {
+            process::Exit::Done => Exit::Done,
+            process::Exit::Failed => Exit::Failed,
+            process::Exit::Configuration => Exit::Configuration,
+            process::Exit::DataLocked => Exit::DataLocked,
+            process::Exit::AddressInUse => Exit::AddressInUse,
+            process::Exit::NoPermission => Exit::NoPermission,
+        };
+        Self::new(exit, failure.to_string())
     }
 }
 

@@ -1,4 +1,13 @@
+//! The layers of `serve::settings`, over the settings of a broker.
+
+use std::collections::BTreeMap;
+
+use serve::settings::VARIABLE_PREFIX;
+use toml::Value;
+
 use super::*;
+
+type Layers = serve::settings::Layers<Config>;
 
 /// Every key with a value that is not its default, as text.
 const OTHERS: [(&str, &str); 37] = [
@@ -42,8 +51,19 @@ const OTHERS: [(&str, &str); 37] = [
 ];
 
 fn leaves_of(config: &Config) -> BTreeMap<String, Value> {
-    let Value::Table(table) = Value::try_from(config).unwrap() else { panic!("a table") };
-    leaves(&table)
+    let mut found = BTreeMap::new();
+    collect(Value::try_from(config).unwrap(), "", &mut found);
+    found
+}
+
+fn collect(value: Value, key: &str, found: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Table(table) => {
+            let dot = if key.is_empty() { "" } else { "." };
+            table.into_iter().for_each(|(name, value)| collect(value, &format!("{key}{dot}{name}"), found));
+        }
+        _ => drop(found.insert(key.into(), value)),
+    }
 }
 
 /// The texts must be those of all keys, whichever way they went in.

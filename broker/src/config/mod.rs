@@ -1,12 +1,10 @@
 //! Settings of a broker: numbers and switches an operator may change (operations page, part G). Unknown keys fail.
 //!
-//! [`Layers`] puts them together from file, environment and flags; `validate` refuses what is out of range.
+//! `serve::settings` puts them together from file, environment and flags; `validate` refuses what is out of range.
 
-mod layers;
 mod validate;
 
-pub use layers::{Layers, Problem, Refused, Source, VARIABLE_PREFIX, nearest};
-pub use validate::Violation;
+pub use serve::settings::{Cluster, Http, Log, LogFormat, Node, Runtime, Settings, Shutdown, Tls};
 
 use std::time::Duration;
 
@@ -32,30 +30,6 @@ pub struct Config {
     pub runtime: Runtime,
 }
 
-/// The defaults with a value for every optional key too: its serialized form has every key there is.
-fn with_every_key() -> Config {
-    let mut config = Config::default();
-    config.grpc.advertise = Some(String::new());
-    config.tls.certificate_file = Some(String::new());
-    config.tls.key_file = Some(String::new());
-    config.storage.retention_size = Some(ByteSize(0));
-    config
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Cluster {
-    /// Name in routes and metrics.
-    pub name: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Node {
-    /// Name of this broker in routes and metrics.
-    pub name: String,
-}
-
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Grpc {
@@ -63,23 +37,6 @@ pub struct Grpc {
     /// `host:port` for clients; none = the address they used to reach us.
     pub advertise: Option<String>,
     pub connections_max: usize,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Http {
-    /// Empty = off.
-    pub listen: String,
-}
-
-/// Without files: clear text, and a self-signed certificate for clients that insist on TLS.
-#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Tls {
-    pub certificate_file: Option<String>,
-    pub key_file: Option<String>,
-    /// Refuse clear text.
-    pub required: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -174,57 +131,9 @@ pub struct Limits {
     pub writer_inbox: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Log {
-    /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
-    pub format: LogFormat,
-    pub filter: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LogFormat {
-    Auto,
-    Text,
-    Json,
-}
-
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Shutdown {
-    #[serde(with = "base::duration")]
-    pub timeout: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Runtime {
-    /// Network workers; 0 = cores − 1, at least 1.
-    pub workers: usize,
-}
-
-impl Default for Cluster {
-    fn default() -> Self {
-        Self { name: "DefaultCluster".into() }
-    }
-}
-
-impl Default for Node {
-    fn default() -> Self {
-        Self { name: "carillon".into() }
-    }
-}
-
 impl Default for Grpc {
     fn default() -> Self {
         Self { listen: "0.0.0.0:8081".into(), advertise: None, connections_max: 10_000 }
-    }
-}
-
-impl Default for Http {
-    fn default() -> Self {
-        Self { listen: "127.0.0.1:8080".into() }
     }
 }
 
@@ -284,14 +193,5 @@ impl Default for Limits {
     }
 }
 
-impl Default for Log {
-    fn default() -> Self {
-        Self { format: LogFormat::Auto, filter: "info".into() }
-    }
-}
-
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self { timeout: Duration::from_secs(30) }
-    }
-}
+#[cfg(test)]
+mod layers_tests;

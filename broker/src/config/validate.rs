@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use base::{ByteSize, duration, limits};
+use base::{ByteSize, limits};
+use serve::settings::{Checks, Violation};
 
-use super::Config;
+use super::{Config, Settings};
 
-/// Names are labels of metrics and part of routes.
-const NAME_BYTES_MAX: usize = 127;
 /// Positions within a segment are 32 bits wide.
 const SEGMENT_BYTES_MAX: u64 = 4 << 30;
 const TAIL_CACHE_BYTES_MIN: u64 = 1 << 20;
@@ -17,8 +16,6 @@ const CONNECTIONS_MAX: usize = 1_000_000;
 const IN_FLIGHT_MAX: usize = 1_000_000;
 const WRITER_INBOX_MAX: usize = 1 << 20;
 const CHECKS_MAX: u32 = 1_000;
-const SHUTDOWN_MAX: Duration = Duration::from_secs(3600);
-const WORKERS_MAX: usize = 256;
 const DISK_RESERVE_PERCENT_MAX: u64 = 50;
 /// Once in so long at the most: each time syncs the directory.
 const UPKEEP_EVERY_MIN: Duration = Duration::from_millis(10);
@@ -27,50 +24,43 @@ const CHECKPOINT_BYTES_MIN: u64 = 1 << 20;
 /// The segment that is written to, and the one that a checkpoint may still need.
 const RETENTION_SEGMENTS_MIN: u64 = 2;
 
-/// A setting outside its range.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{key} = {value}: {limit}")]
-pub struct Violation {
-    pub key: &'static str,
-    pub value: String,
-    /// What would be allowed, in words.
-    pub limit: String,
+impl Settings for Config {
+    fn with_every_key() -> Self {
+        let mut config = Self::default();
+        config.grpc.advertise = Some(String::new());
+        config.tls.certificate_file = Some(String::new());
+        config.tls.key_file = Some(String::new());
+        config.storage.retention_size = Some(ByteSize(0));
+        config
+    }
+
+    fn check(&self, checks: &mut Checks) {
+        self.check_network(checks);
+        self.check_storage(checks);
+        self.check_messaging(checks);
+    }
 }
 
 impl Config {
     /// Refuses settings out of range, with all of them named.
     pub fn validate(&self) -> Result<(), Vec<Violation>> {
-        let violations = self.violations();
+        let violations = serve::settings::violations(self);
         if violations.is_empty() { Ok(()) } else { Err(violations) }
     }
 
-    pub(super) fn violations(&self) -> Vec<Violation> {
-        let mut check = Checks(Vec::new());
-        self.check_network(&mut check);
-        self.check_storage(&mut check);
-        self.check_messaging(&mut check);
-        check.0
-    }
-
     fn check_network(&self, check: &mut Checks) {
-        for (key, name) in [("cluster.name", &self.cluster.name), ("node.name", &self.node.name)] {
-            let is_legal = !name.trim().is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
-            check.that(is_legal, key, name, || format!("1 to {NAME_BYTES_MAX} bytes without control characters"));
-        }
+        self.cluster.check(check);
+        self.node.check(check);
         check.address("grpc.listen", &self.grpc.listen);
         if let Some(advertise) = &self.grpc.advertise {
             check.address("grpc.advertise", advertise);
         }
-        if !self.http.listen.is_empty() {
-            check.address("http.listen", &self.http.listen);
-        }
+        self.http.check(check);
         check.range("grpc.connections_max", self.grpc.connections_max, 1, CONNECTIONS_MAX);
-        let is_pair = self.tls.certificate_file.is_some() == self.tls.key_file.is_some();
-        let files = format!("{:?}, {:?}", self.tls.certificate_file, self.tls.key_file);
-        check.that(is_pair, "tls.certificate_file", &files, || "needs tls.key_file, and the other way round".into());
-        check.range("runtime.workers", self.runtime.workers, 0, WORKERS_MAX);
-        check.times("shutdown.timeout", self.shutdown.timeout, Duration::ZERO, SHUTDOWN_MAX);
-        check.that(!self.log.filter.trim().is_empty(), "log.filter", &self.log.filter, || "must not be empty".into());
+        self.tls.check(check);
+        self.runtime.check(check);
+        self.shutdown.check(check);
+        self.log.check(check);
     }
 
     fn check_storage(&self, check: &mut Checks) {
@@ -125,50 +115,6 @@ impl Config {
         check.times("transactions.check_every", self.transactions.check_every, asked.0, asked.1);
         check.range("transactions.checks_max", self.transactions.checks_max, 1, CHECKS_MAX);
         check.range("limits.writer_inbox", self.limits.writer_inbox, 1, WRITER_INBOX_MAX);
-    }
-}
-
-struct Checks(Vec<Violation>);
-
-impl Checks {
-    fn that(&mut self, is_right: bool, key: &'static str, value: &str, limit: impl FnOnce() -> String) {
-        if !is_right {
-            self.0.push(Violation { key, value: format!("{value:?}"), limit: limit() });
-        }
-    }
-
-    fn range<N: PartialOrd + std::fmt::Display>(&mut self, key: &'static str, value: N, min: N, max: N) {
-        if value < min || value > max {
-            self.0.push(Violation { key, value: value.to_string(), limit: format!("must be {min} to {max}") });
-        }
-    }
-
-    fn sizes(&mut self, key: &'static str, value: ByteSize, min: u64, max: u64) {
-        if (min..=max).contains(&value.0) {
-            return;
-        }
-        let limit = match max {
-            u64::MAX => format!("must be at least {}", ByteSize(min)),
-            _ => format!("must be {} to {}", ByteSize(min), ByteSize(max)),
-        };
-        self.0.push(Violation { key, value: value.to_string(), limit });
-    }
-
-    fn times(&mut self, key: &'static str, value: Duration, min: Duration, max: Duration) {
-        if value < min || value > max {
-            let limit = format!("must be {} to {}", duration::format(min), duration::format(max));
-            self.0.push(Violation { key, value: duration::format(value), limit });
-        }
-    }
-
-    fn address(&mut self, key: &'static str, text: &str) {
-        let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
-            let is_bracketed = host.starts_with('[') && host.ends_with(']');
-            !host.is_empty() && (is_bracketed || !host.contains(':')) && port.parse::<u16>().is_ok()
-        });
-        self.that(is_address, key, text, || {
-            "write host:port, such as \"127.0.0.1:8081\"; port 0 is any free one".into()
-        });
     }
 }
 

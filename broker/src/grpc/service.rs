@@ -122,7 +122,7 @@ impl Peer {
         receive: Receive,
         call: &mut Call<Arc<Metrics>>,
     ) -> Result<crate::api::Received, Denial> {
-        let mut draining = pin!(self.gateway.draining());
+        let mut draining = pin!(self.gateway.draining.begins());
         let mut received = pin!(self.gateway.broker.receive(caller, receive));
         let mut parked_since = None;
         let result = poll_fn(|context| {

@@ -49,7 +49,7 @@ impl Stage {
         inbound: tonic::Streaming<v2::TelemetryCommand>,
     ) -> Self {
         let commands = Some(gateway.broker.commands(&caller));
-        let ending = Box::pin(gateway.draining());
+        let ending = Box::pin(gateway.draining.begins());
         Self { gateway, caller, store_host, inbound, commands, answering: None, last: None, ending, is_over: false }
     }
 

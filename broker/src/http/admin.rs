@@ -9,12 +9,11 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::fields::{Json, Name, Parameters};
+use super::Admin;
 use super::json::{GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicChangesJson, TopicJson};
 use super::messages;
-use super::problem::Problem;
-use super::server::Admin;
 use crate::admin::{Created, TopicType};
+use serve::http::{Json, Name, Parameters, Problem};
 
 /// Items of one page (H4).
 const PAGE_MAX: usize = 1000;

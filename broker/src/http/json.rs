@@ -6,12 +6,12 @@ use std::time::Duration;
 use base::ByteSize;
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::fields::time;
 pub use super::message_json::{FoundJson, GroupStateJson, MessageJson};
 use crate::admin::{
     Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic,
     QueueDescription, TopicChanges, TopicDescription, TopicType,
 };
+use serve::http::fields::time;
 
 /// Queues of a topic unless it says otherwise.
 const QUEUES_DEFAULT: u16 = 8;
@@ -165,36 +165,6 @@ pub struct GroupQueueJson {
     pub queue: u16,
     pub floor: u64,
     pub next: u64,
-}
-
-/// `/readyz` and its neighbours.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HealthJson {
-    pub status: String,
-    #[serde(default)]
-    pub checks: Vec<CheckJson>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CheckJson {
-    pub name: String,
-    pub ok: bool,
-    pub detail: String,
-}
-
-/// Any error, as a client reads it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-pub struct ProblemJson {
-    pub r#type: String,
-    pub title: String,
-    pub status: u16,
-    pub detail: String,
-    pub instance: String,
-    pub code: String,
-    pub field: Option<String>,
-    pub value: Option<serde_json::Value>,
-    pub limit: Option<serde_json::Value>,
-    pub request_id: String,
 }
 
 fn queues_default() -> u16 {
@@ -371,5 +341,29 @@ mod tests {
         let new = json!({"name": "t", "type": "fifo", "retention": {"time": "30d"}});
         let new = NewTopic::from(serde_json::from_value::<NewTopicJson>(new).unwrap());
         assert_eq!((new.retention, new.retention_bytes), (Some(Duration::from_secs(30 * 86_400)), None));
+    }
+
+    #[test]
+    fn a_body_that_is_wrong_is_refused_with_the_field_that_is() {
+        for (body, code, field) in [
+            ("", "invalid_body", None),
+            ("{", "invalid_body", None),
+            ("[]", "invalid_body", None),
+            (r#"{"name":"t","type":"fifo"} x"#, "invalid_body", None),
+            (r#"{"name":"t","type":"fifo","quues":4}"#, "unknown_field", Some("quues")),
+            (r#"{"name":"t","type":"fifo","queues":"4"}"#, "invalid_body", Some("queues")),
+            (r#"{"name":"t","type":"fifo","queues":-1}"#, "invalid_body", Some("queues")),
+            (r#"{"name":"t","type":"queue"}"#, "invalid_body", Some("type")),
+            (r#"{"type":"fifo"}"#, "invalid_body", Some("name")),
+        ] {
+            let problem = serve::http::fields::parse::<NewTopicJson>(body.as_bytes()).unwrap_err();
+            assert_eq!((problem.kind.as_u16(), problem.code, problem.field.as_deref()), (400, code, field), "{body}");
+        }
+        let backoff = r#"{"name":"g","backoff":{"kind":"steps","steps":["1s","2 parsecs"]}}"#;
+        let problem = serve::http::fields::parse::<NewGroupJson>(backoff.as_bytes()).unwrap_err();
+        assert!(problem.detail.contains("2 parsecs"), "{problem:?}");
+        let unknown = r#"{"name":"g","backoff":{"kind":"exponential","first":"1s","factor":2,"max":"1h","jitter":1}}"#;
+        let problem = serve::http::fields::parse::<NewGroupJson>(unknown.as_bytes()).unwrap_err();
+        assert_eq!((problem.code, problem.field.as_deref()), ("unknown_field", Some("jitter")));
     }
 }

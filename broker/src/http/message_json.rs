@@ -6,9 +6,9 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
-use super::fields::time;
 use crate::admin::{FoundMessage, GroupMessageState, MessageState, Peeked, Standing};
 use crate::api::{BodyEncoding, Delivery};
+use serve::http::fields::time;
 
 /// What everybody is told of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

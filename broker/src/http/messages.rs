@@ -7,12 +7,12 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderValue, StatusCode, header};
 
+use super::Admin;
 use super::admin::{Answer, PAGE_DEFAULT, invalid_cursor, paging};
-use super::fields::{Name, Parameters, parse_time};
 use super::json::{FoundJson, MessageJson, Page};
-use super::problem::Problem;
-use super::server::Admin;
 use crate::admin::{Find, FindBy, FoundMessage, PeekFilter, PeekFrom};
+use serve::http::fields::parse_time;
+use serve::http::{Name, Parameters, Problem};
 
 /// A page of a topic's messages: by queue and offset; by key, newest first.
 pub(super) async fn of_topic(

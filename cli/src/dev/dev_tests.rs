@@ -85,24 +85,3 @@ fn an_ephemeral_directory_is_gone_afterwards_and_a_named_one_stays() {
     drop(Data::prepare(&options(&["--data", named.to_str().unwrap()])).unwrap());
     assert!(named.is_dir());
 }
-
-#[test]
-fn ports_are_written_as_json() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join(PORTS_FILE);
-    write_ports(&file, Ports { grpc: 1, http: Some(2) }).unwrap();
-    assert_eq!(files::read_text(&file).unwrap(), r#"{"grpc":1,"http":2}"#);
-    write_ports(&file, Ports { grpc: 1, http: None }).unwrap();
-    assert_eq!(files::read_text(&file).unwrap(), r#"{"grpc":1,"http":null}"#);
-}
-
-#[test]
-fn each_reason_not_to_start_has_its_exit_code() {
-    let text = String::new;
-    let exit = |error: StartError| u8::from(Failure::from(error).exit);
-    assert_eq!(exit(StartError::Configuration { problem: text() }), 2);
-    assert_eq!(exit(StartError::DataLocked { path: "d".into(), problem: text() }), 3);
-    assert_eq!(exit(StartError::AddressInUse { address: text() }), 4);
-    assert_eq!(exit(StartError::NoPermission { what: text() }), 5);
-    assert_eq!(exit(StartError::Failed { problem: text() }), 1);
-}

@@ -7,25 +7,20 @@ mod banner;
 mod demo;
 mod server;
 mod settings;
-mod stop;
 
-use std::io::{self, IsTerminal};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use broker::config::{Config, LogFormat};
 use clap::Args;
-use serde_json::json;
-use tracing_subscriber::EnvFilter;
+use serve::process::{self, PORTS_FILE};
+use serve::{logging, stop};
 
 use crate::exit::{Exit, Failure};
 use crate::files;
 use crate::values::{self, TopicSpec};
-use server::{Ports, StartError};
+use server::Ports;
 
-/// Tells other programs which ports were chosen.
-const PORTS_FILE: &str = "ports.json";
 const DATA_DEFAULT: &str = "./data";
 
 /// Run the whole server here: broker, admin API and metrics in one process.
@@ -65,12 +60,12 @@ pub struct Options {
 
 pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     let config = settings::read(&options, std::env::vars())?;
-    start_log(&config)?;
+    logging::start(&config.log)?;
     settings::warn_of_open_listeners(&config);
     let data = Data::prepare(&options)?;
     let ports_file = data.path.join(PORTS_FILE);
     // Whoever waits for this file must not find the ports of an earlier run.
-    files::remove(&ports_file).map_err(|error| cannot("remove", &ports_file, &error))?;
+    files::remove(&ports_file).map_err(|error| process::Failure::file("remove", &ports_file, &error))?;
     let stop = stop::on_signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
     let (mut topics, mut groups) = (options.topics.clone(), Vec::new());
     if options.demo {
@@ -80,7 +75,7 @@ pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     let start = server::Start { config: config.clone(), data: data.path.clone(), topics: topics.clone(), groups };
     let mut shop = None;
     let ready = |ports: Ports| {
-        if let Err(error) = write_ports(&ports_file, ports) {
+        if let Err(error) = process::write_ports(&ports_file, &[("grpc", Some(ports.grpc)), ("http", ports.http)]) {
             tracing::error!(file = %ports_file.display(), %error, "the chosen ports cannot be written");
         }
         banner::print(&config, &data.path, &topics, ports, started);
@@ -91,22 +86,9 @@ pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     let result = server::run(start, ready, stop);
     drop(shop);
     // The server has ended: nobody must find a port that another process may get.
-    let removed = files::remove(&ports_file).map_err(|error| cannot("remove", &ports_file, &error));
+    let removed = files::remove(&ports_file).map_err(|error| process::Failure::file("remove", &ports_file, &error));
     result?;
-    removed
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        let exit = match &error {
-            StartError::Configuration { .. } => Exit::Configuration,
-            StartError::DataLocked { .. } => Exit::DataLocked,
-            StartError::AddressInUse { .. } => Exit::AddressInUse,
-            StartError::NoPermission { .. } => Exit::NoPermission,
-            StartError::Failed { .. } => Exit::Failed,
-        };
-        Self::new(exit, error.to_string())
-    }
+    Ok(removed?)
 }
 
 /// The directory of this run. An ephemeral one is removed with this, whatever happened.
@@ -125,7 +107,7 @@ impl Data {
             (Some(path), false) => path.clone(),
             (None, false) => DATA_DEFAULT.into(),
         };
-        files::create_directories(&path).map_err(|error| cannot("create", &path, &error))?;
+        files::create_directories(&path).map_err(|error| process::Failure::file("create", &path, &error))?;
         Ok(Self { path, is_ephemeral: options.ephemeral })
     }
 }
@@ -138,37 +120,6 @@ impl Drop for Data {
             eprintln!("warning: {} is left behind: {error}", self.path.display());
         }
     }
-}
-
-fn cannot(what: &str, path: &Path, error: &io::Error) -> Failure {
-    let exit = match error.kind() {
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Exit::NoPermission,
-        _ => Exit::Failed,
-    };
-    Failure::new(exit, format!("cannot {what} {}: {error}", path.display()))
-}
-
-fn write_ports(file: &Path, ports: Ports) -> io::Result<()> {
-    let text = json!({"grpc": ports.grpc, "http": ports.http}).to_string();
-    files::write(file, text.as_bytes())
-}
-
-fn start_log(config: &Config) -> Result<(), Failure> {
-    let wrong = |error: &dyn std::fmt::Display| {
-        Failure::new(Exit::Configuration, format!("log.filter = {:?}: {error}", config.log.filter))
-    };
-    let filter = EnvFilter::try_new(&config.log.filter).map_err(|error| wrong(&error))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    let is_text = match config.log.format {
-        LogFormat::Text => true,
-        LogFormat::Json => false,
-        LogFormat::Auto => io::stderr().is_terminal(),
-    };
-    let started = match is_text {
-        true => builder.with_ansi(io::stderr().is_terminal()).try_init(),
-        false => builder.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
 #[cfg(test)]

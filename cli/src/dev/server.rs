@@ -1,17 +1,14 @@
 //! The server of `carillon dev`, seen from outside: what it is given, what it says, how it may fail.
 
-use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use broker::admin::{NewGroup, NewTopic};
 use broker::config::Config;
-use broker::gateways;
-use broker::server::{self, Server};
-use storage::disk::real::DirectoryError;
-use storage::log::recovery::{self, Report};
-use storage::store::OpenError;
+use broker::server::Server;
+use serve::process::{Exit, Failure};
+use serve::stop::Stop;
+use storage::log::recovery::Report;
 
-use super::stop::Stop;
 use crate::values::TopicSpec;
 
 /// What a server is started with. The configuration has been checked; the directory exists.
@@ -32,29 +29,14 @@ pub struct Ports {
     pub http: Option<u16>,
 }
 
-/// Why a server did not start, or did not stop cleanly.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("configuration: {problem}")]
-    Configuration { problem: String },
-    #[error("{} is in use by another process, or is no directory of this version: {problem}", .path.display())]
-    DataLocked { path: PathBuf, problem: String },
-    #[error("{address} is in use by another process")]
-    AddressInUse { address: String },
-    #[error("no permission for {what}")]
-    NoPermission { what: String },
-    #[error("{problem}")]
-    Failed { problem: String },
-}
-
 /// Runs the server on this thread until `stop` is requested and everything is settled. `ready` is called once, when the
 /// store is recovered, the topics exist and the listeners are open.
-pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<(), StartError> {
+pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<(), Failure> {
     let within = start.config.shutdown.timeout;
-    let server = Server::start(&start.config, &start.data).map_err(|error| explain(error, &start))?;
+    let server = Server::start(&start.config, &start.data)?;
     say_what_was_found(server.report());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| StartError::Failed { problem: format!("no runtime: {error}") })?;
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("no runtime: {error}")))?;
     runtime.block_on(async {
         let created = create(&server, &start).await;
         if created.is_ok() {
@@ -70,7 +52,7 @@ pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<()
     })
 }
 
-async fn create(server: &Server, start: &Start) -> Result<(), StartError> {
+async fn create(server: &Server, start: &Start) -> Result<(), Failure> {
     for topic in &start.topics {
         let topic_type = topic.topic_type.of_broker();
         let new = NewTopic {
@@ -81,11 +63,11 @@ async fn create(server: &Server, start: &Start) -> Result<(), StartError> {
             retention_bytes: None,
         };
         let created = server.broker().create_topic(new).await;
-        created.map_err(|refusal| StartError::Configuration { problem: format!("--topics: {refusal}") })?;
+        created.map_err(|refusal| Failure::new(Exit::Configuration, format!("--topics: {refusal}")))?;
     }
     for group in &start.groups {
         let created = server.broker().create_group(group.clone()).await;
-        created.map_err(|refusal| StartError::Failed { problem: format!("group {}: {refusal}", group.name) })?;
+        created.map_err(|refusal| Failure::new(Exit::Failed, format!("group {}: {refusal}", group.name)))?;
     }
     Ok(())
 }
@@ -95,30 +77,4 @@ fn say_what_was_found(report: &Report) {
         tracing::error!(from = hole.start.0, to = hole.end.0, "a part of the log is damaged; the rest is served");
     }
     tracing::info!(batches = report.batches, bytes = report.bytes, rewritten = report.rewritten, "log recovered");
-}
-
-fn explain(error: server::StartError, start: &Start) -> StartError {
-    let problem = error.to_string();
-    match error {
-        server::StartError::Directory(DirectoryError::Locked { path }) => {
-            StartError::DataLocked { path, problem: "its lock is held".into() }
-        }
-        server::StartError::Directory(DirectoryError::Io { path, source }) => match source.kind() {
-            ErrorKind::PermissionDenied => StartError::NoPermission { what: path.display().to_string() },
-            _ => StartError::Failed { problem },
-        },
-        server::StartError::Store(OpenError::Log(recovery::OpenError::Version { .. })) => {
-            StartError::DataLocked { path: start.data.clone(), problem }
-        }
-        server::StartError::Reserve(_) | server::StartError::Rate(_) => StartError::Configuration { problem },
-        server::StartError::Gateways(gateways::StartError::Listen { address, cause, .. }) => match cause.kind() {
-            ErrorKind::AddrInUse => StartError::AddressInUse { address },
-            ErrorKind::PermissionDenied => StartError::NoPermission { what: format!("listening on {address}") },
-            _ => StartError::Failed { problem: format!("{problem}: {cause}") },
-        },
-        server::StartError::Gateways(gateways::StartError::Advertise(_) | gateways::StartError::Tls(_)) => {
-            StartError::Configuration { problem }
-        }
-        _ => StartError::Failed { problem },
-    }
 }

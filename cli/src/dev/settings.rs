@@ -1,10 +1,12 @@
 //! The settings of `carillon dev`: its own presets, then file, environment and flags.
 
-use broker::config::{Config, Layers};
+use broker::config::Config;
 
 use super::Options;
 use crate::exit::{Exit, Failure};
 use crate::files;
+
+type Layers = serve::settings::Layers<Config>;
 
 /// The table of contents of a server on one's own machine: reachable from there only, and unknown topics are welcome.
 const PRESETS: [(&str, &str); 3] =

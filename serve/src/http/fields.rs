@@ -15,17 +15,17 @@ use super::server::BODY_BYTES_MAX;
 
 /// The name in a path, decoded.
 #[derive(Debug)]
-pub(super) struct Name(pub(super) String);
+pub struct Name(pub String);
 
 /// Query parameters. Each is taken out by who knows it; [`Parameters::finish`] refuses what is left.
 #[derive(Debug, Default)]
-pub(super) struct Parameters {
+pub struct Parameters {
     pairs: Vec<(String, String)>,
 }
 
 /// A JSON body.
 #[derive(Debug)]
-pub(super) struct Json<T>(pub(super) T);
+pub struct Json<T>(pub T);
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = Problem;
@@ -50,7 +50,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
 }
 
 impl Parameters {
-    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
+    pub fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let Some(place) = self.pairs.iter().position(|(found, _)| found == name) else { return Ok(None) };
         let (_, value) = self.pairs.swap_remove(place);
         if self.pairs.iter().any(|(found, _)| found == name) {
@@ -60,13 +60,13 @@ impl Parameters {
         Ok(Some(value))
     }
 
-    pub(super) fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
+    pub fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
         let Some(value) = self.text(name)? else { return Ok(None) };
         value.parse().map(Some).map_err(|_| Problem::parameter(name, &value, expected))
     }
 
     /// Absent = false; without a value = true.
-    pub(super) fn flag(&mut self, name: &str) -> Result<bool, Problem> {
+    pub fn flag(&mut self, name: &str) -> Result<bool, Problem> {
         match self.text(name)?.as_deref() {
             None | Some("false") => Ok(false),
             Some("" | "true") => Ok(true),
@@ -74,7 +74,7 @@ impl Parameters {
         }
     }
 
-    pub(super) fn finish(self) -> Result<(), Problem> {
+    pub fn finish(self) -> Result<(), Problem> {
         let Some((name, value)) = self.pairs.into_iter().next() else { return Ok(()) };
         let detail = format!("parameter {name:?} is not known here");
         Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field(name).value(value))
@@ -98,7 +98,8 @@ fn unread(error: BytesRejection) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "invalid_body", error.body_text())
 }
 
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+/// What a JSON body says.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     let bad = |code, detail| Problem::new(StatusCode::BAD_REQUEST, code, detail);
     if body.is_empty() {
         return Err(bad("invalid_body", "the body is empty; a JSON object is needed".into()));
@@ -126,46 +127,21 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 }
 
 /// RFC 3339 in UTC with milliseconds (H3).
-pub(super) fn time(time: Timestamp) -> String {
+pub fn time(time: Timestamp) -> String {
     let ms = i64::try_from(time.0).unwrap_or(i64::MAX);
     let shown = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
     format!("{shown:.3}")
 }
 
 /// A time of [`time`]'s form, any offset. None before 1970 too.
-pub(super) fn parse_time(text: &str) -> Option<Timestamp> {
+pub fn parse_time(text: &str) -> Option<Timestamp> {
     let time: jiff::Timestamp = text.parse().ok()?;
     u64::try_from(time.as_millisecond()).ok().map(Timestamp)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::json::{NewGroupJson, NewTopicJson};
     use super::*;
-
-    #[test]
-    fn a_body_that_is_wrong_is_refused_with_the_field_that_is() {
-        for (body, code, field) in [
-            ("", "invalid_body", None),
-            ("{", "invalid_body", None),
-            ("[]", "invalid_body", None),
-            (r#"{"name":"t","type":"fifo"} x"#, "invalid_body", None),
-            (r#"{"name":"t","type":"fifo","quues":4}"#, "unknown_field", Some("quues")),
-            (r#"{"name":"t","type":"fifo","queues":"4"}"#, "invalid_body", Some("queues")),
-            (r#"{"name":"t","type":"fifo","queues":-1}"#, "invalid_body", Some("queues")),
-            (r#"{"name":"t","type":"queue"}"#, "invalid_body", Some("type")),
-            (r#"{"type":"fifo"}"#, "invalid_body", Some("name")),
-        ] {
-            let problem = parse::<NewTopicJson>(body.as_bytes()).unwrap_err();
-            assert_eq!((problem.kind.as_u16(), problem.code, problem.field.as_deref()), (400, code, field), "{body}");
-        }
-        let backoff = r#"{"name":"g","backoff":{"kind":"steps","steps":["1s","2 parsecs"]}}"#;
-        let problem = parse::<NewGroupJson>(backoff.as_bytes()).unwrap_err();
-        assert!(problem.detail.contains("2 parsecs"), "{problem:?}");
-        let unknown = r#"{"name":"g","backoff":{"kind":"exponential","first":"1s","factor":2,"max":"1h","jitter":1}}"#;
-        let problem = parse::<NewGroupJson>(unknown.as_bytes()).unwrap_err();
-        assert_eq!((problem.code, problem.field.as_deref()), ("unknown_field", Some("jitter")));
-    }
 
     #[test]
     fn parameters_that_nobody_takes_are_refused_by_name() {

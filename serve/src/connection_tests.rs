@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
-use crate::config::Config;
-use crate::grpc::tls;
+use crate::settings::Tls;
+use crate::tls;
 
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
@@ -27,10 +28,10 @@ async fn port(is_tls_required: bool, within: Duration) -> Port {
     let address = listener.local_addr().unwrap();
     let (drain, draining) = watch::channel(false);
     let (tell, ended) = tokio::sync::mpsc::channel(8);
-    let tls = tls::acceptor(&Config::default()).unwrap();
+    let tls = tls::acceptor(&Tls::default(), &[]).unwrap();
     crate::runtime::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (tls, draining, tell) = (tls.clone(), draining.clone(), tell.clone());
+            let (tls, draining, tell) = (tls.clone(), draining.clone().into(), tell.clone());
             crate::runtime::spawn(async move {
                 let served = serve_one(stream, &tls, is_tls_required, within, draining).await;
                 let _ = tell.send(served).await;
@@ -45,7 +46,7 @@ async fn serve_one(
     tls: &TlsAcceptor,
     is_tls_required: bool,
     within: Duration,
-    drain: watch::Receiver<bool>,
+    drain: Draining,
 ) -> Result<(bool, End), Unserved> {
     let opened = Opened::accept(stream, tls, is_tls_required, within).await?;
     let is_tls = opened.is_tls();

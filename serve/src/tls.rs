@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{self, ServerConfig};
 
-use crate::config::Config;
+use crate::settings::Tls;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -30,11 +30,12 @@ pub enum TlsError {
     SelfSigned(#[from] rcgen::Error),
 }
 
-/// Takes TLS connections that speak HTTP/2.
-pub(super) fn acceptor(config: &Config) -> Result<TlsAcceptor, TlsError> {
-    let (chain, key) = match (&config.tls.certificate_file, &config.tls.key_file) {
+/// Takes TLS connections that speak HTTP/2. `hosts`: what a careful client may find in a certificate of our own, beside
+/// this machine; what cannot stand there is left out.
+pub fn acceptor(settings: &Tls, hosts: &[&str]) -> Result<TlsAcceptor, TlsError> {
+    let (chain, key) = match (&settings.certificate_file, &settings.key_file) {
         (Some(certificate), Some(key)) => from_files(certificate, key)?,
-        (None, None) => self_signed(names(config))?,
+        (None, None) => self_signed(names(hosts))?,
         _ => return Err(TlsError::HalfConfigured),
     };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -67,17 +68,13 @@ fn self_signed(names: Vec<String>) -> Result<Identity, TlsError> {
     Ok((vec![made.cert.der().clone()], key.into()))
 }
 
-/// What a careful client may find in the certificate: this machine, the node, the advertised host.
-fn names(config: &Config) -> Vec<String> {
-    let advertised = config.grpc.advertise.as_deref().and_then(|text| super::endpoints::parse(text, 1));
-    let advertised = advertised.and_then(|endpoints| endpoints.addresses.into_iter().next());
-    let hosts = [Some(config.node.name.clone()), advertised.map(|address| address.host)];
-    let is_usable = |host: &String| {
+fn names(hosts: &[&str]) -> Vec<String> {
+    let is_usable = |host: &&str| {
         let is_name_char = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
         host.parse::<IpAddr>().is_ok() || (!host.is_empty() && host.chars().all(is_name_char))
     };
-    let local = ["localhost", "127.0.0.1", "::1"].map(String::from);
-    local.into_iter().chain(hosts.into_iter().flatten().filter(is_usable)).collect()
+    let hosts = hosts.iter().copied().filter(is_usable);
+    ["localhost", "127.0.0.1", "::1"].into_iter().chain(hosts).map(String::from).collect()
 }
 
 #[cfg(test)]
@@ -86,16 +83,14 @@ mod tests {
 
     #[test]
     fn without_files_there_is_a_certificate_for_this_machine_and_half_of_them_is_an_error() {
-        let mut config = Config::default();
-        config.node.name = "node 1".into();
-        config.grpc.advertise = Some("mq.example.com:8081".into());
-        assert_eq!(names(&config), ["localhost", "127.0.0.1", "::1", "mq.example.com"]);
-        assert!(acceptor(&config).is_ok());
+        assert_eq!(names(&["node 1", "mq.example.com"]), ["localhost", "127.0.0.1", "::1", "mq.example.com"]);
+        let mut settings = Tls::default();
+        assert!(acceptor(&settings, &[]).is_ok());
 
-        config.tls.certificate_file = Some("/nowhere/cert.pem".into());
-        assert!(matches!(acceptor(&config), Err(TlsError::HalfConfigured)));
-        config.tls.key_file = Some("/nowhere/key.pem".into());
-        let error = acceptor(&config).err().map(|error| error.to_string());
+        settings.certificate_file = Some("/nowhere/cert.pem".into());
+        assert!(matches!(acceptor(&settings, &[]), Err(TlsError::HalfConfigured)));
+        settings.key_file = Some("/nowhere/key.pem".into());
+        let error = acceptor(&settings, &[]).err().map(|error| error.to_string());
         assert_eq!(error.as_deref(), Some("tls.certificate_file = \"/nowhere/cert.pem\" cannot be read"));
     }
 
@@ -117,12 +112,11 @@ mod tests {
         };
         write(&certificate, made.cert.pem());
         write(&key, made.signing_key.serialize_pem());
-        let mut config = Config::default();
-        config.tls.certificate_file = Some(certificate.to_str().unwrap().into());
-        config.tls.key_file = Some(key.to_str().unwrap().into());
-        assert!(acceptor(&config).is_ok());
+        let path = |path: &std::path::Path| path.to_str().map(String::from);
+        let settings = Tls { certificate_file: path(&certificate), key_file: path(&key), required: false };
+        assert!(acceptor(&settings, &[]).is_ok());
 
         write(&certificate, "nothing".into());
-        assert!(matches!(acceptor(&config), Err(TlsError::NoCertificate { .. })));
+        assert!(matches!(acceptor(&settings, &[]), Err(TlsError::NoCertificate { .. })));
     }
 }

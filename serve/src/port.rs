@@ -1,33 +1,37 @@
-//! The gRPC port: one listener for each worker, all on one address.
+//! A gRPC port: one listener for each worker, all on one address; clear text and TLS on the same.
 //!
 //! L1. A failure of one connection, or of accepting one, never ends a listener.
 
+use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::Request;
-use http::uri::Authority;
-use hyper::body::Incoming;
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
-use proto::v2::messaging_service_server::MessagingServiceServer;
+use hyper::service::Service;
+use socket2::Socket;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
-use tower::Service as _;
 
-use super::caller::UserAgents;
-use super::connection::{self, End, OPENING_MAX, Opened};
-use super::metrics::{ConnectionMetrics, Metrics};
-use super::service::Peer;
-use super::{Gateway, endpoints, tls};
-use crate::Broker;
-use crate::gateways::StartError;
+use crate::connection::{self, End, OPENING_MAX, Opened};
+use crate::metrics::ConnectionMetrics;
 use crate::runtime::{self, Runtime, Tasks};
 
 /// Out of file handles, accepting fails at once, again and again: others get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An address that is ours, and that nobody is served on yet.
+#[derive(Debug)]
+pub struct Bound {
+    address: SocketAddr,
+    sockets: Vec<Socket>,
+    drain: watch::Sender<bool>,
+}
 
 /// The running port. Dropped, it stops as if told to, without waiting.
 #[derive(Debug)]
@@ -35,6 +39,42 @@ pub struct Server {
     address: SocketAddr,
     drain: watch::Sender<bool>,
     open: Arc<Open>,
+}
+
+/// How connections are taken.
+#[derive(Clone)]
+pub struct Options {
+    pub tls: TlsAcceptor,
+    pub is_tls_required: bool,
+    pub connections_max: usize,
+    pub metrics: ConnectionMetrics,
+}
+
+/// Who is at the other end of a connection, and which of our addresses was used.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub address: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// Tells when the port begins to stop.
+#[derive(Debug, Clone)]
+pub struct Draining(watch::Receiver<bool>);
+
+impl Draining {
+    /// Ends when the port begins to stop, or when it has gone.
+    pub fn begins(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut drain = self.0.clone();
+        async move {
+            let _ = drain.wait_for(|&is_draining| is_draining).await;
+        }
+    }
+}
+
+impl From<watch::Receiver<bool>> for Draining {
+    fn from(receiver: watch::Receiver<bool>) -> Self {
+        Self(receiver)
+    }
 }
 
 /// The connections that are open.
@@ -51,49 +91,44 @@ struct Slot(Arc<Open>);
 
 /// What every listener has.
 #[derive(Clone)]
-struct Port {
-    gateway: Arc<Gateway>,
-    tls: TlsAcceptor,
-    is_tls_required: bool,
+struct Port<F> {
+    options: Options,
     http2: http2::Builder<Tasks>,
-    connections: ConnectionMetrics,
     open: Arc<Open>,
+    draining: Draining,
+    connect: F,
 }
 
-impl Server {
-    pub(crate) fn start(
-        runtime: &Runtime,
-        broker: &Broker,
-        connections: ConnectionMetrics,
-    ) -> Result<Self, StartError> {
-        let config = broker.config();
-        let listen = |cause| StartError::Listen { setting: "grpc.listen", address: config.grpc.listen.clone(), cause };
-        let sockets = runtime::bind(&config.grpc.listen, runtime.workers()).map_err(listen)?;
-        let address = runtime::local_address(&sockets[0]).map_err(listen)?;
-        let advertised = match &config.grpc.advertise {
-            Some(text) => {
-                Some(endpoints::parse(text, address.port()).ok_or_else(|| StartError::Advertise(text.clone()))?)
-            }
-            None => None,
-        };
-        let (drain, draining) = watch::channel(false);
+impl Bound {
+    /// Takes an address, `host:port`; port 0 is any free one.
+    pub fn bind(listen: &str, runtime: &Runtime) -> io::Result<Self> {
+        let sockets = runtime::bind(listen, runtime.workers())?;
+        Ok(Self { address: runtime::local_address(&sockets[0])?, sockets, drain: watch::Sender::new(false) })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn draining(&self) -> Draining {
+        self.drain.subscribe().into()
+    }
+
+    /// Serves connections from now on, each with what `connect` makes for it.
+    pub fn serve<F, S, B>(self, runtime: &Runtime, options: Options, connect: F) -> Server
+    where
+        F: Fn(Peer) -> S + Clone + Send + Sync + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+        S::Future: Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         let open =
-            Arc::new(Open { count: AtomicUsize::new(0), max: config.grpc.connections_max, none_left: Notify::new() });
-        let port = Port {
-            gateway: Arc::new(Gateway {
-                broker: broker.clone(),
-                metrics: Arc::new(Metrics::register(broker.registry())?),
-                agents: UserAgents::default(),
-                advertised,
-                drain: draining,
-            }),
-            tls: tls::acceptor(config)?,
-            is_tls_required: config.tls.required,
-            http2: connection::http2(),
-            connections,
-            open: open.clone(),
-        };
-        for (worker, socket) in sockets.into_iter().enumerate() {
+            Arc::new(Open { count: AtomicUsize::new(0), max: options.connections_max, none_left: Notify::new() });
+        let draining = self.draining();
+        let port = Port { options, http2: connection::http2(), open: open.clone(), draining, connect };
+        for (worker, socket) in self.sockets.into_iter().enumerate() {
             let port = port.clone();
             runtime.spawn_on(worker, async move {
                 match runtime::listener(socket) {
@@ -102,16 +137,18 @@ impl Server {
                 }
             });
         }
-        Ok(Self { address, drain, open })
+        Server { address: self.address, drain: self.drain, open }
     }
+}
 
-    pub(crate) fn address(&self) -> SocketAddr {
+impl Server {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Stops listening, tells every client to go elsewhere and waits for the calls in progress until `within` has
     /// passed. True when all of them ended in time.
-    pub(crate) async fn stop(self, within: Duration) -> bool {
+    pub async fn stop(self, within: Duration) -> bool {
         self.drain.send_replace(true);
         tokio::time::timeout(within, self.open.until_none()).await.is_ok()
     }
@@ -146,9 +183,17 @@ impl Drop for Slot {
     }
 }
 
-impl Port {
+impl<F, S, B> Port<F>
+where
+    F: Fn(Peer) -> S + Clone + Send + Sync + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     async fn listen(self, listener: TcpListener) {
-        let mut draining = std::pin::pin!(self.gateway.draining());
+        let mut draining = std::pin::pin!(self.draining.begins());
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -175,7 +220,7 @@ impl Port {
                 End::Error
             }
         };
-        self.connections.closed(match end {
+        self.options.metrics.closed(match end {
             End::Client => "client",
             End::Drain => "drain",
             End::Error => "error",
@@ -185,32 +230,17 @@ impl Port {
     async fn open_and_serve(&self, stream: TcpStream, address: SocketAddr) -> Result<End, connection::Unserved> {
         runtime::tune(&stream)?;
         let local = stream.local_addr()?;
-        let opening = Opened::accept(stream, &self.tls, self.is_tls_required, OPENING_MAX);
+        let opening = Opened::accept(stream, &self.options.tls, self.options.is_tls_required, OPENING_MAX);
         let opened = tokio::select! {
             opened = opening => opened?,
-            () = self.gateway.draining() => return Ok(End::Drain),
+            () = self.draining.begins() => return Ok(End::Drain),
         };
-        let _open = self.connections.opened("grpc", opened.is_tls());
-        let peer = Peer::new(self.gateway.clone(), address, local);
-        let service = MessagingServiceServer::new(peer).max_decoding_message_size(base::limits::REQUEST_BYTES_MAX);
-        let service = hyper::service::service_fn(move |request| service.clone().call(with_authority(request)));
-        let drain = self.gateway.drain.clone();
+        let _open = self.options.metrics.opened("grpc", opened.is_tls());
+        let service = (self.connect)(Peer { address, local });
+        let draining = self.draining.clone();
         Ok(match opened {
-            Opened::Clear(io) => connection::serve(io, &self.http2, service, drain).await,
-            Opened::Tls(io) => connection::serve(io, &self.http2, service, drain).await,
+            Opened::Clear(io) => connection::serve(io, &self.http2, service, draining).await,
+            Opened::Tls(io) => connection::serve(io, &self.http2, service, draining).await,
         })
     }
-}
-
-/// Keeps the authority of the calls that answer with this server's address: the generated service forgets the URI.
-/// Others go without, because an extension costs a call more than all else that the gateway adds to it.
-fn with_authority(mut request: Request<Incoming>) -> Request<Incoming> {
-    let path = request.uri().path();
-    if path.ends_with("/QueryRoute") || path.ends_with("/QueryAssignment") {
-        let host = || request.headers().get(http::header::HOST)?.to_str().ok()?.parse::<Authority>().ok();
-        if let Some(authority) = request.uri().authority().cloned().or_else(host) {
-            request.extensions_mut().insert(authority);
-        }
-    }
-    request
 }

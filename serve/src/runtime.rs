@@ -35,12 +35,27 @@ struct Worker {
     thread: JoinHandle<()>,
 }
 
+/// What else a worker does. The defaults do nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Hooks {
+    /// Once, on the worker's thread, with its number.
+    pub on_start: fn(usize),
+    /// Each time the thread has nothing more to do.
+    pub before_sleep: fn(),
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { on_start: |_| {}, before_sleep: || {} }
+    }
+}
+
 impl Runtime {
     /// Starts `workers` threads; 0 = one for each core but one, and at least one.
-    pub fn start(workers: usize) -> io::Result<Self> {
+    pub fn start(workers: usize, hooks: Hooks) -> io::Result<Self> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let count = if workers == 0 { cores.saturating_sub(1).max(1) } else { workers };
-        let workers = (0..count).map(Worker::start).collect::<io::Result<Vec<_>>>()?;
+        let workers = (0..count).map(|number| Worker::start(number, hooks)).collect::<io::Result<Vec<_>>>()?;
         Ok(Self { workers })
     }
 
@@ -87,23 +102,24 @@ impl Runtime {
 }
 
 impl Worker {
-    fn start(number: usize) -> io::Result<Self> {
+    fn start(number: usize, hooks: Hooks) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (tell, told) = mpsc::sync_channel(1);
-        let thread =
-            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || run(number, &tell, stopped))?;
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .spawn(move || run(number, hooks, &tell, stopped))?;
         let handle = told.recv().map_err(|_| io::Error::other("a network worker ended before it began"))??;
         Ok(Self { handle, stop, thread })
     }
 }
 
-fn run(number: usize, tell: &mpsc::SyncSender<io::Result<Handle>>, stopped: oneshot::Receiver<()>) {
+fn run(number: usize, hooks: Hooks, tell: &mpsc::SyncSender<io::Result<Handle>>, stopped: oneshot::Receiver<()>) {
     let mut builder = tokio::runtime::Builder::new_current_thread();
-    let runtime = match builder.enable_all().on_thread_park(crate::mailbox::ring).build() {
+    let runtime = match builder.enable_all().on_thread_park(hooks.before_sleep).build() {
         Ok(runtime) => runtime,
         Err(error) => return drop(tell.send(Err(error))),
     };
-    crate::mailbox::enter_worker(number);
+    (hooks.on_start)(number);
     if tell.send(Ok(runtime.handle().clone())).is_err() {
         return;
     }
@@ -114,7 +130,7 @@ fn run(number: usize, tell: &mpsc::SyncSender<io::Result<Handle>>, stopped: ones
 
 /// Starts a task on the worker that this is called on. A panic in it ends it alone.
 #[expect(clippy::disallowed_methods, reason = "the one place that starts tasks")]
-pub(crate) fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
+pub fn spawn<F>(task: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -123,13 +139,22 @@ where
 }
 
 /// Runs what would hold up a worker for milliseconds on a thread beside it. None when the worker is ending.
-pub(crate) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Runs `work` to its end on this thread, with a runtime of its own.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the operating system gives an event queue")
+        .block_on(work)
 }
 
 /// Lets hyper start the tasks of its streams here.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tasks;
+pub struct Tasks;
 
 impl<F> hyper::rt::Executor<F> for Tasks
 where
@@ -145,7 +170,7 @@ where
 ///
 /// Port 0 is chosen once. An address that another process listens on is refused, although the sockets share theirs
 /// among each other: a second server on the same port would silently take half of the connections.
-pub(crate) fn bind(listen: &str, count: usize) -> io::Result<Vec<Socket>> {
+pub fn bind(listen: &str, count: usize) -> io::Result<Vec<Socket>> {
     let asked = listen.to_socket_addrs()?.next();
     let asked = asked.ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address"))?;
     let mut tries = if asked.port() == 0 { PORT_TRIES } else { 1 };
@@ -191,18 +216,18 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 }
 
 /// The address that a socket of [`bind`] has.
-pub(crate) fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
+pub fn local_address(socket: &Socket) -> io::Result<SocketAddr> {
     socket.local_addr()?.as_socket().ok_or_else(|| io::Error::other("a TCP socket has no IP address"))
 }
 
 /// Registers a socket of [`bind`] with the worker that this is called on.
-pub(crate) fn listener(socket: Socket) -> io::Result<TcpListener> {
+pub fn listener(socket: Socket) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
 /// Answers leave at once, and a peer that has vanished without a word is noticed within about two minutes. The kernel
 /// does it: pings of our own would wake every idle connection.
-pub(crate) fn tune(stream: &TcpStream) -> io::Result<()> {
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15));
     SockRef::from(stream).set_tcp_keepalive(&keepalive.with_retries(4))
@@ -226,7 +251,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_task_ends_that_task_alone() {
-        let runtime = Runtime::start(2).unwrap();
+        let runtime = Runtime::start(2, Hooks::default()).unwrap();
         assert_eq!(runtime.handles().len(), 2);
         let failed = runtime.spawn_on(3, async { panic!("on purpose") });
         let (tell, told) = mpsc::channel();

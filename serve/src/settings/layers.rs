@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
-use serde::Deserialize;
 use toml::Value;
 
-use super::Config;
+use super::Settings;
 
 /// Variables that start so are settings; two underscores stand between levels.
 pub const VARIABLE_PREFIX: &str = "CARILLON__";
@@ -61,24 +61,25 @@ pub struct Refused {
 
 /// Collects what each layer says; call the methods from the weakest layer to the strongest.
 #[derive(Debug)]
-pub struct Layers {
+pub struct Layers<C> {
     /// Every key with a value of its kind.
     known: BTreeMap<String, Value>,
     given: BTreeMap<String, (Value, Source)>,
     problems: Vec<Problem>,
+    settings: PhantomData<C>,
 }
 
-impl Default for Layers {
+impl<C: Settings> Default for Layers<C> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Layers {
+impl<C: Settings> Layers<C> {
     pub fn new() -> Self {
-        let template = Value::try_from(super::with_every_key()).expect("settings are tables of plain values");
+        let template = Value::try_from(C::with_every_key()).expect("settings are tables of plain values");
         let Value::Table(template) = template else { panic!("settings are a table") };
-        Self { known: leaves(&template), given: BTreeMap::new(), problems: Vec::new() }
+        Self { known: leaves(&template), given: BTreeMap::new(), problems: Vec::new(), settings: PhantomData }
     }
 
     /// Keys that exist.
@@ -141,15 +142,15 @@ impl Layers {
     }
 
     /// The configuration, checked.
-    pub fn build(mut self) -> Result<Config, Refused> {
+    pub fn build(mut self) -> Result<C, Refused> {
         let given = std::mem::take(&mut self.given);
         let mut merged = toml::Table::new();
         for (key, (value, _)) in &given {
             insert(&mut merged, key, value.clone());
         }
         // Each value was read by itself when it was given, so that together they can be read too.
-        let config = Config::deserialize(merged).expect("values that are right alone are right together");
-        for found in config.violations() {
+        let config = C::deserialize(merged).expect("values that are right alone are right together");
+        for found in super::violations(&config) {
             let origin = given.get(found.key).map(|(_, source)| source.clone());
             self.problems.push(Problem::OutOfRange { origin, key: found.key, value: found.value, limit: found.limit });
         }
@@ -181,7 +182,7 @@ impl Layers {
         }
         let mut alone = toml::Table::new();
         insert(&mut alone, &key, value.clone());
-        match Config::deserialize(alone) {
+        match C::deserialize(alone) {
             Ok(_) => {
                 self.given.insert(key, (value, origin));
             }
@@ -263,7 +264,3 @@ fn place(origin: &Option<Source>) -> String {
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
 }
-
-#[cfg(test)]
-#[path = "layers_tests.rs"]
-mod tests;

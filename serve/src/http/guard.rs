@@ -12,13 +12,13 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::problem::Problem;
-use super::server::Peer;
+use crate::port::Peer;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Runs a request. Every answer names the request (H7), and every error has the form of D2.
-pub(super) async fn around(request: Request, next: Next) -> Response {
+pub async fn around(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let path = request.uri().path().to_string();
     let (method, peer) = (request.method().clone(), request.extensions().get::<Peer>().copied());
@@ -53,12 +53,12 @@ pub(super) async fn around(request: Request, next: Next) -> Response {
     response
 }
 
-pub(super) async fn no_such_path(request: Request) -> Problem {
+pub async fn no_such_path(request: Request) -> Problem {
     let detail = format!("there is nothing at {}", request.uri().path());
     Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
 }
 
-pub(super) async fn no_such_method(request: Request) -> Problem {
+pub async fn no_such_method(request: Request) -> Problem {
     let detail = format!("{} does not take {}", request.uri().path(), request.method());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
@@ -169,7 +169,7 @@ mod tests {
             assert_eq!(parts.status.as_u16(), status, "{path}");
             assert_eq!(parts.headers["content-type"], "application/problem+json");
             assert_eq!(parts.headers["x-request-id"], "id-1");
-            let problem: crate::http::json::ProblemJson = serde_json::from_value(json).unwrap();
+            let problem: super::super::problem::ProblemJson = serde_json::from_value(json).unwrap();
             assert_eq!((problem.status, &*problem.code, &*problem.instance), (status, code, path));
             assert_eq!(problem.request_id, "id-1");
             assert!(!problem.title.is_empty() && !problem.detail.is_empty() && problem.r#type.ends_with(code));

@@ -11,19 +11,20 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+
 use tokio_rustls::TlsAcceptor;
 
+use crate::port::Draining;
 use crate::runtime::Tasks;
 
 /// From accepting a connection to the end of its TLS handshake and HTTP/2's preface.
-pub(super) const OPENING_MAX: Duration = Duration::from_secs(10);
+pub const OPENING_MAX: Duration = Duration::from_secs(10);
 
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// The first byte of a TLS handshake record.
@@ -44,7 +45,7 @@ const FRAME_BYTES_MAX: u32 = 64 * 1024;
 
 /// Why a connection ended before it was served.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unserved {
+pub enum Unserved {
     #[error("said nothing intelligible in time")]
     TooSlow,
     #[error("ended before it said anything")]
@@ -59,21 +60,21 @@ pub(super) enum Unserved {
 
 /// How a connection that was served ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     Client,
     Drain,
     Error,
 }
 
 /// A connection that speaks HTTP/2.
-pub(super) enum Opened {
+pub enum Opened {
     Clear(Prefaced<TcpStream>),
     Tls(Box<Prefaced<tokio_rustls::server::TlsStream<TcpStream>>>),
 }
 
 impl Opened {
     /// Finds out what `stream` speaks.
-    pub(super) async fn accept(
+    pub async fn accept(
         stream: TcpStream,
         tls: &TlsAcceptor,
         is_tls_required: bool,
@@ -96,13 +97,13 @@ impl Opened {
         tokio::time::timeout(within, opening).await.unwrap_or(Err(Unserved::TooSlow))
     }
 
-    pub(super) fn is_tls(&self) -> bool {
+    pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 }
 
 /// The HTTP/2 server of one worker.
-pub(super) fn http2() -> http2::Builder<Tasks> {
+pub fn http2() -> http2::Builder<Tasks> {
     let mut builder = http2::Builder::new(Tasks);
     builder
         .max_concurrent_streams(STREAMS_MAX)
@@ -119,21 +120,19 @@ pub(super) fn http2() -> http2::Builder<Tasks> {
 }
 
 /// Serves calls until the client leaves or the server drains: then the client is told, and calls in progress finish.
-pub(super) async fn serve<IO, S>(
-    io: IO,
-    builder: &http2::Builder<Tasks>,
-    service: S,
-    drain: watch::Receiver<bool>,
-) -> End
+pub async fn serve<IO, S, B>(io: IO, builder: &http2::Builder<Tasks>, service: S, drain: Draining) -> End
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    S: Service<Request<Incoming>, Response = Response<tonic::body::Body>, Error = std::convert::Infallible>,
+    S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
     S::Future: Send + 'static,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
     let result = tokio::select! {
         result = connection.as_mut() => result.map(|()| End::Client),
-        () = super::begins(drain) => {
+        () = drain.begins() => {
             connection.as_mut().graceful_shutdown();
             connection.await.map(|()| End::Drain)
         }
@@ -148,7 +147,7 @@ where
 
 /// A stream whose HTTP/2 preface was read already and is given out again, before the rest.
 #[derive(Debug)]
-pub(super) struct Prefaced<IO> {
+pub struct Prefaced<IO> {
     /// How much of the preface is still to be given out.
     left: usize,
     inner: IO,

@@ -1,5 +1,6 @@
 //! The HTTP port. It runs on one worker: operators and Prometheus make few calls.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,14 +16,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::Service as _;
 
-use super::{admin, guard, health};
-use crate::Broker;
-use crate::gateways::StartError;
-use crate::grpc::ConnectionMetrics;
+use super::guard;
+use crate::metrics::ConnectionMetrics;
+use crate::port::Peer;
 use crate::runtime::{self, Runtime};
 
 /// Bodies of requests (operations D3).
-pub(super) const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Connections at once; with one request at a time on each, this bounds the requests too (D3).
 const CONNECTIONS_MAX: usize = 256;
 /// How long a client may take for the head of a request.
@@ -37,37 +37,21 @@ pub struct Server {
     _stop: watch::Sender<()>,
 }
 
-/// What handlers share.
-#[derive(Clone)]
-pub(super) struct Admin {
-    pub(super) broker: Broker,
-    pub(super) scrape: Arc<health::Scrape>,
-}
-
-/// The connection that a request came over.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
-    pub(super) address: SocketAddr,
-    /// Which of our addresses was used.
-    pub(super) local: SocketAddr,
-}
-
 impl Server {
-    /// None when `http.listen` is empty.
-    pub(crate) fn start(
+    /// Serves `app` on `listen`, `host:port`; port 0 is any free one. None when `listen` is empty.
+    pub fn start(
         runtime: &Runtime,
-        broker: &Broker,
+        listen: &str,
+        app: Router,
         connections: ConnectionMetrics,
-    ) -> Result<Option<Self>, StartError> {
-        let text = &broker.config().http.listen;
-        if text.is_empty() {
+    ) -> io::Result<Option<Self>> {
+        if listen.is_empty() {
             return Ok(None);
         }
-        let listen = |cause| StartError::Listen { setting: "http.listen", address: text.clone(), cause };
-        let socket = runtime::bind(text, 1).map_err(listen)?.remove(0);
-        let address = runtime::local_address(&socket).map_err(listen)?;
+        let socket = runtime::bind(listen, 1)?.remove(0);
+        let address = runtime::local_address(&socket)?;
         let (stop, stopped) = watch::channel(());
-        let app = router(Admin { broker: broker.clone(), scrape: Arc::default() });
+        let app = around(app);
         runtime.spawn_on(0, async move {
             match runtime::listener(socket) {
                 Ok(listener) => run(listener, app, connections, stopped).await,
@@ -77,20 +61,17 @@ impl Server {
         Ok(Some(Self { address, _stop: stop }))
     }
 
-    pub(crate) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-fn router(admin: Admin) -> Router {
-    Router::new()
-        .merge(health::routes())
-        .nest("/api/v1", admin::routes())
-        .fallback(guard::no_such_path)
+/// What every request passes through.
+fn around(app: Router) -> Router {
+    app.fallback(guard::no_such_path)
         .method_not_allowed_fallback(guard::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(guard::around))
-        .with_state(admin)
 }
 
 async fn run(listener: TcpListener, app: Router, connections: ConnectionMetrics, stopped: watch::Receiver<()>) {

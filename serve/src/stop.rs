@@ -8,7 +8,7 @@ use std::io;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::exit::Exit;
+use crate::process::Exit;
 use crate::runtime;
 
 /// Tells when to stop. Any number of clones, in any runtime.
@@ -27,7 +27,7 @@ impl Stop {
 
 pub fn on_signals() -> io::Result<Stop> {
     let (request, requested) = watch::channel(false);
-    runtime::thread("signals", move || {
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime::block_on(async move {
             let (Ok(mut terminate), Ok(mut interrupt)) =
                 (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))

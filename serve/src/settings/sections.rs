@@ -1,0 +1,154 @@
+//! Sections that every server has.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Checks;
+
+/// Names are labels of metrics and part of routes.
+const NAME_BYTES_MAX: usize = 127;
+const SHUTDOWN_MAX: Duration = Duration::from_secs(3600);
+const WORKERS_MAX: usize = 256;
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cluster {
+    /// Name in routes and metrics.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Node {
+    /// Name of this broker in routes and metrics.
+    pub name: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Http {
+    /// Empty = off.
+    pub listen: String,
+}
+
+/// Without files: clear text, and a self-signed certificate for clients that insist on TLS.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    pub certificate_file: Option<String>,
+    pub key_file: Option<String>,
+    /// Refuse clear text.
+    pub required: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `text`, `json`, or `auto`: text on a terminal, JSON elsewhere.
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    Auto,
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    #[serde(with = "base::duration")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Runtime {
+    /// Network workers; 0 = cores − 1, at least 1.
+    pub workers: usize,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { name: "DefaultCluster".into() }
+    }
+}
+
+impl Default for Node {
+    fn default() -> Self {
+        Self { name: "carillon".into() }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8080".into() }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, filter: "info".into() }
+    }
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(30) }
+    }
+}
+
+impl Cluster {
+    pub fn check(&self, checks: &mut Checks) {
+        name(checks, "cluster.name", &self.name);
+    }
+}
+
+impl Node {
+    pub fn check(&self, checks: &mut Checks) {
+        name(checks, "node.name", &self.name);
+    }
+}
+
+impl Http {
+    pub fn check(&self, checks: &mut Checks) {
+        if !self.listen.is_empty() {
+            checks.address("http.listen", &self.listen);
+        }
+    }
+}
+
+impl Tls {
+    pub fn check(&self, checks: &mut Checks) {
+        let is_pair = self.certificate_file.is_some() == self.key_file.is_some();
+        let files = format!("{:?}, {:?}", self.certificate_file, self.key_file);
+        checks.that(is_pair, "tls.certificate_file", &files, || "needs tls.key_file, and the other way round".into());
+    }
+}
+
+impl Log {
+    pub fn check(&self, checks: &mut Checks) {
+        checks.that(!self.filter.trim().is_empty(), "log.filter", &self.filter, || "must not be empty".into());
+    }
+}
+
+impl Shutdown {
+    pub fn check(&self, checks: &mut Checks) {
+        checks.times("shutdown.timeout", self.timeout, Duration::ZERO, SHUTDOWN_MAX);
+    }
+}
+
+impl Runtime {
+    pub fn check(&self, checks: &mut Checks) {
+        checks.range("runtime.workers", self.workers, 0, WORKERS_MAX);
+    }
+}
+
+fn name(checks: &mut Checks, key: &'static str, name: &str) {
+    let is_legal = !name.trim().is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
+    checks.that(is_legal, key, name, || format!("1 to {NAME_BYTES_MAX} bytes without control characters"));
+}
