@@ -3,7 +3,11 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = ["apache/rocketmq/v2/definition.proto", "apache/rocketmq/v2/service.proto"];
+    let files = [
+        "apache/rocketmq/v2/definition.proto",
+        "apache/rocketmq/v2/service.proto",
+        "carillon/cluster/v1/registry.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed=proto/{file}");
     }

@@ -6,12 +6,14 @@ pub mod chance;
 pub mod duration;
 pub mod ids;
 pub mod limits;
+pub mod message_type;
 pub mod name;
 pub mod size;
 pub mod time;
 
 pub use chance::Chance;
 pub use ids::{BatchIndex, GroupId, LogPosition, QueueIndex, QueueOffset, Term, TopicId};
+pub use message_type::MessageType;
 pub use name::{GroupName, NameError, TopicName};
 pub use size::ByteSize;
 pub use time::{Clock, ManualClock, SystemClock, Timestamp};

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use base::MessageType;
 use base::{GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
 use bytes::Bytes;
 
@@ -54,31 +55,6 @@ pub struct Caller {
     pub address: Option<SocketAddr>,
     /// How long the caller still waits for the answer; none = for ever.
     pub remaining: Option<Duration>,
-}
-
-/// What kind of message a topic takes, or a message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum MessageType {
-    Normal,
-    Fifo,
-    Delay,
-    Transaction,
-    Lite,
-    Priority,
-}
-
-impl MessageType {
-    /// As metrics and the admin API say it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Fifo => "fifo",
-            Self::Delay => "delay",
-            Self::Transaction => "transaction",
-            Self::Lite => "lite",
-            Self::Priority => "priority",
-        }
-    }
 }
 
 /// How the body is encoded: stored and handed out unchanged.

@@ -1,6 +1,6 @@
-//! The RocketMQ 5 gRPC protocol as Rust types: messages, the messaging client and server.
+//! Protocols as Rust types, generated from `proto/`: RocketMQ 5 for clients, and ours between brokers and name servers.
 //!
-//! The types are generated from `proto/apache/rocketmq/v2`; this crate adds a codec that bounds what is decoded.
+//! This crate adds a codec that bounds what is decoded.
 
 pub mod codec;
 
@@ -8,4 +8,10 @@ pub mod codec;
 pub mod v2 {
     #![expect(clippy::all, clippy::allow_attributes, reason = "generated code")]
     tonic::include_proto!("apache.rocketmq.v2");
+}
+
+/// Package `carillon.cluster.v1`.
+pub mod cluster {
+    #![expect(clippy::all, clippy::allow_attributes, reason = "generated code")]
+    tonic::include_proto!("carillon.cluster.v1");
 }

@@ -1,14 +1,14 @@
-//! Where clients reach this server, and the queues that say so.
+//! Where clients reach a broker, and the queues of routes that say so.
 
 use std::net::{IpAddr, SocketAddr};
 
 use proto::v2;
 
-use super::encode;
-use crate::api::{Assignment, Route};
+use crate::table::Place;
+use crate::wire::type_number;
 
 /// `host:port`, or `host` alone with `port`, as an endpoint of exactly one address. None when it is neither.
-pub(super) fn parse(text: &str, port: u16) -> Option<v2::Endpoints> {
+pub fn parse(text: &str, port: u16) -> Option<v2::Endpoints> {
     // A bare IPv6 address has colons but no port.
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(of_address(SocketAddr::new(ip, port)));
@@ -31,7 +31,7 @@ pub(super) fn parse(text: &str, port: u16) -> Option<v2::Endpoints> {
 }
 
 /// The first address of an access point, as one that every client understands. None when it has none that could be.
-pub(super) fn first_of(access_point: &v2::Endpoints) -> Option<v2::Endpoints> {
+pub fn first_of(access_point: &v2::Endpoints) -> Option<v2::Endpoints> {
     let address = access_point.addresses.first()?;
     let port = u16::try_from(address.port).ok().filter(|&port| port != 0)?;
     if let Ok(ip) = address.host.parse::<IpAddr>() {
@@ -41,7 +41,7 @@ pub(super) fn first_of(access_point: &v2::Endpoints) -> Option<v2::Endpoints> {
 }
 
 /// An address as clients are told it.
-pub(super) fn of_address(address: SocketAddr) -> v2::Endpoints {
+pub fn of_address(address: SocketAddr) -> v2::Endpoints {
     // A dual-stack socket shows IPv4 peers as mapped IPv6 addresses; clients split those at colons (§2.1).
     let ip = address.ip().to_canonical();
     let scheme = if ip.is_ipv4() { v2::AddressScheme::IPv4 } else { v2::AddressScheme::IPv6 };
@@ -49,7 +49,7 @@ pub(super) fn of_address(address: SocketAddr) -> v2::Endpoints {
 }
 
 /// `host:port` for people and for `store_host`.
-pub(super) fn text(endpoints: &v2::Endpoints) -> String {
+pub fn text(endpoints: &v2::Endpoints) -> String {
     let addresses = endpoints.addresses.iter();
     let address = |address: &v2::Address| match address.host.contains(':') {
         true => format!("[{}]:{}", address.host, address.port),
@@ -58,38 +58,37 @@ pub(super) fn text(endpoints: &v2::Endpoints) -> String {
     addresses.map(address).next().unwrap_or_default()
 }
 
-/// The queues of a route: 0 … n − 1, always in this order. Clients compare lists by position.
-pub(super) fn queues(route: &Route, topic: &v2::Resource, broker: &v2::Broker) -> Vec<v2::MessageQueue> {
-    let permission = if route.is_writable { v2::Permission::ReadWrite } else { v2::Permission::Read };
-    (0..route.queues).map(|id| queue(id.into(), permission, route, topic, broker)).collect()
+/// The queues of a route: of each place 0 … n − 1, always in this order. Clients compare lists by position. `here`: where the
+/// answering broker is reached, for places without an address.
+pub fn queues(places: &[Place], topic: &v2::Resource, here: &v2::Endpoints) -> Vec<v2::MessageQueue> {
+    places.iter().flat_map(|place| (0..place.queues).map(|id| queue(id.into(), place, topic, here))).collect()
 }
 
-/// What a member polls. A poll on any queue is served from all of them (D7), so a standard group needs one poll: queue
-/// −1. Members of an ordered group get one for each queue, so that they hold several batches at a time.
-pub(super) fn assignments(assignment: &Assignment, topic: &v2::Resource, broker: &v2::Broker) -> Vec<v2::Assignment> {
-    let route = &assignment.route;
-    let queues = if assignment.is_ordered {
-        queues(route, topic, broker)
-    } else {
-        let permission = if route.is_writable { v2::Permission::ReadWrite } else { v2::Permission::Read };
-        vec![queue(-1, permission, route, topic, broker)]
+/// What a member polls. A poll on any queue is served from all of them (D7), so a standard group needs one poll for each
+/// broker: queue −1. Members of an ordered group get one for each queue, so that they hold several batches at a time.
+pub fn assignments(
+    places: &[Place],
+    is_ordered: bool,
+    topic: &v2::Resource,
+    here: &v2::Endpoints,
+) -> Vec<v2::Assignment> {
+    let queues = match is_ordered {
+        true => queues(places, topic, here),
+        false => places.iter().map(|place| queue(-1, place, topic, here)).collect(),
     };
     queues.into_iter().map(|queue| v2::Assignment { message_queue: Some(queue) }).collect()
 }
 
-fn queue(
-    id: i32,
-    permission: v2::Permission,
-    route: &Route,
-    topic: &v2::Resource,
-    broker: &v2::Broker,
-) -> v2::MessageQueue {
+fn queue(id: i32, place: &Place, topic: &v2::Resource, here: &v2::Endpoints) -> v2::MessageQueue {
+    let permission = if place.is_writable { v2::Permission::ReadWrite } else { v2::Permission::Read };
+    // Addresses in a table were parsed before they got there.
+    let endpoints = place.grpc.as_deref().and_then(|address| parse(address, 0)).unwrap_or_else(|| here.clone());
     v2::MessageQueue {
         topic: Some(topic.clone()),
         id,
         permission: permission.into(),
-        broker: Some(broker.clone()),
-        accept_message_types: route.accepts.iter().map(|&kind| encode::message_type(kind).into()).collect(),
+        broker: Some(v2::Broker { name: place.broker.to_string(), id: 0, endpoints: Some(endpoints) }),
+        accept_message_types: place.accepts.iter().map(|&kind| type_number(kind)).collect(),
     }
 }
 
@@ -99,10 +98,9 @@ fn endpoints(scheme: v2::AddressScheme, host: String, port: u16) -> v2::Endpoint
 
 #[cfg(test)]
 mod tests {
-    use base::TopicName;
+    use base::MessageType;
 
     use super::*;
-    use crate::api::MessageType;
 
     #[test]
     fn an_access_point_is_repeated_when_it_makes_sense() {
@@ -146,33 +144,38 @@ mod tests {
         assert_eq!(text(&parse("a:5", 1).unwrap()), "a:5");
     }
 
-    fn route(is_writable: bool) -> Route {
+    fn place(broker: &str, grpc: Option<&str>, is_writable: bool) -> Place {
         let accepts = vec![MessageType::Normal, MessageType::Delay];
-        Route { topic: TopicName::parse("t").unwrap(), queues: 3, accepts, is_writable }
+        Place { broker: broker.into(), grpc: grpc.map(Into::into), queues: 3, accepts, is_writable }
     }
 
     #[test]
     fn queues_are_numbered_from_zero_complete_and_echo_the_namespace() {
         let topic = v2::Resource { resource_namespace: "ns".into(), name: "t".into() };
-        let broker = v2::Broker { name: "node".into(), id: 0, endpoints: parse("a:1", 1) };
-        let writable = queues(&route(true), &topic, &broker);
-        assert_eq!(writable.iter().map(|queue| queue.id).collect::<Vec<_>>(), [0, 1, 2]);
-        for queue in &writable {
-            assert_eq!(queue.permission(), v2::Permission::ReadWrite);
+        let here = parse("here:1", 1).unwrap();
+        let places = [place("a", None, true), place("b", Some("[::1]:2"), false)];
+        let queues = queues(&places, &topic, &here);
+        assert_eq!(queues.iter().map(|queue| queue.id).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
+        for (number, queue) in queues.iter().enumerate() {
+            let (name, endpoints, permission) = match number / 3 {
+                0 => ("a", here.clone(), v2::Permission::ReadWrite),
+                _ => ("b", parse("[::1]:2", 1).unwrap(), v2::Permission::Read),
+            };
+            assert_eq!(queue.permission(), permission);
             assert_eq!(queue.topic.as_ref(), Some(&topic));
-            assert_eq!(queue.broker.as_ref(), Some(&broker));
+            assert_eq!(queue.broker, Some(v2::Broker { name: name.into(), id: 0, endpoints: Some(endpoints) }));
             let types: Vec<_> = queue.accept_message_types().collect();
             assert_eq!(types, [v2::MessageType::Normal, v2::MessageType::Delay]);
         }
-        assert!(queues(&route(false), &topic, &broker).iter().all(|queue| queue.permission() == v2::Permission::Read));
     }
 
     #[test]
     fn an_ordered_group_polls_each_queue_and_another_one_the_whole_broker() {
-        let (topic, broker) = (encode::resource("t"), v2::Broker::default());
-        for (is_ordered, expected) in [(true, vec![0, 1, 2]), (false, vec![-1])] {
-            let assignment = Assignment { route: route(true), is_ordered };
-            let ids = assignments(&assignment, &topic, &broker).into_iter().map(|a| a.message_queue.unwrap().id);
+        let topic = v2::Resource { name: "t".into(), ..v2::Resource::default() };
+        let places = [place("a", None, true), place("b", Some("b:2"), true)];
+        for (is_ordered, expected) in [(true, vec![0, 1, 2, 0, 1, 2]), (false, vec![-1, -1])] {
+            let assignments = assignments(&places, is_ordered, &topic, &v2::Endpoints::default());
+            let ids = assignments.into_iter().map(|assignment| assignment.message_queue.unwrap().id);
             assert_eq!(ids.collect::<Vec<_>>(), expected);
         }
     }

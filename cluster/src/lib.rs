@@ -1,0 +1,11 @@
+//! Which broker serves what: the [`Table`] of a cluster, what brokers and name servers tell each other about it, and routes
+//! for clients made of it.
+
+pub mod endpoints;
+mod registrar;
+mod table;
+mod wire;
+
+pub use registrar::{Cluster, Own, Registrar};
+pub use table::{Broker, Conflict, Node, Place, Served, State, Table, Update, UpdateError};
+pub use wire::WireError;
