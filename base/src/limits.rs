@@ -82,6 +82,13 @@ pub const RENEWED_LEASE_MS_MAX: u64 = 3 * 3_600_000;
 pub const WINDOW_POINTERS_MAX: usize = 262_144;
 /// Followers that one closed lane keeps in memory.
 pub const LANE_FOLLOWERS_MAX: usize = 64;
+/// Entries between where a lane stopped keeping followers and the read position that are walked, a few reads of a queue; where
+/// there are more, its message group is looked up in the index.
+pub const REFILL_WALKED_MAX: u64 = 1_024;
+/// Entries that are in no index yet and are passed at one step of such a look-up: 512 KiB.
+pub const REFILL_UNSEALED_MAX: usize = 16_384;
+/// Steps of refilling one lane, each a stretch walked or a look-up; then the others have their turn.
+pub const REFILL_STEPS_MAX: usize = 64;
 /// Entries read from a queue at a time: a lock is held for no more.
 pub const READ_ENTRIES_MAX: usize = 4_096;
 /// Polls parked at one subscription.

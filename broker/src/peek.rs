@@ -5,7 +5,7 @@ use std::sync::Arc;
 use base::limits::{LOOK_UP_ENTRIES_MAX, READ_ENTRIES_MAX};
 use base::{QueueIndex, QueueOffset};
 use storage::hash::HashKey;
-use storage::lookup::{self, Gaps};
+use storage::lookup::{self, Gaps, Wanted};
 use storage::reads::{Asker, Urgency};
 use storage::record::Pointer;
 use storage::view::catalog::Topic;
@@ -180,7 +180,9 @@ impl Walk {
             if room == 0 {
                 return (at < queue.bounds().next).then_some(at);
             }
-            let members = lookup::members(&self.hash_key, queue, group_hash, at, room);
+            let until = QueueOffset(u64::MAX);
+            let wanted = Wanted { group_hash, from: at, until, max: room, walked_max: LOOK_UP_ENTRIES_MAX };
+            let members = lookup::members(&self.hash_key, queue, &wanted);
             let is_stuck = !members.gaps.is_empty();
             walked.gaps.add(members.gaps);
             let number = queue.id().queue;

@@ -13,7 +13,7 @@ use crate::admin::{AdminRefusal, Created, NewTopic, Retention, TopicChanges, Top
 use crate::broker::Broker;
 use crate::operate::topic_type;
 use crate::shared::{Shared, store_refusal};
-use crate::subscription::Event;
+use crate::subscription::{Event, Queues};
 
 /// Groups whose unread messages are counted for a warning.
 const WARNED_GROUPS_MAX: usize = 1000;
@@ -106,7 +106,8 @@ impl Broker {
         };
         let topic = self.shared().topic_to_operate(name)?;
         if changes.queues.is_some() {
-            let changed = |of| (of == spec.id).then(|| Event::SourceChanged(topic.clone()));
+            let queues = Queues { topic: topic.clone(), hash_key: *self.shared().store.reader().hash_key() };
+            let changed = |of| (of == spec.id).then(|| Event::SourceChanged(queues.clone()));
             self.shared().subscriptions.push_to(|pair| changed(pair.topic));
         }
         let warnings = self.shared().warnings(&topic, self.shared().clock.now());

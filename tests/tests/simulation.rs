@@ -75,5 +75,7 @@ fn add(sum: &mut Tally, tally: &Tally) {
     sum.cuts.add(&tally.cuts);
     sum.blows.add(&tally.blows);
     sum.scrubbed += tally.scrubbed;
+    sum.looked_up += tally.looked_up;
+    sum.halted += tally.halted;
     sum.segments = sum.segments.max(tally.segments);
 }

@@ -1,7 +1,7 @@
 //! The pure state machine of one subscription: `now` in, effects out.
 //!
 //! Here are its state, its events and what it says of itself; its rules are with what they are about: `polls`, `reading`,
-//! `ahead`, `leases`, `settling`, `operated`.
+//! `refill`, `ahead`, `leases`, `settling`, `operated`.
 //!
 //! U1. A message is with at most one client at a time, and an ordered lane has at most one open batch (F1).
 //! U2. An ordered batch leaves only when its lease is committed.
@@ -79,6 +79,21 @@ pub(super) enum Order {
     Lanes(Lanes),
 }
 
+/// What lanes keep in memory, and how what they left out is found again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// Followers of one closed lane.
+    pub followers: usize,
+    /// Where more entries lie between, they are looked up.
+    pub walked: u64,
+}
+
+impl Default for Keeping {
+    fn default() -> Self {
+        Self { followers: LANE_FOLLOWERS_MAX, walked: REFILL_WALKED_MAX }
+    }
+}
+
 /// Numbers that operators see.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -103,6 +118,9 @@ pub struct Core {
     /// Operators' records about the pair that are noticed.
     pub(super) operations: u64,
     pub(super) next_queue: usize,
+    pub(super) keeping: Keeping,
+    /// A lane has not been refilled yet, and goes on at this tick.
+    pub(super) refill_at: Option<u64>,
     pub(super) items: HashMap<Slot, Item>,
     pub(super) ahead: Ahead,
     pub(super) order: Order,
@@ -153,6 +171,8 @@ impl Core {
             generations: Vec::new(),
             operations,
             next_queue: 0,
+            keeping: Keeping::default(),
+            refill_at: None,
             items: HashMap::new(),
             ahead: Ahead::default(),
             order,
@@ -180,6 +200,11 @@ impl Core {
         core
     }
 
+    /// Other bounds than [`base::limits`] says, so that few messages reach them.
+    pub fn keep(&mut self, keeping: Keeping) {
+        self.keeping = keeping;
+    }
+
     /// Takes one event. Effects come with [`Core::finish`].
     pub fn handle(&mut self, event: Event, now: Now) {
         match event {
@@ -190,8 +215,8 @@ impl Core {
             Event::Written(_) => {}
             Event::Unwritten(batch) => self.unwritten(batch),
             Event::Answer(ticket, result) => self.answered(ticket, result, now),
-            Event::SourceChanged(topic) => {
-                self.source = Box::new(topic);
+            Event::SourceChanged(queues) => {
+                self.source = Box::new(queues);
                 self.add_cursors();
                 self.notice(now);
             }
@@ -240,6 +265,7 @@ impl Core {
             .then_some((self.skipped_since + SKIPPED_MS_MAX).max(self.retry_at));
         let retry = (!is_held && self.gather.is_urgent()).then_some(self.retry_at);
         [
+            self.refill_at,
             self.expiry.first().map(|(at, _)| *at),
             self.waiting.first().map(|(at, _)| *at),
             self.poll_ends.first().map(|(at, _)| *at),

@@ -1,8 +1,9 @@
 //! The lanes of an ordered group: one for each message group, with at most one open batch (rule F1).
 //!
 //! K1. A lane with an open batch hands nothing out, to nobody.
-//! K2. A lane hands out from its front only, in order of offsets.
-//! K3. A closed lane keeps a bounded number of followers; where it stopped is remembered and read again when it opens.
+//! K2. A lane hands out from its front only, in order of offsets, and nothing from behind what it left out.
+//! K3. A closed lane keeps a bounded number of followers; where it stopped is remembered and read from again when it opens
+//!     (see `refill`).
 
 use std::collections::VecDeque;
 
@@ -30,6 +31,15 @@ struct Lane {
 }
 
 impl Lane {
+    /// What may be handed out. What was restored from a lease and given back may lie behind messages that were left out.
+    fn within_reach(&self) -> usize {
+        self.overflow.map_or(self.waiting.len(), |from| self.waiting.partition_point(|slot| *slot < from))
+    }
+
+    fn front(&self) -> Option<Slot> {
+        self.waiting.front().copied().filter(|slot| self.overflow.is_none_or(|from| *slot < from))
+    }
+
     fn is_idle(&self) -> bool {
         self.open == 0 && self.waiting.is_empty() && self.overflow.is_none() && !self.is_listed
     }
@@ -74,12 +84,13 @@ impl Lanes {
 
     /// The first message of a lane that may hand something out; none when it has an open batch or nothing.
     pub fn front(&self, key: LaneKey) -> Option<Slot> {
-        self.lanes.get(&key).filter(|lane| lane.open == 0).and_then(|lane| lane.waiting.front().copied())
+        self.lanes.get(&key).filter(|lane| lane.open == 0).and_then(Lane::front)
     }
 
-    /// What a lane without an open batch holds, in order.
+    /// What a lane without an open batch may hand out, in order.
     pub fn waiting(&self, key: LaneKey) -> impl Iterator<Item = Slot> + '_ {
-        self.lanes.get(&key).filter(|lane| lane.open == 0).into_iter().flat_map(|lane| lane.waiting.iter().copied())
+        let lane = self.lanes.get(&key).filter(|lane| lane.open == 0);
+        lane.into_iter().flat_map(|lane| lane.waiting.iter().copied().take(lane.within_reach()))
     }
 
     /// The queue is read anew: nothing of it is left out any more.
@@ -118,7 +129,7 @@ impl Lanes {
 
     /// The message after the front that a batch took: whether it may follow in the same batch.
     pub fn following(&self, key: LaneKey) -> Option<Slot> {
-        self.lanes.get(&key).and_then(|lane| lane.waiting.front().copied())
+        self.lanes.get(&key).and_then(Lane::front)
     }
 
     /// A message of an open batch that was handed out before this process began.
@@ -148,7 +159,7 @@ impl Lanes {
     /// Where to read on for a lane that has left messages out and has room again.
     pub fn wants_refill(&self, key: LaneKey, room: usize) -> Option<Slot> {
         let lane = self.lanes.get(&key)?;
-        (lane.waiting.len() < room).then_some(lane.overflow)?
+        (lane.within_reach() < room).then_some(lane.overflow)?
     }
 
     /// Whether the message waits behind the point where its lane stopped keeping followers.
@@ -159,7 +170,12 @@ impl Lanes {
     /// Reading on reached this far; none when it reached the read position.
     pub fn refilled(&mut self, key: LaneKey, slots: &[Slot], overflow: Option<Slot>) {
         let lane = self.lanes.get_mut(&key).expect("a lane that is refilled exists");
-        lane.waiting.extend(slots);
+        for slot in slots {
+            // Nearly always the end.
+            let at = lane.waiting.partition_point(|other| other < slot);
+            assert!(lane.waiting.get(at) != Some(slot), "K2: {slot:?} is found twice for {lane:?}");
+            lane.waiting.insert(at, *slot);
+        }
         lane.overflow = overflow;
     }
 

@@ -1,7 +1,7 @@
 //! Deliveries of one group from one topic.
 //!
 //! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. Its rules are in
-//! [`polls`], [`reading`], [`ahead`], [`leases`], [`settling`] and [`operated`]. [`task`] drives it: one task for each (group, topic), started by
+//! [`polls`], [`reading`], [`refill`], [`ahead`], [`leases`], [`settling`] and [`operated`]. [`task`] drives it: one task for each (group, topic), started by
 //! the first poll. [`lanes`] keeps the order of message groups.
 
 mod ahead;
@@ -12,6 +12,7 @@ mod leases;
 mod operated;
 mod polls;
 mod reading;
+mod refill;
 mod settling;
 pub mod task;
 
@@ -22,12 +23,16 @@ mod core_tests;
 #[cfg(test)]
 mod operated_tests;
 #[cfg(test)]
+mod refill_tests;
+#[cfg(test)]
 mod story_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
+use storage::hash::HashKey;
+use storage::lookup::{self, Wanted};
 use storage::message::StoredMessage;
 use storage::reads::{Asker, Urgency};
 use storage::record::Pointer;
@@ -83,24 +88,54 @@ pub trait Source: Send + Sync {
     fn bounds(&self, queue: QueueIndex) -> Bounds;
     fn read(&self, from: QueueOffset, queue: QueueIndex, max: usize, out: &mut Vec<Entry>) -> QueueOffset;
     fn entry(&self, slot: Slot) -> Option<Entry>;
+    /// Entries of a message group.
+    fn members(&self, queue: QueueIndex, wanted: &Wanted) -> Stretch;
 }
 
-impl Source for Arc<Topic> {
+/// What was looked through of a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretch {
+    /// In order.
+    pub entries: Vec<(QueueOffset, Entry)>,
+    /// Where to go on.
+    pub to: QueueOffset,
+    /// What lies there cannot be read now.
+    pub is_stuck: bool,
+}
+
+/// The queues of a topic in the store.
+#[derive(Debug, Clone)]
+pub struct Queues {
+    pub topic: Arc<Topic>,
+    /// Finds message groups in index files.
+    pub hash_key: HashKey,
+}
+
+impl Source for Queues {
     fn queues(&self) -> usize {
-        self.queues.len()
+        self.topic.queues.len()
     }
 
     fn bounds(&self, queue: QueueIndex) -> Bounds {
         let none = Bounds { first: QueueOffset(0), next: QueueOffset(0) };
-        self.queue(queue).map_or(none, |queue| queue.bounds())
+        self.topic.queue(queue).map_or(none, |queue| queue.bounds())
     }
 
     fn read(&self, from: QueueOffset, queue: QueueIndex, max: usize, out: &mut Vec<Entry>) -> QueueOffset {
-        self.queue(queue).map_or(from, |queue| queue.read(from, max, out))
+        self.topic.queue(queue).map_or(from, |queue| queue.read(from, max, out))
     }
 
     fn entry(&self, (queue, offset): Slot) -> Option<Entry> {
-        self.queue(queue)?.entry(offset)
+        self.topic.queue(queue)?.entry(offset)
+    }
+
+    fn members(&self, queue: QueueIndex, wanted: &Wanted) -> Stretch {
+        let Some(queue) = self.topic.queue(queue) else {
+            return Stretch { entries: Vec::new(), to: wanted.until, is_stuck: false };
+        };
+        let members = lookup::members(&self.hash_key, queue, wanted);
+        let to = members.next.unwrap_or(wanted.until);
+        Stretch { entries: members.entries, to, is_stuck: !members.gaps.is_empty() || to <= wanted.from }
     }
 }
 
@@ -171,7 +206,7 @@ pub enum Event {
     SettingsChanged(Settings),
     FilterChanged(crate::filter::Filter, storage::record::FilterSpec),
     /// The topic's queues changed.
-    SourceChanged(Arc<Topic>),
+    SourceChanged(Queues),
     /// Messages that cannot be delivered, ever: damaged on the disk, or not wanted after all.
     Discard(Vec<Slot>),
     /// The bodies of an [`Effect::Fetch`], in order; none where one could not be had, and empty when it was refused.

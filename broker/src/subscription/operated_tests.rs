@@ -504,7 +504,7 @@ fn whatever_operators_and_clients_do_everything_is_settled_in_the_end() {
         story.pass(61_000);
         story.commit();
         for queue in 0..2 {
-            let next = story.views.catalog.load().topic_by_id(PAIR.topic).unwrap().bounds(QueueIndex(queue)).next;
+            let next = story.next_offset(QueueIndex(queue));
             assert_eq!(floor(&story, queue), next.0, "seed {seed}, queue {queue}");
         }
         let counts = story.core.counts();

@@ -53,6 +53,7 @@ impl Core {
 
     /// Gives ready messages to parked polls, oldest first.
     pub(super) fn serve(&mut self, now: Now) {
+        self.refill_at = None;
         while let Some((&id, poll)) = self.polls.first_key_value() {
             if self.in_flight() >= self.settings.in_flight_max {
                 return;

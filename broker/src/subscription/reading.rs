@@ -83,76 +83,14 @@ impl Core {
 
     /// Gives a message that was read its place in its lane. False when there is no room: it is left out.
     fn follow(&mut self, key: LaneKey, slot: Slot) -> bool {
-        let followers = if self.items.len() > WINDOW_POINTERS_MAX / 2 { 1 } else { LANE_FOLLOWERS_MAX };
+        let followers = if self.items.len() > WINDOW_POINTERS_MAX / 2 { 1 } else { self.keeping.followers };
         match &mut self.order {
             Order::Standard(_) => true,
             Order::Lanes(lanes) => lanes.push(key, slot, followers),
         }
     }
 
-    /// Reads on for a lane that had to leave messages out. False when what comes next cannot be read now: then the lane
-    /// waits, and nothing is passed over.
-    pub(super) fn refill(&mut self, key: LaneKey, now: Now) -> bool {
-        let Order::Lanes(lanes) = &self.order else { return true };
-        let Some((queue, from)) = lanes.wants_refill(key, LANE_FOLLOWERS_MAX / 2) else { return true };
-        let until = self.cursors[usize::from(queue.0)];
-        let mut found = Vec::new();
-        let mut at = from;
-        let mut entries = Vec::new();
-        while at < until && found.len() < LANE_FOLLOWERS_MAX {
-            entries.clear();
-            let first = self.source.read(at, queue, READ_STEP, &mut entries);
-            // Later than `at` when a purge has come between.
-            at = first.min(until);
-            if entries.is_empty() {
-                break;
-            }
-            for entry in &entries {
-                let slot = (queue, at);
-                if at >= until || found.len() >= LANE_FOLLOWERS_MAX {
-                    break;
-                }
-                at = at.next();
-                // Only what is still wanted counts, so that a lane with messages left always gets one.
-                let is_done = self.items.contains_key(&slot) || self.progress.lock().is_acknowledged(slot);
-                if lane_of(slot, entry) != key || entry.is_lost() || is_done {
-                    continue;
-                }
-                if self.filter.may_match(entry.tag_hash) {
-                    found.push((slot, *entry));
-                } else {
-                    // The filter has changed since it was left out.
-                    self.skip(slot, now);
-                }
-            }
-        }
-        let mut slots = Vec::new();
-        for (slot, entry) in found {
-            let retry = self.progress.lock().retry(slot);
-            let visible = retry.map_or(Timestamp::ZERO, |retry| retry.next_visible);
-            let state = if visible > now.wall { State::Waiting(now.tick_at(visible)) } else { State::Ready };
-            if let State::Waiting(at) = state {
-                self.waiting.insert((at, slot));
-            }
-            let attempts = retry.map_or(0, |retry| retry.attempts);
-            self.items.insert(slot, Item::new(entry, attempts, state));
-            self.ahead.read(slot, &entry);
-            slots.push(slot);
-        }
-        let is_read = at >= until || !entries.is_empty();
-        let overflow = (at < until).then_some((queue, at));
-        let Order::Lanes(lanes) = &mut self.order else { return true };
-        lanes.refilled(key, &slots, overflow);
-        for slot in slots {
-            if self.items[&slot].state == State::Ready && self.items[&slot].attempts >= self.settings.attempts_max {
-                // A restart came between its last attempt and its end (U4).
-                self.make_ready(slot);
-            }
-        }
-        is_read
-    }
-
-    fn skip(&mut self, slot: Slot, now: Now) {
+    pub(super) fn skip(&mut self, slot: Slot, now: Now) {
         if self.gather.skipped.is_empty() {
             self.skipped_since = now.tick;
         }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use base::{GroupId, GroupName, LogPosition, TopicId, TopicName};
 use storage::record::{Fact, FilterSpec, Head, Record};
@@ -40,6 +41,8 @@ pub struct Story {
     pub refused: BTreeMap<PollId, Refusal>,
     pub settled: BTreeMap<SettleId, Result<(), Refusal>>,
     pub wants_dead_letter_topic: bool,
+    /// What its queues were asked, and what they cannot read.
+    pub asked: Arc<Asked>,
     /// Messages, by the order in which they were sent, that were published as dead letters.
     pub dead: Vec<u64>,
     sent: u64,
@@ -62,7 +65,8 @@ impl Story {
             invisible: Duration::from_secs(60),
             in_flight_max: 1000,
         };
-        let core = core_of(&views, &settings, 1, now);
+        let asked = Arc::default();
+        let core = core_of(&views, &settings, &asked, 1, now);
         Self {
             settings,
             core,
@@ -77,6 +81,7 @@ impl Story {
             refused: BTreeMap::new(),
             settled: BTreeMap::new(),
             wants_dead_letter_topic: false,
+            asked,
             dead: Vec::new(),
             sent: 0,
             operated: FIRST_RECORDS,
@@ -97,7 +102,8 @@ impl Story {
     /// The process ends and starts again: whatever was not committed is gone.
     pub fn restart(&mut self) {
         self.appends.clear();
-        self.core = core_of(&self.views, &self.settings, self.core.next_batch() + (1 << 40), self.now);
+        let first_batch = self.core.next_batch() + (1 << 40);
+        self.core = core_of(&self.views, &self.settings, &self.asked, first_batch, self.now);
         self.finish();
     }
 
@@ -125,9 +131,14 @@ impl Story {
     fn append_message(&mut self, queue: QueueIndex, group_hash: u64, tag_hash: u32) {
         let pointer = Pointer { position: LogPosition(self.sent * 100), length: 100 };
         self.sent += 1;
-        let offset = self.views.catalog.load().topic_by_id(PAIR.topic).unwrap().bounds(queue).next;
+        let offset = self.next_offset(queue);
         let head = Head { topic: PAIR.topic, tag_hash, group_hash, priority: 0 };
         self.views.apply(&Record::Message { head, queue, offset }, pointer, self.now.wall);
+    }
+
+    pub fn next_offset(&self, queue: QueueIndex) -> QueueOffset {
+        let catalog = self.views.catalog.load();
+        catalog.topic_by_id(PAIR.topic).unwrap().queue(queue).unwrap().bounds().next
     }
 
     /// From now on only messages with this tag are wanted.
@@ -297,10 +308,70 @@ fn views(queues: u16, created_at: Timestamp) -> Views {
     views
 }
 
-fn core_of(views: &Views, settings: &Settings, first_batch: u64, now: Now) -> Core {
+/// What queues were asked, and the offset from which on they cannot read; none yet when that is `u64::MAX`.
+#[derive(Debug)]
+pub struct Asked {
+    /// Entries that were walked.
+    pub walked: AtomicU64,
+    pub looked_up: AtomicU64,
+    pub damage: AtomicU64,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { walked: AtomicU64::new(0), looked_up: AtomicU64::new(0), damage: AtomicU64::new(u64::MAX) }
+    }
+}
+
+/// Queues in memory, which look message groups up as index files would.
+struct Told {
+    queues: Queues,
+    asked: Arc<Asked>,
+}
+
+impl Source for Told {
+    fn queues(&self) -> usize {
+        self.queues.queues()
+    }
+
+    fn bounds(&self, queue: QueueIndex) -> Bounds {
+        self.queues.bounds(queue)
+    }
+
+    fn read(&self, from: QueueOffset, queue: QueueIndex, max: usize, out: &mut Vec<Entry>) -> QueueOffset {
+        let before = out.len();
+        let first = self.queues.read(from, queue, max, out);
+        self.asked.walked.fetch_add((out.len() - before) as u64, Relaxed);
+        first
+    }
+
+    fn entry(&self, slot: Slot) -> Option<Entry> {
+        self.queues.entry(slot)
+    }
+
+    fn members(&self, queue: QueueIndex, wanted: &Wanted) -> Stretch {
+        self.asked.looked_up.fetch_add(1, Relaxed);
+        let damage = QueueOffset(self.asked.damage.load(Relaxed));
+        let mut entries = Vec::new();
+        let first = wanted.from.max(self.bounds(queue).first);
+        for offset in (first.0..wanted.until.min(damage).0).map(QueueOffset) {
+            if entries.len() >= wanted.max {
+                return Stretch { entries, to: offset, is_stuck: false };
+            }
+            let entry = self.entry((queue, offset)).expect("it is in memory");
+            if entry.group_hash == wanted.group_hash {
+                entries.push((offset, entry));
+            }
+        }
+        Stretch { entries, to: wanted.until.min(damage.max(wanted.from)), is_stuck: damage < wanted.until }
+    }
+}
+
+fn core_of(views: &Views, settings: &Settings, asked: &Arc<Asked>, first_batch: u64, now: Now) -> Core {
     let topic = Arc::clone(views.catalog.load().topic_by_id(PAIR.topic).unwrap());
+    let source = Told { queues: Queues { topic, hash_key: HashKey([0; 16]) }, asked: asked.clone() };
     let progress = views.progress_of(PAIR.group, PAIR.topic);
-    Core::new(PAIR, settings.clone(), Filter::All, Box::new(topic), progress, first_batch, now)
+    Core::new(PAIR, settings.clone(), Filter::All, Box::new(source), progress, first_batch, now)
 }
 
 pub fn poll_of(client: &str, until: u64) -> Poll {

@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, RangeInclusive};
 
-use base::limits::{LOOK_UP_BODIES_MAX, LOOK_UP_ENTRIES_MAX, READ_ENTRIES_MAX};
+use base::limits::{LOOK_UP_BODIES_MAX, READ_ENTRIES_MAX};
 use base::{LogPosition, QueueOffset, Timestamp, TopicId};
 
 use super::{Body, Gaps, LookUps};
@@ -32,11 +32,23 @@ pub struct Found {
     pub gaps: Gaps,
 }
 
+/// Which entries of a message group in one queue.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    pub group_hash: u64,
+    pub from: QueueOffset,
+    pub until: QueueOffset,
+    /// About so many of them.
+    pub max: usize,
+    /// Newer entries, which are in no index, are walked: no more than this.
+    pub walked_max: usize,
+}
+
 /// Entries of a message group in one queue.
 #[derive(Debug, Clone, Default)]
 pub struct Members {
     pub entries: Vec<(QueueOffset, Entry)>,
-    /// Where to go on; none when the queue was looked through to its end.
+    /// Where to go on; none when all that was wanted was looked through.
     pub next: Option<QueueOffset>,
     pub gaps: Gaps,
 }
@@ -77,14 +89,15 @@ impl LookUps {
     }
 }
 
-/// Entries of a message group in one queue from `from` on, in order: at most about `max`. Reads index files, and of them only
-/// what it gives out.
-pub fn members(hash_key: &HashKey, queue: &Queue, group_hash: u64, from: QueueOffset, max: usize) -> Members {
+/// Entries of a message group in one queue, in order. Reads index files, and of them only what it gives out.
+pub fn members(hash_key: &HashKey, queue: &Queue, wanted: &Wanted) -> Members {
+    let &Wanted { group_hash, from, until, max, walked_max } = wanted;
     let kept = queue.kept();
     let mut found = Members::default();
     let mut at = from.max(kept.first);
-    if at < kept.sealed {
-        let of = index::Members { hash_key, id: queue.id(), group_hash, from: at, until: kept.sealed };
+    let sealed = kept.sealed.min(until);
+    if at < sealed {
+        let of = index::Members { hash_key, id: queue.id(), group_hash, from: at, until: sealed };
         let looked = queue.index().members(&of, max, &mut found.entries);
         at = looked.to;
         if let Some(error) = looked.error {
@@ -94,18 +107,20 @@ pub fn members(hash_key: &HashKey, queue: &Queue, group_hash: u64, from: QueueOf
             return found;
         }
     }
-    let mut left = LOOK_UP_ENTRIES_MAX;
+    let mut left = walked_max;
     let mut entries = Vec::new();
-    while found.entries.len() < max && left > 0 {
+    while found.entries.len() < max && left > 0 && at < until {
         entries.clear();
+        let room = usize::try_from(until.0 - at.0).unwrap_or(usize::MAX);
         // What was sealed meanwhile is read from its index file.
-        at = queue.read(at, READ_ENTRIES_MAX.min(left), &mut entries);
+        at = queue.read(at, READ_ENTRIES_MAX.min(left).min(room), &mut entries);
         if entries.is_empty() {
             break;
         }
         left -= entries.len();
         for entry in &entries {
-            if found.entries.len() >= max {
+            // A purge may have come between.
+            if found.entries.len() >= max || at >= until {
                 break;
             }
             if entry.group_hash == group_hash {
@@ -114,7 +129,7 @@ pub fn members(hash_key: &HashKey, queue: &Queue, group_hash: u64, from: QueueOf
             at = at.next();
         }
     }
-    found.next = Some(at).filter(|at| *at < queue.bounds().next);
+    found.next = Some(at).filter(|at| *at < queue.bounds().next.min(until));
     found
 }
 

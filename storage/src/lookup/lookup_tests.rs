@@ -26,6 +26,11 @@ fn query<'a>(topics: &'a [TopicId], what: Lookup, text: &'a str) -> Query<'a> {
     Query { topics, what, text, below: None, stored: ALWAYS }
 }
 
+/// Members of a message group from there on, however many lie behind.
+fn wanted(group_hash: u64, from: u64, max: usize) -> Wanted {
+    Wanted { group_hash, from: QueueOffset(from), until: QueueOffset(u64::MAX), max, walked_max: usize::MAX }
+}
+
 /// Everything that a query finds, and how far it came.
 fn find(parts: &Recovered, query: &Query<'_>) -> (Vec<Body>, Found) {
     let mut bodies = Vec::new();
@@ -396,7 +401,8 @@ fn members_of_a_message_group_come_in_order_across_the_border_and_from_an_offset
     let hash_key = *store.parts().reader.hash_key();
     let group = hash_key.message_group("b");
     let offsets = |store: &mut OldStore, from, max| {
-        let members = store.with_queue(|queue| members(&hash_key, queue, group, QueueOffset(from), max));
+        let wanted = wanted(group, from, max);
+        let members = store.with_queue(|queue| members(&hash_key, queue, &wanted));
         assert!(members.gaps.is_empty());
         (members.entries.into_iter().map(|(offset, _)| offset).collect::<Vec<_>>(), members.next)
     };
@@ -415,7 +421,22 @@ fn members_of_a_message_group_come_in_order_across_the_border_and_from_an_offset
         next = go_on;
     }
     assert_eq!(seen, expected);
-    let nobody = store.with_queue(|queue| members(&hash_key, queue, 77, QueueOffset(0), 9));
+    for until in 0..=expected[8].0 + 1 {
+        for walked_max in [1, usize::MAX] {
+            let mut wanted = Wanted { until: QueueOffset(until), walked_max, ..wanted(group, 0, 2) };
+            let mut seen = Vec::new();
+            loop {
+                let found = store.with_queue(|queue| members(&hash_key, queue, &wanted));
+                seen.extend(found.entries.into_iter().map(|(offset, _)| offset));
+                let Some(next) = found.next else { break };
+                assert!(next > wanted.from && next.0 < until, "{next} of {wanted:?}");
+                wanted.from = next;
+            }
+            let below = expected.partition_point(|offset| offset.0 < until);
+            assert_eq!(seen, expected[..below], "below {until}, {walked_max} walked at a time");
+        }
+    }
+    let nobody = store.with_queue(|queue| members(&hash_key, queue, &wanted(77, 0, 9)));
     assert!(nobody.entries.is_empty() && nobody.next.is_none());
     store.commit(Request::one(Change::Fact(Fact::Purge { topic: TOPIC, queue: Q, below: expected[3] }))).expect("room");
     assert_eq!(offsets(&mut store, 0, 100).0, expected[3..]);
@@ -436,7 +457,7 @@ fn a_damaged_index_is_told_of_and_what_it_hid_is_found_when_it_is_made_anew() {
     assert_eq!((bodies.len(), found.gaps.indexes.len()), (1, 1), "a part of the answer, and a word about the rest");
     let hash_key = *store.parts().reader.hash_key();
     let group = hash_key.message_group("a");
-    let halted = store.with_queue(|queue| members(&hash_key, queue, group, QueueOffset(0), 5));
+    let halted = store.with_queue(|queue| members(&hash_key, queue, &wanted(group, 0, 5)));
     assert_eq!((halted.entries.len(), halted.next, halted.gaps.indexes.len()), (0, Some(QueueOffset(0)), 1));
     assert_eq!(store.parts().upkeep.mend_indexes().expect("room"), 1);
     assert_eq!(ids(store.parts(), Lookup::Id, "id 1"), ["id 1"]);

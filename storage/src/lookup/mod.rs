@@ -27,7 +27,7 @@ use crate::store::{FetchError, parse_body};
 use crate::table::TableError;
 use tail::Tail;
 
-pub use find::{Found, Members, Query, members};
+pub use find::{Found, Members, Query, Wanted, members};
 pub use state::State;
 pub(crate) use state::Views;
 

@@ -43,6 +43,9 @@ pub struct Tally {
     pub blows: rot::Blows,
     /// Bytes that were read to find damage.
     pub scrubbed: u64,
+    /// Look-ups of message groups for lanes that left messages out; those that were made to fail.
+    pub looked_up: u64,
+    pub halted: u64,
 }
 
 /// What faults have cut short, or made impossible.

@@ -1,5 +1,6 @@
 //! The end of a run: everything heals, and everybody finishes.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use base::{Clock, QueueIndex};
@@ -19,6 +20,7 @@ impl World {
         self.disk.set_capacity(u64::MAX);
         self.restart(false);
         self.is_well = true;
+        self.look_ups.is_well.store(true, Relaxed);
         say!(self, "everything is well from here on");
         // Leases of clients that live have no end; these say good-bye, and one comes back.
         self.hands.clear();
@@ -75,6 +77,8 @@ impl World {
         let running = self.running.as_ref().expect("the process lives");
         self.oracle.check_end(&running.reader, &running.timer);
         self.tally.delivered = self.oracle.delivered;
+        self.tally.looked_up = self.look_ups.done.load(Relaxed);
+        self.tally.halted = self.look_ups.halted.load(Relaxed);
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -6,6 +6,7 @@ mod faults;
 mod life;
 mod load;
 mod operators;
+mod queues;
 mod requests;
 mod runs;
 mod scene;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use base::{Chance, Clock, ManualClock, Timestamp, TopicId};
 use broker::handle::Receipt;
-use broker::subscription::core::Core;
+use broker::subscription::core::{Core, Keeping};
 use broker::subscription::{Alive, Now, Settle, Slot};
 use storage::disk::sim::SimDisk;
 use storage::log::{CommitRule, LogOptions};
@@ -155,6 +156,8 @@ pub struct World {
     sink: Arc<dyn ReplySink>,
     pub tally: Tally,
     next_batch: Vec<u64>,
+    keeping: Keeping,
+    look_ups: Arc<queues::LookUps>,
     /// Numbers seeks and contents of schedules.
     next_generation: u32,
     /// A client's last attempt at each pair.
@@ -202,6 +205,8 @@ impl World {
             sink: Arc::new(Silent),
             tally: Tally::default(),
             next_batch: vec![0; PAIRS.len()],
+            keeping: queues::keeping(seed),
+            look_ups: Arc::default(),
             next_generation: 0,
             attempts: HashMap::new(),
         }

@@ -8,7 +8,7 @@ use base::{GroupName, QueueIndex, TopicId, TopicName};
 use broker::api::{FilterKind, FilterText};
 use broker::filter::Filter;
 use broker::subscription::core::Core;
-use broker::subscription::{self, Effect, Event, Now, Poll, Settings, Settle, Verdict};
+use broker::subscription::{self, Effect, Event, Now, Poll, Queues, Settings, Settle, Verdict};
 use storage::message::StoredMessage;
 use storage::record::Pointer;
 use storage::request::{AppendError, Change, Done, Request};
@@ -16,6 +16,7 @@ use storage::store::FetchError;
 use storage::view::catalog::{BackoffSpec, TopicKind, TopicSpec};
 
 use super::super::oracle::{Hold, Until, must};
+use super::queues::Watched;
 use super::scene::{CLIENTS, PAIRS, TAGS};
 use super::{Append, Asked, Hand, Owner, Sub, World, say};
 
@@ -40,7 +41,10 @@ impl World {
             let filter = Filter::of(&spec, running.reader.hash_key());
             let topic = running.reader.catalog().topic_by_id(pair.topic).expect("topics of pairs stay").clone();
             let first = ((running.reader.term().0 << 40) + 1).max(self.next_batch[index]);
-            let core = Core::new(key, settings, filter, Box::new(topic), progress, first, now);
+            let queues = Queues { topic, hash_key: *running.reader.hash_key() };
+            let source = Watched { queues, look_ups: self.look_ups.clone() };
+            let mut core = Core::new(key, settings, filter, Box::new(source), progress, first, now);
+            core.keep(self.keeping);
             let (polls, settles, leased_at) = (HashMap::new(), HashMap::new(), HashMap::new());
             let sub = Sub { core, polls, settles, appends: HashMap::new(), leased_at };
             running.subs.push(sub);
