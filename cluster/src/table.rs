@@ -9,7 +9,7 @@ use std::hash::Hasher;
 use std::sync::Arc;
 
 use base::{MessageType, Timestamp, TopicName};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use siphasher::sip::SipHasher13;
 
 /// Whether a broker takes messages.
@@ -202,6 +202,17 @@ impl Table {
             Some((served.created_at, broker))
         });
         placed.min_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name))).map(|(_, broker)| broker)
+    }
+
+    /// Every topic that some broker serves.
+    pub fn topics(&self) -> HashSet<&TopicName> {
+        self.brokers().flat_map(|broker| broker.topics.keys()).collect()
+    }
+
+    /// How many brokers serve a topic that another one keeps.
+    pub fn conflicts_of(&self, topic: &TopicName) -> usize {
+        let Some(keeper) = self.keeper(topic) else { return 0 };
+        self.brokers().filter(|broker| broker.name != keeper.name && broker.topics.contains_key(topic)).count()
     }
 
     /// Brokers that serve what another one keeps.

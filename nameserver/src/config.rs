@@ -1,0 +1,88 @@
+//! Settings of a name server (operations page, part G).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serve::settings::{Checks, Cluster, Http, Log, Node, Runtime, Settings, Shutdown, Tls};
+
+const EXPIRY_MIN: Duration = Duration::from_secs(1);
+const EXPIRY_MAX: Duration = Duration::from_secs(3600);
+const CONNECTIONS_MAX: usize = 1_000_000;
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub cluster: Cluster,
+    pub node: Node,
+    /// Where clients and brokers come.
+    pub listen: String,
+    pub connections_max: usize,
+    /// A broker that says nothing for so long is forgotten; those whose connection has ended are at once.
+    #[serde(with = "base::duration")]
+    pub broker_expiry: Duration,
+    pub http: Http,
+    pub tls: Tls,
+    pub log: Log,
+    pub shutdown: Shutdown,
+    pub runtime: Runtime,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster: Cluster::default(),
+            node: Node { name: "nameserver".into() },
+            listen: "0.0.0.0:9876".into(),
+            connections_max: 10_000,
+            broker_expiry: Duration::from_secs(30),
+            http: Http { listen: "127.0.0.1:9877".into() },
+            tls: Tls::default(),
+            log: Log::default(),
+            shutdown: Shutdown::default(),
+            runtime: Runtime::default(),
+        }
+    }
+}
+
+impl Settings for Config {
+    fn with_every_key() -> Self {
+        let tls = Tls { certificate_file: Some(String::new()), key_file: Some(String::new()), required: false };
+        Self { tls, ..Self::default() }
+    }
+
+    fn check(&self, checks: &mut Checks) {
+        self.cluster.check(checks);
+        self.node.check(checks);
+        checks.address("listen", &self.listen);
+        checks.range("connections_max", self.connections_max, 1, CONNECTIONS_MAX);
+        checks.times("broker_expiry", self.broker_expiry, EXPIRY_MIN, EXPIRY_MAX);
+        self.http.check(checks);
+        self.tls.check(checks);
+        self.log.check(checks);
+        self.shutdown.check(checks);
+        self.runtime.check(checks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_their_ranges_and_values_out_of_them_are_refused() {
+        assert!(serve::settings::violations(&Config::default()).is_empty());
+        type Edit = fn(&mut Config);
+        let edits: [(&str, Edit); 4] = [
+            ("listen", |c| c.listen = "9876".into()),
+            ("connections_max", |c| c.connections_max = 0),
+            ("broker_expiry", |c| c.broker_expiry = Duration::from_millis(999)),
+            ("http.listen", |c| c.http.listen = ":1".into()),
+        ];
+        for (key, edit) in edits {
+            let mut config = Config::default();
+            edit(&mut config);
+            let found: Vec<_> = serve::settings::violations(&config).into_iter().map(|found| found.key).collect();
+            assert_eq!(found, [key]);
+        }
+    }
+}

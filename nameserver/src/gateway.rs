@@ -1,0 +1,107 @@
+//! One port for clients and brokers. Routes are answered here, registrations end here, everything else goes to a broker.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{Clock, SystemClock, TopicName};
+use cluster::{Place, endpoints};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use proto::cluster::registry_server::RegistryServer;
+use proto::codec::Bounded;
+use proto::v2::{self, Code};
+use tonic::Status;
+use tonic::server::Grpc;
+use tower::Service as _;
+
+use crate::registry::{Registry, Service, UPDATE_BYTES_MAX};
+use crate::relay::{Opened, Relay};
+
+const MESSAGING: &str = "/apache.rocketmq.v2.MessagingService/";
+const REGISTRY: &str = "/carillon.cluster.v1.Registry/";
+/// After a start brokers come back one by one: routes wait for so long, rather than leave somebody out.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// What all connections share.
+#[derive(Debug, Clone)]
+pub struct Gateway {
+    registry: Arc<Registry>,
+    relay: Arc<Relay>,
+    /// By the monotonic clock.
+    settled_at_ms: u64,
+}
+
+type Answer = Response<tonic::body::Body>;
+
+impl Gateway {
+    pub fn new(registry: Arc<Registry>) -> Self {
+        let settling = u64::try_from(SETTLING.as_millis()).unwrap_or(u64::MAX);
+        let settled_at_ms = SystemClock.monotonic_ms() + settling;
+        Self { registry, relay: Arc::new(Relay::new()), settled_at_ms }
+    }
+
+    pub async fn call(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
+        let path = request.uri().path();
+        if path.starts_with(REGISTRY) {
+            let service = Service(self.registry.clone());
+            return RegistryServer::new(service).max_decoding_message_size(UPDATE_BYTES_MAX).call(request).await;
+        }
+        let Some(method) = path.strip_prefix(MESSAGING).map(str::to_owned) else {
+            return Ok(Status::unimplemented(format!("there is no {path} here")).into_http());
+        };
+        let answered = match &*method {
+            "QueryRoute" => self.route(request).await,
+            _ => self.relay(&method, request).await,
+        };
+        Ok(answered.unwrap_or_else(Status::into_http))
+    }
+
+    /// Answers from the table. A broker says what nobody is known to serve: its own catalog is newer than what it told us,
+    /// and it may create topics by itself.
+    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Status> {
+        let left = self.settled_at_ms.saturating_sub(SystemClock.monotonic_ms());
+        if left > 0 {
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+        let (head, body) = request.into_parts();
+        let body = Opened::read(body).await;
+        let places = body.topic("QueryRoute").map(|topic| self.registry.table().places(&topic)).unwrap_or_default();
+        let request = Request::from_parts(head, body);
+        if places.is_empty() {
+            return self.pass_on("QueryRoute", request).await;
+        }
+        let codec = Bounded::<v2::QueryRouteResponse, v2::QueryRouteRequest>::default();
+        Ok(Grpc::new(codec).unary(Routes(places), request).await)
+    }
+
+    async fn relay(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {
+        let (head, body) = request.into_parts();
+        let body = Opened::read(body).await;
+        self.pass_on(method, Request::from_parts(head, body)).await
+    }
+
+    async fn pass_on(&self, method: &str, request: Request<Opened>) -> Result<Answer, Status> {
+        let client = request.headers().get("x-mq-client-id").map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+        let topic: Option<TopicName> = request.body().topic(method);
+        let table = self.registry.table();
+        let key = topic.as_ref().map_or(&*client, |topic| topic.as_str().as_bytes());
+        let broker = table.pick(topic.as_ref(), key).ok_or_else(|| Status::unavailable("no broker is registered"))?;
+        self.relay.call(&broker.node.grpc, &client, request).await
+    }
+}
+
+/// Answers with where a topic is.
+struct Routes(Vec<Place>);
+
+impl tonic::server::UnaryService<v2::QueryRouteRequest> for Routes {
+    type Response = v2::QueryRouteResponse;
+    type Future = std::future::Ready<Result<tonic::Response<v2::QueryRouteResponse>, Status>>;
+
+    fn call(&mut self, request: tonic::Request<v2::QueryRouteRequest>) -> Self::Future {
+        let topic = request.into_inner().topic.unwrap_or_default();
+        let message_queues = endpoints::queues(&self.0, &topic, &v2::Endpoints::default());
+        let status = Some(v2::Status { code: Code::Ok.into(), message: "OK".into() });
+        std::future::ready(Ok(tonic::Response::new(v2::QueryRouteResponse { status, message_queues })))
+    }
+}

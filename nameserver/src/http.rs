@@ -1,0 +1,128 @@
+//! HTTP of the name server: health, metrics, and the table as operators read it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use base::TopicName;
+use cluster::{Broker, Place};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use serve::http::health::{self, Scrape};
+use serve::http::{Name, Problem};
+
+use crate::registry::Registry;
+
+/// A broker, to operators.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BrokerJson {
+    pub name: String,
+    /// `ready`, `read_only` or `draining`.
+    pub state: String,
+    pub version: String,
+    /// `host:port` that clients are told.
+    pub grpc: String,
+    pub http: Option<String>,
+    pub topics: usize,
+    /// Starts of its store.
+    pub incarnation: u64,
+}
+
+/// Where a topic is served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteJson {
+    pub topic: String,
+    pub brokers: Vec<PlaceJson>,
+    /// Brokers that have the topic too, and are left out: order would be lost.
+    pub left_out: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlaceJson {
+    pub broker: String,
+    pub grpc: String,
+    pub queues: u16,
+    pub writable: bool,
+    pub types: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    registry: Arc<Registry>,
+    metrics: prometheus::Registry,
+    scrape: Arc<Scrape>,
+}
+
+pub fn router(registry: Arc<Registry>, metrics: prometheus::Registry) -> Router {
+    Router::new()
+        .route("/livez", get(fine))
+        .route("/startupz", get(fine))
+        .route("/readyz", get(fine))
+        .route("/metrics", get(scrape))
+        .route("/api/v1/brokers", get(brokers))
+        .route("/api/v1/routes/{topic}", get(route))
+        .with_state(Shared { registry, metrics, scrape: Arc::default() })
+}
+
+/// Whoever answers is there, and needs nothing else.
+async fn fine() -> Json<health::HealthJson> {
+    health::fine()
+}
+
+async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+    health::metrics(shared.scrape, shared.metrics, headers).await
+}
+
+async fn brokers(State(shared): State<Shared>) -> Json<Vec<BrokerJson>> {
+    Json(shared.registry.table().brokers().map(|broker| (&**broker).into()).collect())
+}
+
+async fn route(State(shared): State<Shared>, Name(name): Name) -> Result<Response, Problem> {
+    let topic = TopicName::parse(&name).map_err(|error| {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "illegal_value", error.to_string()).field("topic").value(&*name)
+    })?;
+    let table = shared.registry.table();
+    let places = table.places(&topic);
+    if places.is_empty() {
+        let detail = format!("no broker serves topic {topic}");
+        return Err(Problem::new(StatusCode::NOT_FOUND, "topic_not_found", detail).value(&*name));
+    }
+    let has = |broker: &Arc<Broker>| broker.topics.contains_key(&topic);
+    let left_out = table.brokers().filter(|broker| has(broker) && places.iter().all(|place| place.broker != broker.name));
+    let left_out = left_out.map(|broker| broker.name.to_string()).collect();
+    let brokers = places.into_iter().map(PlaceJson::from).collect();
+    Ok(Json(RouteJson { topic: name, brokers, left_out }).into_response())
+}
+
+impl From<&Broker> for BrokerJson {
+    fn from(broker: &Broker) -> Self {
+        let state = match broker.node.state {
+            cluster::State::Ready => "ready",
+            cluster::State::ReadOnly => "read_only",
+            cluster::State::Draining => "draining",
+        };
+        Self {
+            name: broker.name.to_string(),
+            state: state.into(),
+            version: broker.node.version.to_string(),
+            grpc: broker.node.grpc.to_string(),
+            http: broker.node.http.as_deref().map(String::from),
+            topics: broker.topics.len(),
+            incarnation: broker.incarnation,
+        }
+    }
+}
+
+impl From<Place> for PlaceJson {
+    fn from(place: Place) -> Self {
+        Self {
+            broker: place.broker.to_string(),
+            grpc: place.grpc.as_deref().unwrap_or_default().into(),
+            queues: place.queues,
+            writable: place.is_writable,
+            types: place.accepts.iter().map(|kind| kind.word().into()).collect(),
+        }
+    }
+}

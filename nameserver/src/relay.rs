@@ -1,0 +1,231 @@
+//! Calls that clients make here and brokers answer: passed on as bytes, there and back.
+//!
+//! The broker is found by the topic that the first message of the call names, else by the client's id; the same as long as
+//! it is there, so that what was handed out is settled where it was.
+
+use std::hash::{BuildHasher, RandomState};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base::TopicName;
+use bytes::Bytes;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Response, Uri, Version, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use serve::runtime::Tasks;
+use tonic::Status;
+
+/// Calls over one connection are bounded by the broker, and Telemetry streams last: clients are spread over several.
+const CONNECTIONS: usize = 8;
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// A client that says nothing yet may wait for an answer first.
+const FIRST_WORD_MAX: Duration = Duration::from_millis(100);
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// gRPC puts this before each message: whether it is compressed, and its length.
+const PREFIX_BYTES: usize = 5;
+
+/// Connections to brokers.
+#[derive(Debug)]
+pub struct Relay {
+    clients: Vec<Client<HttpConnector, Opened>>,
+    spread: RandomState,
+}
+
+/// The body of a call, of which the beginning was read already.
+#[derive(Debug)]
+pub struct Opened {
+    first: Option<Frame<Bytes>>,
+    rest: Incoming,
+}
+
+impl Relay {
+    pub fn new() -> Self {
+        let client = |_| {
+            let mut connector = HttpConnector::new();
+            connector.set_nodelay(true);
+            connector.set_connect_timeout(Some(CONNECT_MAX));
+            Client::builder(Tasks)
+                .http2_only(true)
+                .http2_initial_stream_window_size(STREAM_WINDOW)
+                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .build(connector)
+        };
+        Self { clients: (0..CONNECTIONS).map(client).collect(), spread: RandomState::new() }
+    }
+
+    /// Passes a call on to a broker, `host:port`. `client`: whose calls go over one connection.
+    pub async fn call(
+        &self,
+        broker: &str,
+        client: &[u8],
+        call: Request<Opened>,
+    ) -> Result<Response<tonic::body::Body>, Status> {
+        let (mut head, body) = call.into_parts();
+        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let authority = Authority::try_from(broker).map_err(|error| Status::internal(error.to_string()))?;
+        let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build();
+        head.uri = uri.map_err(|error| Status::internal(error.to_string()))?;
+        head.version = Version::HTTP_2;
+        head.headers.remove(header::HOST);
+        let number = usize::try_from(self.spread.hash_one(client) % CONNECTIONS as u64).unwrap_or(0);
+        let answered = self.clients[number].request(Request::from_parts(head, body)).await;
+        let answer = answered.map_err(|error| {
+            tracing::debug!(broker, %error, "a call cannot be relayed");
+            Status::unavailable(format!("broker {broker} does not answer"))
+        })?;
+        Ok(answer.map(|body| {
+            tonic::body::Body::new(body.map_err(|error| Status::unavailable(format!("the broker has gone: {error}"))))
+        }))
+    }
+}
+
+impl Opened {
+    /// Reads what comes first, if it comes soon.
+    pub async fn read(mut body: Incoming) -> Self {
+        let first = tokio::time::timeout(FIRST_WORD_MAX, body.frame()).await;
+        let first = first.ok().flatten().and_then(Result::ok);
+        Self { first, rest: body }
+    }
+
+    /// The topic that the first message names.
+    pub fn topic(&self, method: &str) -> Option<TopicName> {
+        let data = self.first.as_ref()?.data_ref()?;
+        let is_compressed = data.first().is_none_or(|flag| *flag != 0);
+        let message = data.get(PREFIX_BYTES..).filter(|_| !is_compressed)?;
+        let name = paths(method).iter().find_map(|path| field(message, path))?;
+        TopicName::parse(std::str::from_utf8(name).ok()?).ok()
+    }
+}
+
+impl Body for Opened {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.first.take() {
+            Some(first) => Poll::Ready(Some(Ok(first))),
+            None => Pin::new(&mut self.rest).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        // Only says how much there is at least; what was read first is a part of it.
+        SizeHint::new()
+    }
+}
+
+/// Where the requests of a method have the name of a topic: numbers of nested fields.
+fn paths(method: &str) -> &'static [&'static [u32]] {
+    const TOPIC: u32 = 1;
+    const NAME: u32 = 2;
+    match method {
+        "SendMessage" => &[&[1, TOPIC, NAME]],
+        "QueryRoute" | "QueryAssignment" | "EndTransaction" | "RecallMessage" => &[&[TOPIC, NAME]],
+        "ReceiveMessage" | "PullMessage" | "UpdateOffset" | "GetOffset" => &[&[2, TOPIC, NAME]],
+        "QueryOffset" => &[&[1, TOPIC, NAME]],
+        "AckMessage" | "ForwardMessageToDeadLetterQueue" | "ChangeInvisibleDuration" | "SyncLiteSubscription" => {
+            &[&[2, NAME]]
+        }
+        // Settings, of producers and of consumers.
+        "Telemetry" => &[&[2, 5, TOPIC, NAME], &[2, 6, 2, TOPIC, NAME]],
+        _ => &[],
+    }
+}
+
+/// The content of a nested field; none when it is not there, or not in what is there so far.
+fn field<'a>(mut message: &'a [u8], path: &[u32]) -> Option<&'a [u8]> {
+    use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+    let (wanted, deeper) = path.split_first()?;
+    while !message.is_empty() {
+        let (number, wire_type) = decode_key(&mut message).ok()?;
+        if number != *wanted || wire_type != WireType::LengthDelimited {
+            skip_field(wire_type, number, &mut message, DecodeContext::default()).ok()?;
+            continue;
+        }
+        let length = usize::try_from(decode_varint(&mut message).ok()?).ok()?;
+        // Of a large message only the beginning may be there yet: names stand before bodies.
+        let content = &message[..length.min(message.len())];
+        return match deeper {
+            [] => (content.len() == length).then_some(content),
+            _ => field(content, deeper),
+        };
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use proto::v2;
+
+    use super::*;
+
+    fn topic() -> Option<v2::Resource> {
+        Some(v2::Resource { resource_namespace: "ns".into(), name: "orders".into() })
+    }
+
+    fn found(method: &str, message: &[u8]) -> Option<String> {
+        let name = paths(method).iter().find_map(|path| field(message, path))?;
+        Some(String::from_utf8(name.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn the_topic_is_found_in_each_kind_of_call() {
+        let queue = || Some(v2::MessageQueue { topic: topic(), ..Default::default() });
+        let group = Some(v2::Resource { name: "group".into(), ..Default::default() });
+        let message = v2::Message { topic: topic(), body: vec![7; 100].into(), ..Default::default() };
+        let publishing = v2::Publishing { topics: topic().into_iter().collect(), ..Default::default() };
+        let entry = v2::SubscriptionEntry { topic: topic(), expression: None };
+        let subscription = v2::Subscription { subscriptions: vec![entry], ..Default::default() };
+        let settings = |pub_sub| {
+            let settings = v2::Settings { pub_sub: Some(pub_sub), ..Default::default() };
+            let command = Some(v2::telemetry_command::Command::Settings(settings));
+            v2::TelemetryCommand { status: None, command }.encode_to_vec()
+        };
+        use v2::settings::PubSub;
+        let calls = [
+            ("QueryRoute", v2::QueryRouteRequest { topic: topic(), endpoints: None }.encode_to_vec()),
+            ("SendMessage", v2::SendMessageRequest { messages: vec![message] }.encode_to_vec()),
+            ("QueryAssignment", v2::QueryAssignmentRequest { topic: topic(), ..Default::default() }.encode_to_vec()),
+            (
+                "ReceiveMessage",
+                v2::ReceiveMessageRequest { group: group.clone(), message_queue: queue(), ..Default::default() }
+                    .encode_to_vec(),
+            ),
+            ("AckMessage", v2::AckMessageRequest { group, topic: topic(), entries: Vec::new() }.encode_to_vec()),
+            ("EndTransaction", v2::EndTransactionRequest { topic: topic(), ..Default::default() }.encode_to_vec()),
+            ("RecallMessage", v2::RecallMessageRequest { topic: topic(), ..Default::default() }.encode_to_vec()),
+            (
+                "ChangeInvisibleDuration",
+                v2::ChangeInvisibleDurationRequest { topic: topic(), ..Default::default() }.encode_to_vec(),
+            ),
+            ("QueryOffset", v2::QueryOffsetRequest { message_queue: queue(), ..Default::default() }.encode_to_vec()),
+            ("Telemetry", settings(PubSub::Publishing(publishing))),
+            ("Telemetry", settings(PubSub::Subscription(subscription))),
+        ];
+        for (method, bytes) in &calls {
+            assert_eq!(found(method, bytes).as_deref(), Some("orders"), "{method}");
+        }
+        assert_eq!(found("Heartbeat", &calls[0].1), None);
+        assert_eq!(found("SendMessage", &calls[1].1[..40]).as_deref(), Some("orders"), "the body is not there yet");
+    }
+
+    #[test]
+    fn what_is_cut_or_no_message_names_no_topic() {
+        let bytes = v2::QueryRouteRequest { topic: topic(), endpoints: None }.encode_to_vec();
+        for length in 0..bytes.len() {
+            assert_eq!(found("QueryRoute", &bytes[..length]), None, "{length} bytes");
+        }
+        assert_eq!(found("QueryRoute", &[0xff; 64]), None);
+        assert_eq!(found("QueryRoute", &[0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f, 1]), None, "a length of gigabytes");
+    }
+}
