@@ -9,6 +9,7 @@ use std::time::Duration;
 pub use base::MessageType;
 use base::{GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
 use bytes::Bytes;
+pub use cluster::Place;
 
 use crate::membership::ClientKind;
 
@@ -113,10 +114,8 @@ pub struct Sent {
 #[derive(Debug, Clone)]
 pub struct Route {
     pub topic: TopicName,
-    pub queues: u16,
-    /// The types the topic takes; never empty.
-    pub accepts: Vec<MessageType>,
-    pub is_writable: bool,
+    /// By brokers' names; never empty. One without an address is this broker.
+    pub places: Vec<Place>,
 }
 
 /// What a member of a group polls.

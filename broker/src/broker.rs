@@ -1,5 +1,6 @@
 //! [`Broker`]: the one surface that every protocol speaks to.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use base::Clock;
@@ -13,9 +14,10 @@ use tokio::runtime::Handle;
 use crate::api::*;
 use crate::config::Config;
 use crate::membership::ClientKind;
+use crate::receive::is_ordered_on;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
-use crate::{checks, metrics, operate};
+use crate::{checks, handle, metrics, operate, peers};
 
 /// How long a poll may wait, for clients that ask the server.
 const POLLING: std::time::Duration = std::time::Duration::from_secs(20);
@@ -67,6 +69,31 @@ impl Broker {
         self.shared.route(topic)
     }
 
+    /// Where name servers tell everybody that this broker is; none before it is registered.
+    pub fn own_address(&self) -> Option<Arc<String>> {
+        self.shared.peers.cluster().own_address()
+    }
+
+    /// Where the broker is that gave out this recall handle or transaction id, when it was not this one. What is of no broker
+    /// that is known may be nobody's, and is this broker's to refuse.
+    pub fn elsewhere(&self, handle: &str) -> Result<Option<Arc<str>>, Refusal> {
+        let peers = &self.shared.peers;
+        let Some(group) = handle::broker_group(handle).filter(|group| *group != peers.broker_group()) else {
+            return Ok(None);
+        };
+        Ok(peers.table().broker_of_group(group).map(|broker| broker.node.relay.clone()))
+    }
+
+    /// Registers with every name server of the configuration: clients are served at these addresses from now on.
+    pub fn register(&self, grpc: SocketAddr, http: Option<SocketAddr>) {
+        peers::register(&self.shared, grpc, http);
+    }
+
+    /// Name servers forget this broker; clients go elsewhere.
+    pub async fn leave(&self) {
+        self.shared.peers.leave().await;
+    }
+
     pub fn heartbeat(&self, caller: &Caller, kind: ClientKind, group: Option<&str>) -> Result<(), Refusal> {
         let group = group.map(Shared::parse_group).transpose()?;
         self.shared.membership.heartbeat(caller, kind, group, self.shared.now().tick);
@@ -83,10 +110,10 @@ impl Broker {
         self.shared.membership.touch(caller, self.shared.now().tick);
         let group = Shared::parse_group(group)?;
         let route = self.shared.route(topic)?;
-        let topics: Vec<_> = self.shared.topic(&route.topic).into_iter().collect();
-        let is_fifo = topics.iter().any(|topic| topic.spec.kind == TopicKind::Fifo);
+        // Another broker's topics too: only what they take is known of them.
+        let is_fifo = route.places.iter().any(|place| place.accepts == [MessageType::Fifo]);
         let group = self.shared.group_or_create(group, is_fifo).await?;
-        Ok(Assignment { route, is_ordered: self.shared.is_ordered_on(&group, &topics) })
+        Ok(Assignment { route, is_ordered: is_ordered_on(&group, is_fifo) })
     }
 
     /// Waits until there are messages or the poll's time is over. Dropping the future cancels the poll.
@@ -162,7 +189,7 @@ impl Broker {
         let group = self.shared.group_or_create(group, is_fifo).await?;
         let settings = GroupSettings {
             name: group.name.clone(),
-            is_ordered: self.shared.is_ordered_on(&group, &topics),
+            is_ordered: is_ordered_on(&group, is_fifo),
             attempts_max: group.attempts_max,
             backoff: (1..group.attempts_max.clamp(2, 32)).map(|attempt| group.backoff.after(attempt)).collect(),
             receive_messages_max: base::limits::RECEIVE_MESSAGES_MAX,
@@ -194,7 +221,7 @@ impl Broker {
         let failure = self.shared.store.failure();
         let reserve = self.shared.store.reserve();
         let has_space = reserve.free >= reserve.reserve;
-        vec![
+        let mut checks = vec![
             Check {
                 name: "writable",
                 is_ok: failure.is_none(),
@@ -205,6 +232,21 @@ impl Broker {
                 is_ok: has_space,
                 detail: format!("{} bytes free, {} kept in reserve", reserve.free, reserve.reserve),
             },
-        ]
+        ];
+        checks.extend(self.registration());
+        checks
+    }
+
+    /// None when there is no name server to be registered with.
+    fn registration(&self) -> Option<Check> {
+        let nameservers: Vec<_> = self.shared.peers.cluster().nameservers().collect();
+        let missing: Vec<_> =
+            nameservers.iter().filter(|(_, is_registered)| !is_registered).map(|(name, _)| *name).collect();
+        let detail = match missing.is_empty() {
+            true => "with every name server".into(),
+            false => format!("not with {}", missing.join(", ")),
+        };
+        let is_ok = missing.len() < nameservers.len();
+        (!nameservers.is_empty()).then_some(Check { name: "registered", is_ok, detail })
     }
 }

@@ -98,7 +98,11 @@ async fn ask(shared: &Shared, prepared: &Prepared, turn: u32) -> bool {
     let name = topic.spec.name.clone();
     let mut delivery = delivery_of(name.clone(), message);
     delivery.stored_at = prepared.prepared_at;
-    let transaction = handle::Transaction { broker_group: 0, topic: topic.spec.id, origin: origin.position };
+    let transaction = handle::Transaction {
+        broker_group: shared.peers.broker_group(),
+        topic: topic.spec.id,
+        origin: origin.position,
+    };
     let transaction_id = transaction.encode(shared.store.reader().hash_key());
     let command = Command::CheckTransaction { message: Box::new(delivery), transaction_id };
     shared.membership.command_producer(&prepared.client, &name, turn, command)

@@ -30,7 +30,7 @@ pub struct Receipt {
 /// Names a delayed message for as long as it waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Recall {
-    /// The broker group that holds the message; there is one so far.
+    /// The broker group that holds the message.
     pub broker_group: u32,
     pub topic: TopicId,
     pub origin: LogPosition,
@@ -111,6 +111,17 @@ impl Transaction {
             Ok(Self { broker_group, topic: TopicId(from.number()?), origin: LogPosition(from.varint()?) })
         })
     }
+}
+
+/// The broker group that a recall handle or transaction id says it is of. Nobody vouches for it: the store that gave the
+/// text out checks it, and others only pass it on. None when it is of neither form.
+pub fn broker_group(text: &str) -> Option<u32> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() <= HANDLE_BYTES_MAX)?;
+    let (&kind, rest) = bytes.split_first()?;
+    if kind != RECALL && kind != TRANSACTION {
+        return None;
+    }
+    Decoder::new("handle", rest).number().ok()
 }
 
 fn seal(kind: u8, key: &HashKey, encode: impl FnOnce(&mut Vec<u8>)) -> String {

@@ -18,6 +18,7 @@ pub mod membership;
 mod metrics;
 mod operate;
 mod peek;
+mod peers;
 mod receive;
 pub mod refusal;
 mod send;

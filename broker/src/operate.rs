@@ -13,7 +13,7 @@ use storage::view::progress::{Progress, Slot};
 use storage::view::queue::Entry;
 
 use crate::admin::*;
-use crate::api::{MessageType, Route};
+use crate::api::{MessageType, Place, Route};
 use crate::broker::Broker;
 use crate::receive::delivery_of;
 use crate::refusal::Refusal;
@@ -25,28 +25,39 @@ pub const AUTO_QUEUES: u16 = 8;
 const ALL_TYPES: [MessageType; 4] =
     [MessageType::Normal, MessageType::Fifo, MessageType::Delay, MessageType::Transaction];
 
+/// What a topic of this kind takes; never empty.
+pub fn accepts(kind: TopicKind) -> Vec<MessageType> {
+    match kind {
+        TopicKind::Normal | TopicKind::DeadLetter | TopicKind::Retry => vec![MessageType::Normal],
+        TopicKind::Fifo => vec![MessageType::Fifo],
+        TopicKind::Delay => vec![MessageType::Delay],
+        TopicKind::Transaction => vec![MessageType::Transaction],
+        TopicKind::Lite => vec![MessageType::Lite],
+        TopicKind::Priority => vec![MessageType::Priority],
+        TopicKind::Mixed => ALL_TYPES.to_vec(),
+    }
+}
+
 impl Shared {
     /// With automatic creation, a topic that does not exist has a route already: official clients ask for it before they
     /// send the message that creates the topic, and check against it what they may send.
     pub fn route(&self, topic: &str) -> Result<Route, Refusal> {
         let name = Self::parse_topic(topic)?;
-        let Some(topic) = self.topic(&name) else {
-            if self.may_create(&name) {
-                return Ok(Route { topic: name, queues: AUTO_QUEUES, accepts: ALL_TYPES.to_vec(), is_writable: true });
+        let here = |queues, accepts, is_writable| {
+            let broker = self.peers.name().clone();
+            Place { broker, grpc: None, queues, accepts, is_writable }
+        };
+        let is_writable = |kind| !matches!(kind, TopicKind::DeadLetter | TopicKind::Retry);
+        let topic = self.topic(&name);
+        let own = topic.map(|topic| here(topic.spec.queues, accepts(topic.spec.kind), is_writable(topic.spec.kind)));
+        let mut places = self.peers.places(&name, own);
+        if places.is_empty() {
+            if !self.may_create(&name) {
+                return Err(Refusal::TopicNotFound(name));
             }
-            return Err(Refusal::TopicNotFound(name));
-        };
-        let accepts = match topic.spec.kind {
-            TopicKind::Normal | TopicKind::DeadLetter | TopicKind::Retry => vec![MessageType::Normal],
-            TopicKind::Fifo => vec![MessageType::Fifo],
-            TopicKind::Delay => vec![MessageType::Delay],
-            TopicKind::Transaction => vec![MessageType::Transaction],
-            TopicKind::Lite => vec![MessageType::Lite],
-            TopicKind::Priority => vec![MessageType::Priority],
-            TopicKind::Mixed => ALL_TYPES.to_vec(),
-        };
-        let is_writable = !matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry);
-        Ok(Route { topic: name, queues: topic.spec.queues, accepts, is_writable })
+            places.push(here(AUTO_QUEUES, ALL_TYPES.to_vec(), true));
+        }
+        Ok(Route { topic: name, places })
     }
 
     /// Whether the first message makes this topic.

@@ -342,15 +342,11 @@ impl Shared {
         let group = self.group(&group_name).ok_or(unknown)?;
         Ok(Pair { group: group.id, topic: topic.spec.id })
     }
+}
 
-    /// Whether a group consumes in order, as far as its topics tell.
-    pub fn is_ordered_on(&self, group: &GroupSpec, topics: &[Arc<Topic>]) -> bool {
-        match group.order {
-            OrderSpec::Always => true,
-            OrderSpec::Never => false,
-            OrderSpec::Auto => topics.iter().any(|topic| is_ordered(group.order, topic.spec.kind)),
-        }
-    }
+/// Whether a group consumes in order. `is_fifo`: whether one of its topics is a FIFO topic, as far as is known.
+pub fn is_ordered_on(group: &GroupSpec, is_fifo: bool) -> bool {
+    is_ordered(group.order, if is_fifo { TopicKind::Fifo } else { TopicKind::Normal })
 }
 
 /// Why a message that somebody looks up cannot be shown.

@@ -89,6 +89,8 @@ pub enum Refusal {
     GroupNotFound(base::GroupName),
     #[error("the outcome is unknown: {cause}")]
     OutcomeUnknown { cause: &'static str },
+    #[error("broker {broker} holds it and does not answer now")]
+    HolderAway { broker: String },
     #[error("{what} cannot be read: {cause}")]
     Unreadable { what: &'static str, cause: String },
 }
@@ -98,7 +100,7 @@ impl Refusal {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Overloaded { .. } | Self::DiskFull { .. } | Self::WritesDisabled { .. } => true,
-            Self::Draining | Self::OutcomeUnknown { .. } | Self::Unreadable { .. } => true,
+            Self::Draining | Self::OutcomeUnknown { .. } | Self::HolderAway { .. } | Self::Unreadable { .. } => true,
             Self::IllegalTopic(_) | Self::IllegalGroup(_) | Self::TopicNotFound(_) | Self::TopicNotWritable(_) => false,
             Self::NoMessages | Self::TooManyMessages { .. } | Self::TwoTopics { .. } => false,
             Self::BodyEmpty | Self::BodyTooLarge { .. } | Self::BodyCorrupted { .. } => false,

@@ -131,8 +131,9 @@ impl Shared {
     fn keep(&self, topic: TopicId, promise: Promise, placed: Placed) -> Sent {
         let key = self.store.reader().hash_key();
         let origin = placed.pointer.position;
-        let recall = || handle::Recall { broker_group: 0, topic, origin, due: promise.due }.encode(key);
-        let transaction = || handle::Transaction { broker_group: 0, topic, origin }.encode(key);
+        let broker_group = self.peers.broker_group();
+        let recall = || handle::Recall { broker_group, topic, origin, due: promise.due }.encode(key);
+        let transaction = || handle::Transaction { broker_group, topic, origin }.encode(key);
         Sent {
             message_id: promise.message_id,
             queue: placed.queue,

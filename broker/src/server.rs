@@ -102,7 +102,10 @@ impl Server {
             }
         };
         match Gateways::start(&runtime, &broker) {
-            Ok(gateways) => Ok(Self { broker, gateways, runtime, report }),
+            Ok(gateways) => {
+                broker.register(gateways.grpc_address(), gateways.http_address());
+                Ok(Self { broker, gateways, runtime, report })
+            }
             Err(error) => {
                 broker.stop();
                 runtime.stop();
@@ -128,8 +131,24 @@ impl Server {
         &self.report
     }
 
+    /// By what [`PortsFile`](serve::process::PortsFile) calls them.
+    pub fn ports(&self) -> [(&'static str, Option<u16>); 2] {
+        let http = self.http_address().map(|address| address.port());
+        [("grpc", Some(self.grpc_address().port())), ("http", http)]
+    }
+
+    /// Writes to the log what the recovery found.
+    pub fn tell_what_was_found(&self) {
+        for hole in &self.report.quarantined {
+            tracing::error!(from = hole.start.0, to = hole.end.0, "a part of the log is damaged; the rest is served");
+        }
+        let Report { batches, bytes, rewritten, .. } = &self.report;
+        tracing::info!(batches, bytes, rewritten, "log recovered");
+    }
+
     /// Stops accepting, answers what is durable, closes the log. True when no call was cut off.
     pub async fn stop(self, within: Duration) -> bool {
+        self.broker.leave().await;
         let is_quiet = self.gateways.stop(within).await;
         self.broker.stop();
         self.runtime.stop();

@@ -7,11 +7,13 @@ use storage::request::{AppendError, Done, Lane, Request};
 use storage::threads::Store;
 use storage::view::catalog::{GroupSpec, Topic, TopicKind, TopicSpec};
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::mailbox::{Mailbox, current_worker};
 use crate::membership::Membership;
 use crate::metrics::Messages;
+use crate::peers::Peers;
 use crate::refusal::Refusal;
 use crate::subscription::task::Subscriptions;
 use crate::subscription::{Alive, Now, Pair};
@@ -23,6 +25,7 @@ pub struct Shared {
     pub membership: Membership,
     pub subscriptions: Subscriptions,
     pub messages: Messages,
+    pub peers: Peers,
     mailboxes: Vec<Arc<Mailbox>>,
     workers: Vec<Handle>,
 }
@@ -40,6 +43,7 @@ impl Shared {
         for (worker, mailbox) in workers.iter().zip(&mailboxes) {
             worker.spawn(mailbox.clone().run());
         }
+        let peers = Peers::new(&config, &store);
         let membership = Membership::new(clock.monotonic_ms());
         Arc::new(Self {
             store,
@@ -48,6 +52,7 @@ impl Shared {
             membership,
             subscriptions: Subscriptions::default(),
             messages,
+            peers,
             mailboxes,
             workers,
         })
@@ -71,8 +76,8 @@ impl Shared {
     }
 
     /// Starts a task that lives as long as the broker.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.workers[0].spawn(task);
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.workers[0].spawn(task)
     }
 
     pub fn topic(&self, name: &TopicName) -> Option<Arc<Topic>> {

@@ -1,7 +1,7 @@
 //! The few files that the command itself reads and writes; the store's are reached through `storage`.
 
 use std::io::{self, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,11 +12,6 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 
 pub fn read_text(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
-}
-
-/// Bodies of messages are nobody else's business: what is made here is the owner's only.
-pub fn create_directories(path: &Path) -> io::Result<()> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Readers see the old file or the new one, never a part.

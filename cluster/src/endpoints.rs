@@ -79,10 +79,23 @@ pub fn assignments(
     queues.into_iter().map(|queue| v2::Assignment { message_queue: Some(queue) }).collect()
 }
 
+/// An address of a table, as a client sees it that found who answers at `here`.
+pub fn at(address: &str, here: &v2::Endpoints) -> v2::Endpoints {
+    if let Some(port) = address.strip_prefix(':').and_then(|port| port.parse().ok()) {
+        let mut there = here.clone();
+        there.addresses.truncate(1);
+        for address in &mut there.addresses {
+            address.port = port;
+        }
+        return there;
+    }
+    // Addresses in a table were parsed before they got there.
+    parse(address, 0).unwrap_or_else(|| here.clone())
+}
+
 fn queue(id: i32, place: &Place, topic: &v2::Resource, here: &v2::Endpoints) -> v2::MessageQueue {
     let permission = if place.is_writable { v2::Permission::ReadWrite } else { v2::Permission::Read };
-    // Addresses in a table were parsed before they got there.
-    let endpoints = place.grpc.as_deref().and_then(|address| parse(address, 0)).unwrap_or_else(|| here.clone());
+    let endpoints = place.grpc.as_deref().map_or_else(|| here.clone(), |address| at(address, here));
     v2::MessageQueue {
         topic: Some(topic.clone()),
         id,
@@ -153,13 +166,14 @@ mod tests {
     fn queues_are_numbered_from_zero_complete_and_echo_the_namespace() {
         let topic = v2::Resource { resource_namespace: "ns".into(), name: "t".into() };
         let here = parse("here:1", 1).unwrap();
-        let places = [place("a", None, true), place("b", Some("[::1]:2"), false)];
+        let places = [place("a", None, true), place("b", Some("[::1]:2"), false), place("c", Some(":3"), false)];
         let queues = queues(&places, &topic, &here);
-        assert_eq!(queues.iter().map(|queue| queue.id).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
+        assert_eq!(queues.iter().map(|queue| queue.id).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2, 0, 1, 2]);
         for (number, queue) in queues.iter().enumerate() {
             let (name, endpoints, permission) = match number / 3 {
                 0 => ("a", here.clone(), v2::Permission::ReadWrite),
-                _ => ("b", parse("[::1]:2", 1).unwrap(), v2::Permission::Read),
+                1 => ("b", parse("[::1]:2", 1).unwrap(), v2::Permission::Read),
+                _ => ("c", parse("here:3", 1).unwrap(), v2::Permission::Read),
             };
             assert_eq!(queue.permission(), permission);
             assert_eq!(queue.topic.as_ref(), Some(&topic));

@@ -6,6 +6,9 @@ mod registrar;
 mod table;
 mod wire;
 
+/// The header of calls that a name server passes on.
+pub const RELAYED: &str = "x-carillon-relayed";
+
 pub use registrar::{Cluster, Own, Registrar};
 pub use table::{Broker, Conflict, Node, Place, Served, State, Table, Update, UpdateError};
 pub use wire::WireError;

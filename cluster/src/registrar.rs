@@ -3,7 +3,6 @@
 //! What name servers say comes together in the [`Cluster`]. When none of them answers, the last that was known stays: routes
 //! to brokers that are there are worth more than none.
 
-
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -273,7 +272,8 @@ fn complete(own: &Own, local: Option<IpAddr>) -> Update {
 fn difference(said: &Own, now: &Own, local: Option<IpAddr>) -> Update {
     let changed = now.topics.iter().filter(|(name, served)| said.topics.get(*name) != Some(*served));
     let is_same = Arc::ptr_eq(&said.topics, &now.topics);
-    let topics = if is_same { Vec::new() } else { changed.map(|(name, served)| (name.clone(), served.clone())).collect() };
+    let topics =
+        if is_same { Vec::new() } else { changed.map(|(name, served)| (name.clone(), served.clone())).collect() };
     let dropped = said.topics.keys().filter(|name| !is_same && !now.topics.contains_key(*name)).cloned().collect();
     Update {
         broker: now.name.clone(),
@@ -288,16 +288,22 @@ fn difference(said: &Own, now: &Own, local: Option<IpAddr>) -> Update {
     }
 }
 
-/// With the host that the name server is reached from, where none is set.
+/// With the host that the name server is reached from, where none is set. Clients elsewhere cannot use a loopback address:
+/// where both servers are on one machine, they find the broker where they found the name server.
 fn addressed(node: &Node, local: Option<IpAddr>) -> Node {
-    let with_host = |address: &Arc<str>| match (address.strip_prefix(':'), local) {
+    let with_host = |address: &Arc<str>, local: Option<IpAddr>| match (address.strip_prefix(':'), local) {
         (Some(port), Some(ip)) => {
             let port = port.parse().unwrap_or(0);
             SocketAddr::new(ip.to_canonical(), port).to_string().into()
         }
         _ => address.clone(),
     };
-    Node { grpc: with_host(&node.grpc), http: node.http.as_ref().map(with_host), ..node.clone() }
+    Node {
+        grpc: with_host(&node.grpc, local.filter(|ip| !ip.to_canonical().is_loopback())),
+        relay: with_host(&node.relay, local),
+        http: node.http.as_ref().map(|address| with_host(address, local)),
+        ..node.clone()
+    }
 }
 
 fn cause(error: &End) -> String {
@@ -330,6 +336,7 @@ mod tests {
             version: "1".into(),
             broker_group: 1,
             grpc: ":8081".into(),
+            relay: ":8081".into(),
             http: None,
             state: State::Ready,
         };
@@ -359,12 +366,14 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_added_only_where_none_is_set() {
+    fn a_host_is_added_only_where_none_is_set_and_others_can_use_it() {
         let mut node = own(1, &[]).node;
-        assert_eq!(&*addressed(&node, Some("::1".parse().unwrap())).grpc, "[::1]:8081");
+        let at_home = addressed(&node, Some("::1".parse().unwrap()));
+        assert_eq!((&*at_home.grpc, &*at_home.relay), (":8081", "[::1]:8081"));
         node.grpc = "mq.example:1".into();
         node.http = Some(":80".into());
         let addressed = addressed(&node, Some("::ffff:10.0.0.1".parse().unwrap()));
-        assert_eq!((&*addressed.grpc, addressed.http.as_deref()), ("mq.example:1", Some("10.0.0.1:80")));
+        let told = (&*addressed.grpc, &*addressed.relay, addressed.http.as_deref());
+        assert_eq!(told, ("mq.example:1", "10.0.0.1:8081", Some("10.0.0.1:80")));
     }
 }

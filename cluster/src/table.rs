@@ -29,8 +29,10 @@ pub struct Node {
     pub version: Arc<str>,
     /// In handles and transaction ids of this broker.
     pub broker_group: u32,
-    /// `host:port` for clients.
+    /// `host:port` for clients. Without a host: where the client found who answers.
     pub grpc: Arc<str>,
+    /// `host:port` for name servers and other brokers.
+    pub relay: Arc<str>,
     /// `host:port` of the admin API, if there is one.
     pub http: Option<Arc<str>>,
     pub state: State,
@@ -94,7 +96,7 @@ pub enum UpdateError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     pub broker: Arc<str>,
-    /// `host:port` for clients; none = here, for who answers.
+    /// `host:port` for clients, or as in [`Node::grpc`]; none = here, for who answers.
     pub grpc: Option<Arc<str>>,
     pub queues: u16,
     /// Never empty.

@@ -5,8 +5,8 @@ fn topic(name: &str) -> TopicName {
 }
 
 fn node(state: State) -> Node {
-    let (cluster, version, grpc) = ("c".into(), "1".into(), "host:1".into());
-    Node { cluster, version, broker_group: 7, grpc, http: None, state }
+    let (cluster, version, grpc, relay) = ("c".into(), "1".into(), "host:1".into(), "10.0.0.1:1".into());
+    Node { cluster, version, broker_group: 7, grpc, relay, http: None, state }
 }
 
 fn served(is_placed: bool, created_at: u64) -> Served {
@@ -50,7 +50,8 @@ fn a_topic_is_served_where_brokers_say_so_until_they_go_or_drop_it() {
     let draining = Update { node: Some(node(State::Draining)), ..next(&complete("a", &[])) };
     assert_eq!(table.apply(draining.clone()), Ok(true));
     assert_eq!(names(&table.places(&topic("t"))), [("a", false), ("b", true)], "it still delivers");
-    let dropping = Update { dropped: vec![topic("t")], topics: vec![(topic("u"), served(false, 1))], ..next(&draining) };
+    let dropping =
+        Update { dropped: vec![topic("t")], topics: vec![(topic("u"), served(false, 1))], ..next(&draining) };
     assert_eq!(table.apply(dropping), Ok(true));
     assert_eq!(names(&table.places(&topic("t"))), [("b", true)]);
     assert_eq!(names(&table.places(&topic("u"))), [("a", false)], "the state stays what it was");
@@ -66,7 +67,11 @@ fn only_the_next_update_of_the_same_store_is_taken_over() {
     let begun_amidst = next(&first);
     assert_eq!(table.apply(begun_amidst), Err(UpdateError::Incomplete { broker: broker.clone() }));
     assert_eq!(table.apply(first.clone()), Ok(true));
-    assert_eq!(table.apply(Update { is_complete: false, since: 1, node: None, ..first.clone() }), Ok(false), "it renews");
+    assert_eq!(
+        table.apply(Update { is_complete: false, since: 1, node: None, ..first.clone() }),
+        Ok(false),
+        "it renews"
+    );
 
     let gap = Update { since: 2, sequence: 3, ..next(&first) };
     let missed = UpdateError::Gap { broker: broker.clone(), there: 1, since: 2 };

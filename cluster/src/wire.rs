@@ -80,6 +80,7 @@ fn node(node: &Node) -> wire::Node {
         version: node.version.to_string(),
         broker_group: node.broker_group,
         grpc: node.grpc.to_string(),
+        relay: node.relay.to_string(),
         http: node.http.as_deref().unwrap_or_default().into(),
         state: state.into(),
     }
@@ -136,10 +137,19 @@ fn read_node(node: wire::Node) -> Result<Node, WireError> {
         cluster: read_name("node.cluster", &node.cluster)?,
         version: node.version.into(),
         broker_group: node.broker_group,
-        grpc: read_address("node.grpc", &node.grpc)?,
+        grpc: read_client_address(&node.grpc)?,
+        relay: read_address("node.relay", &node.relay)?,
         http: if node.http.is_empty() { None } else { Some(read_address("node.http", &node.http)?) },
         state,
     })
+}
+
+/// One without a host too.
+fn read_client_address(text: &str) -> Result<Arc<str>, WireError> {
+    match text.strip_prefix(':').and_then(|port| port.parse::<u16>().ok()) {
+        Some(1..) => Ok(text.into()),
+        _ => read_address("node.grpc", text),
+    }
 }
 
 fn read_address(field: &'static str, text: &str) -> Result<Arc<str>, WireError> {
@@ -153,7 +163,8 @@ fn read_address(field: &'static str, text: &str) -> Result<Arc<str>, WireError> 
 
 fn read_topic(topic: wire::Topic) -> Result<(TopicName, Served), WireError> {
     let name = TopicName::parse(&topic.name)?;
-    let queues = u16::try_from(topic.queues).ok().filter(|queues| (1..=base::limits::TOPIC_QUEUES_MAX).contains(queues));
+    let queues =
+        u16::try_from(topic.queues).ok().filter(|queues| (1..=base::limits::TOPIC_QUEUES_MAX).contains(queues));
     let queues = queues.ok_or_else(|| WireError::Field {
         field: "topics.queues",
         value: topic.queues.to_string(),
@@ -186,7 +197,8 @@ mod tests {
             cluster: "c".into(),
             version: "1".into(),
             broker_group: 9,
-            grpc: "[::1]:8081".into(),
+            grpc: ":8081".into(),
+            relay: "[::1]:8081".into(),
             http: Some("host:8080".into()),
             state: State::ReadOnly,
         };
@@ -212,11 +224,13 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused_by_its_field() {
-        let edits: [(&str, Edit); 9] = [
+        let edits: [(&str, Edit); 11] = [
             ("broker = \"\"", |u| u.broker = String::new()),
             ("broker = ", |u| u.broker = "x".repeat(128)),
             ("node.cluster = ", |u| u.node.as_mut().unwrap().cluster = "a\nb".into()),
             ("node.grpc = \"host\"", |u| u.node.as_mut().unwrap().grpc = "host".into()),
+            ("node.grpc = \":0\"", |u| u.node.as_mut().unwrap().grpc = ":0".into()),
+            ("node.relay = \":1\"", |u| u.node.as_mut().unwrap().relay = ":1".into()),
             ("node.http = \"a b:1\"", |u| u.node.as_mut().unwrap().http = "a b:1".into()),
             ("node.state = \"9\"", |u| u.node.as_mut().unwrap().state = 9),
             ("topics.queues = \"0\"", |u| u.topics[0].queues = 0),

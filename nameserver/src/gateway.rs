@@ -1,12 +1,13 @@
 //! One port for clients and brokers. Routes are answered here, registrations end here, everything else goes to a broker.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Clock, SystemClock, TopicName};
 use cluster::{Place, endpoints};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use proto::cluster::registry_server::RegistryServer;
 use proto::codec::Bounded;
@@ -41,7 +42,8 @@ impl Gateway {
         Self { registry, relay: Arc::new(Relay::new()), settled_at_ms }
     }
 
-    pub async fn call(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    /// `local`: which of our addresses the client used.
+    pub async fn call(self, local: SocketAddr, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let path = request.uri().path();
         if path.starts_with(REGISTRY) {
             let service = Service(self.registry.clone());
@@ -51,7 +53,7 @@ impl Gateway {
             return Ok(Status::unimplemented(format!("there is no {path} here")).into_http());
         };
         let answered = match &*method {
-            "QueryRoute" => self.route(request).await,
+            "QueryRoute" => self.route(local, request).await,
             _ => self.relay(&method, request).await,
         };
         Ok(answered.unwrap_or_else(Status::into_http))
@@ -59,7 +61,7 @@ impl Gateway {
 
     /// Answers from the table. A broker says what nobody is known to serve: its own catalog is newer than what it told us,
     /// and it may create topics by itself.
-    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Status> {
+    async fn route(&self, local: SocketAddr, request: Request<Incoming>) -> Result<Answer, Status> {
         let left = self.settled_at_ms.saturating_sub(SystemClock.monotonic_ms());
         if left > 0 {
             tokio::time::sleep(Duration::from_millis(left)).await;
@@ -71,8 +73,9 @@ impl Gateway {
         if places.is_empty() {
             return self.pass_on("QueryRoute", request).await;
         }
+        let here = found_at(request.headers(), request.uri(), local);
         let codec = Bounded::<v2::QueryRouteResponse, v2::QueryRouteRequest>::default();
-        Ok(Grpc::new(codec).unary(Routes(places), request).await)
+        Ok(Grpc::new(codec).unary(Routes { places, here }, request).await)
     }
 
     async fn relay(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {
@@ -87,20 +90,34 @@ impl Gateway {
         let table = self.registry.table();
         let key = topic.as_ref().map_or(&*client, |topic| topic.as_str().as_bytes());
         let broker = table.pick(topic.as_ref(), key).ok_or_else(|| Status::unavailable("no broker is registered"))?;
-        self.relay.call(&broker.node.grpc, &client, request).await
+        self.relay.call(&broker.node.relay, &client, request).await
     }
 }
 
 /// Answers with where a topic is.
-struct Routes(Vec<Place>);
+struct Routes {
+    places: Vec<Place>,
+    /// Where the client says nothing better: how it called us.
+    here: v2::Endpoints,
+}
+
+/// How a client found this name server.
+fn found_at(headers: &HeaderMap, uri: &Uri, local: SocketAddr) -> v2::Endpoints {
+    let host = || headers.get(header::HOST)?.to_str().ok();
+    let authority = uri.authority().map(|authority| authority.as_str()).or_else(host);
+    let parsed = authority.and_then(|authority| endpoints::parse(authority, local.port()));
+    parsed.unwrap_or_else(|| endpoints::of_address(local))
+}
 
 impl tonic::server::UnaryService<v2::QueryRouteRequest> for Routes {
     type Response = v2::QueryRouteResponse;
     type Future = std::future::Ready<Result<tonic::Response<v2::QueryRouteResponse>, Status>>;
 
     fn call(&mut self, request: tonic::Request<v2::QueryRouteRequest>) -> Self::Future {
-        let topic = request.into_inner().topic.unwrap_or_default();
-        let message_queues = endpoints::queues(&self.0, &topic, &v2::Endpoints::default());
+        let v2::QueryRouteRequest { topic, endpoints: access_point } = request.into_inner();
+        let here = access_point.and_then(|access_point| endpoints::first_of(&access_point));
+        let here = here.unwrap_or_else(|| self.here.clone());
+        let message_queues = endpoints::queues(&self.places, &topic.unwrap_or_default(), &here);
         let status = Some(v2::Status { code: Code::Ok.into(), message: "OK".into() });
         std::future::ready(Ok(tonic::Response::new(v2::QueryRouteResponse { status, message_queues })))
     }

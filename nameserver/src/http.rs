@@ -90,7 +90,8 @@ async fn route(State(shared): State<Shared>, Name(name): Name) -> Result<Respons
         return Err(Problem::new(StatusCode::NOT_FOUND, "topic_not_found", detail).value(&*name));
     }
     let has = |broker: &Arc<Broker>| broker.topics.contains_key(&topic);
-    let left_out = table.brokers().filter(|broker| has(broker) && places.iter().all(|place| place.broker != broker.name));
+    let left_out =
+        table.brokers().filter(|broker| has(broker) && places.iter().all(|place| place.broker != broker.name));
     let left_out = left_out.map(|broker| broker.name.to_string()).collect();
     let brokers = places.into_iter().map(PlaceJson::from).collect();
     Ok(Json(RouteJson { topic: name, brokers, left_out }).into_response())

@@ -100,7 +100,8 @@ impl Registry {
         let state = &mut *state;
         let broker = update.broker.clone();
         let told = wire::BrokerUpdate::from(&update);
-        let placed: Vec<_> = update.topics.iter().filter(|(_, served)| served.is_placed).map(|(n, _)| n.clone()).collect();
+        let placed: Vec<_> =
+            update.topics.iter().filter(|(_, served)| served.is_placed).map(|(n, _)| n.clone()).collect();
         let is_new = Arc::make_mut(&mut state.table).apply(update)?;
         for topic in &placed {
             warn_of_conflict(&state.table, topic, &broker);
@@ -272,7 +273,8 @@ impl registry_server::Registry for Service {
             let first = Update::try_from(first).map_err(|error| Status::invalid_argument(error.to_string()))?;
             let asked = first.node.as_ref().map(|node| node.cluster.clone()).unwrap_or_default();
             if *asked != *registry.cluster {
-                let problem = format!("cluster.name = {asked:?}: this name server is of cluster {:?}", registry.cluster);
+                let problem =
+                    format!("cluster.name = {asked:?}: this name server is of cluster {:?}", registry.cluster);
                 return Err(Status::failed_precondition(problem));
             }
             let broker = first.broker.clone();
@@ -305,7 +307,8 @@ struct Shown {
 
 impl Shown {
     fn register(registry: &Arc<Registry>, metrics: &prometheus::Registry) -> prometheus::Result<()> {
-        let brokers = Opts::new("carillon_nameserver_brokers", "Brokers: registered, or stale when their connection broke");
+        let brokers =
+            Opts::new("carillon_nameserver_brokers", "Brokers: registered, or stale when their connection broke");
         let conflicts = "Ordered topics that a broker serves although another one has had them longer";
         let shown = Self {
             registry: Arc::downgrade(registry),

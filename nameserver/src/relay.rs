@@ -11,7 +11,7 @@ use std::time::Duration;
 use base::TopicName;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
@@ -26,6 +26,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const FIRST_WORD_MAX: Duration = Duration::from_millis(100);
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Tells a broker that the client found a name server, and not it.
+const RELAYED: HeaderName = HeaderName::from_static(cluster::RELAYED);
 /// gRPC puts this before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
 
@@ -72,6 +74,7 @@ impl Relay {
         head.uri = uri.map_err(|error| Status::internal(error.to_string()))?;
         head.version = Version::HTTP_2;
         head.headers.remove(header::HOST);
+        head.headers.insert(RELAYED, HeaderValue::from_static("1"));
         let number = usize::try_from(self.spread.hash_one(client) % CONNECTIONS as u64).unwrap_or(0);
         let answered = self.clients[number].request(Request::from_parts(head, body)).await;
         let answer = answered.map_err(|error| {
@@ -106,7 +109,10 @@ impl Body for Opened {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.first.take() {
             Some(first) => Poll::Ready(Some(Ok(first))),
             None => Pin::new(&mut self.rest).poll_frame(context),

@@ -62,9 +62,9 @@ impl Server {
             metrics: connections,
         };
         let gateway = Gateway::new(registry);
-        let port = bound.serve(runtime, options, move |_| {
+        let port = bound.serve(runtime, options, move |peer| {
             let gateway = gateway.clone();
-            hyper::service::service_fn(move |request| gateway.clone().call(request))
+            hyper::service::service_fn(move |request| gateway.clone().call(peer.local, request))
         });
         Ok((port, http))
     }

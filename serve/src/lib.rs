@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows a message, a topic or a route.
 
+pub mod arguments;
 pub mod connection;
 pub mod http;
 pub mod logging;

@@ -1,19 +1,77 @@
 //! How a server process begins and ends: its exit codes, and the file that tells other programs its ports.
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Tells other programs which ports were chosen; in the data directory.
-pub const PORTS_FILE: &str = "ports.json";
+const PORTS_FILE: &str = "ports.json";
 
 /// Writes the ports that listen. Readers see the old file or the new one, never a part.
 #[expect(clippy::disallowed_methods, reason = "a file for other programs, not of a store")]
-pub fn write_ports(file: &Path, ports: &[(&str, Option<u16>)]) -> io::Result<()> {
+fn write_ports(file: &Path, ports: &[(&str, Option<u16>)]) -> io::Result<()> {
     let ports: serde_json::Map<_, _> = ports.iter().map(|(name, port)| ((*name).into(), (*port).into())).collect();
     let temporary = file.with_extension("new");
     std::fs::write(&temporary, serde_json::Value::Object(ports).to_string())?;
     std::fs::rename(&temporary, file)
+}
+
+/// The ports that listen, told to other programs for as long as this lives.
+#[derive(Debug)]
+pub struct PortsFile {
+    path: PathBuf,
+}
+
+impl PortsFile {
+    /// Nobody who waits for the file in `directory` finds the ports of an earlier run.
+    pub fn clear(directory: &Path) -> Result<Self, Failure> {
+        let path = directory.join(PORTS_FILE);
+        match remove(&path) {
+            Ok(()) => Ok(Self { path }),
+            Err(error) => Err(Failure::file("remove", &path, &error)),
+        }
+    }
+
+    pub fn write(&self, ports: &[(&str, Option<u16>)]) {
+        if let Err(error) = write_ports(&self.path, ports) {
+            tracing::error!(file = %self.path.display(), %error, "the chosen ports cannot be written");
+        }
+    }
+}
+
+impl Drop for PortsFile {
+    /// The server has ended: nobody must find a port that another process may get.
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.path) {
+            tracing::error!(file = %self.path.display(), %error, "the file of ports is left behind");
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a file for other programs, not of a store")]
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Bodies of messages are nobody else's business: what is made here is the owner's only.
+pub fn create_directory(path: &Path) -> Result<(), Failure> {
+    let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    created.map_err(|error| Failure::file("create", path, &error))
+}
+
+/// The end of a server's `main`: what went wrong, for people and for the supervisor.
+pub fn end(result: Result<(), Failure>) -> ExitCode {
+    match result {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit.into()
+        }
+    }
 }
 
 /// How a server ends (operations H2).
@@ -94,6 +152,10 @@ mod tests {
         write_ports(&file, &[("grpc", Some(1)), ("http", None)]).unwrap();
         let text = std::io::read_to_string(std::fs::OpenOptions::new().read(true).open(&file).unwrap()).unwrap();
         assert_eq!(text, r#"{"grpc":1,"http":null}"#);
+        drop(PortsFile::clear(directory.path()).unwrap());
+        assert!(!file.exists());
+        PortsFile::clear(directory.path()).unwrap().write(&[("grpc", Some(2))]);
+        assert!(!file.exists(), "the ports go with who had them");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -141,6 +141,12 @@ where
 /// Runs what would hold up a worker for milliseconds on a thread beside it. None when the worker is ending.
 pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// The monotonic clock, to say how long a start took.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock for people")]
+pub fn now() -> Instant {
+    Instant::now()
 }
 
 /// Runs `work` to its end on this thread, with a runtime of its own.

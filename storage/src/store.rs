@@ -33,6 +33,7 @@ use crate::view::catalog::Catalog;
 use crate::view::progress::Shared;
 use crate::view::timers::Bounds;
 use crate::view::transactions::Transactions;
+use crate::watch::Watchers;
 use crate::writer::Writer;
 
 /// Why a store cannot be opened.
@@ -232,6 +233,7 @@ impl FetchError {
 #[derive(Clone)]
 pub struct Reader {
     catalog: Arc<ArcSwap<Catalog>>,
+    catalog_watchers: Arc<Watchers>,
     progress: Arc<Mutex<HashMap<(GroupId, TopicId), Shared>>>,
     transactions: Arc<Mutex<Transactions>>,
     pub(crate) segments: Segments,
@@ -248,6 +250,7 @@ impl Reader {
         let segments = writer.log().segments();
         Self {
             catalog: views.catalog.clone(),
+            catalog_watchers: views.catalog_watchers.clone(),
             progress: views.progress.clone(),
             transactions: views.transactions.clone(),
             look_ups: Arc::new(LookUps::new(views.index.clone(), segments.clone(), cache.clone(), hash_key)),
@@ -266,6 +269,11 @@ impl Reader {
     /// What exists now.
     pub fn catalog(&self) -> arc_swap::Guard<Arc<Catalog>> {
         self.catalog.load()
+    }
+
+    /// Rung when what exists has changed.
+    pub fn catalog_watchers(&self) -> &Watchers {
+        &self.catalog_watchers
     }
 
     /// Progress of a pair, made when it does not exist yet.

@@ -10,9 +10,11 @@ use super::*;
 type Layers = serve::settings::Layers<Config>;
 
 /// Every key with a value that is not its default, as text.
-const OTHERS: [(&str, &str); 37] = [
+const OTHERS: [(&str, &str); 39] = [
     ("cluster.name", "other"),
     ("node.name", "other"),
+    ("data", "other"),
+    ("nameservers", "[\"a:1\", \"b:2\"]"),
     ("grpc.listen", "127.0.0.1:1"),
     ("grpc.advertise", "broker:1"),
     ("grpc.connections_max", "17"),
@@ -94,7 +96,7 @@ fn every_key_is_in_the_list_of_this_test() {
 fn every_key_is_taken_from_a_file() {
     let mut text = String::new();
     for (key, value) in OTHERS {
-        let is_bare = value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok();
+        let is_bare = value.parse::<i64>().is_ok() || value.parse::<bool>().is_ok() || value.starts_with('[');
         text += &if is_bare { format!("{key} = {value}\n") } else { format!("{key} = \"{value}\"\n") };
     }
     let mut layers = Layers::new();

@@ -11,11 +11,15 @@ use std::time::Duration;
 use base::ByteSize;
 use serde::{Deserialize, Serialize};
 
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, Default)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub cluster: Cluster,
     pub node: Node,
+    /// Where messages are kept: one directory per store, locked while a broker runs.
+    pub data: String,
+    /// `host:port` of each name server; none = this broker alone answers routes.
+    pub nameservers: Vec<String>,
     pub grpc: Grpc,
     pub http: Http,
     pub tls: Tls,
@@ -129,6 +133,29 @@ pub struct Transactions {
 pub struct Limits {
     /// Requests that wait for the log writer.
     pub writer_inbox: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster: Cluster::default(),
+            node: Node::default(),
+            data: "/var/lib/carillon".into(),
+            nameservers: Vec::new(),
+            grpc: Grpc::default(),
+            http: Http::default(),
+            tls: Tls::default(),
+            storage: Storage::default(),
+            timer: Timer::default(),
+            topics: Topics::default(),
+            groups: Groups::default(),
+            transactions: Transactions::default(),
+            limits: Limits::default(),
+            log: Log::default(),
+            shutdown: Shutdown::default(),
+            runtime: Runtime::default(),
+        }
+    }
 }
 
 impl Default for Grpc {

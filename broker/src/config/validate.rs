@@ -51,6 +51,10 @@ impl Config {
     fn check_network(&self, check: &mut Checks) {
         self.cluster.check(check);
         self.node.check(check);
+        check.that(!self.data.trim().is_empty(), "data", &self.data, || "name a directory".into());
+        for nameserver in &self.nameservers {
+            check.address("nameservers", nameserver);
+        }
         check.address("grpc.listen", &self.grpc.listen);
         if let Some(advertise) = &self.grpc.advertise {
             check.address("grpc.advertise", advertise);
@@ -131,9 +135,11 @@ mod tests {
 
     #[test]
     fn each_value_out_of_range_is_refused_by_its_own_key() {
-        let edits: [(&str, Edit); 35] = [
+        let edits: [(&str, Edit); 37] = [
             ("cluster.name", |c| c.cluster.name = " ".into()),
             ("node.name", |c| c.node.name = "x".repeat(128)),
+            ("data", |c| c.data = String::new()),
+            ("nameservers", |c| c.nameservers = vec!["ns-1".into()]),
             ("grpc.listen", |c| c.grpc.listen = "8081".into()),
             ("grpc.listen", |c| c.grpc.listen = "::1:8081".into()),
             ("grpc.advertise", |c| c.grpc.advertise = Some("broker".into())),

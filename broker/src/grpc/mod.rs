@@ -6,7 +6,7 @@
 mod caller;
 mod decode;
 mod encode;
-mod endpoints;
+mod forward;
 mod metrics;
 mod port;
 mod receive;
@@ -29,6 +29,7 @@ struct Gateway {
     broker: Broker,
     metrics: Arc<metrics::Metrics>,
     agents: caller::UserAgents,
+    forward: forward::Forward,
     /// `grpc.advertise`; none = what the client used.
     advertised: Option<v2::Endpoints>,
     draining: Draining,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use cluster::endpoints;
 use http::Request;
 use http::uri::Authority;
 use hyper::body::Incoming;
@@ -12,10 +13,11 @@ use serve::runtime::Runtime;
 use serve::tls;
 use tower::Service as _;
 
+use super::Gateway;
 use super::caller::UserAgents;
+use super::forward::Forward;
 use super::metrics::Metrics;
 use super::service::Peer;
-use super::{Gateway, endpoints};
 use crate::Broker;
 use crate::gateways::StartError;
 
@@ -43,6 +45,7 @@ pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionM
         broker: broker.clone(),
         metrics: Arc::new(Metrics::register(broker.registry())?),
         agents: UserAgents::default(),
+        forward: Forward::default(),
         advertised,
         draining: port.draining(),
     });

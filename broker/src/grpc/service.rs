@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use cluster::endpoints;
 use http::uri::Authority;
 use proto::v2::messaging_service_server::MessagingService;
 use proto::v2::{self, Code};
@@ -20,7 +21,7 @@ use super::metrics::{Call, Metrics, Rpc};
 use super::receive::{Deadline, Reply};
 use super::status::{self, Denial};
 use super::telemetry::Stage;
-use super::{Gateway, decode, encode, endpoints};
+use super::{Gateway, decode, encode, forward};
 use crate::api::{Caller, Receive};
 
 /// The service as one connection sees it.
@@ -104,15 +105,32 @@ impl Peer {
         self.unary(rpc, R::default(), async { Err(Denial::NotImplemented(what)) }).await
     }
 
-    /// This server as the client that sent `request` should reach it: as configured; else as the client's own access
-    /// point says; else as it called us. Java's `:authority` is a word of its library, so it comes last.
-    fn broker<T>(&self, request: &Request<T>, access_point: Option<&v2::Endpoints>) -> v2::Broker {
+    /// This server as the client that sent `request` should reach it: as configured; else as the client's access point says
+    /// when that is this server; else as name servers tell everybody; else as it called us. Java's `:authority` is a word
+    /// of its library, so it comes last.
+    fn here<T>(&self, request: &Request<T>, access_point: Option<&v2::Endpoints>) -> v2::Endpoints {
         let port = self.local.port();
-        let by_access_point = || endpoints::first_of(access_point?);
+        let first = || endpoints::first_of(access_point?);
+        // Found through a name server, or as one of several.
+        let is_other = request.metadata().contains_key(cluster::RELAYED)
+            || access_point.is_some_and(|access_point| access_point.addresses.len() > 1);
+        let by_access_point = || first().filter(|_| !is_other);
+        let as_told = || {
+            let found = first().unwrap_or_else(|| endpoints::of_address(self.local));
+            Some(endpoints::at(&self.gateway.broker.own_address()?, &found))
+        };
         let by_authority = || endpoints::parse(request.extensions().get::<Authority>()?.as_str(), port);
-        let advertised = self.gateway.advertised.clone().or_else(by_access_point).or_else(by_authority);
-        let endpoints = advertised.unwrap_or_else(|| endpoints::of_address(self.local));
-        v2::Broker { name: self.gateway.broker.config().node.name.clone(), id: 0, endpoints: Some(endpoints) }
+        let advertised =
+            self.gateway.advertised.clone().or_else(by_access_point).or_else(as_told).or_else(by_authority);
+        advertised.unwrap_or_else(|| endpoints::of_address(self.local))
+    }
+
+    /// The broker that a handle or transaction id is of, when that is another one; calls that were sent on stay here.
+    fn elsewhere(&self, metadata: &MetadataMap, handle: &str) -> Result<Option<Arc<str>>, Denial> {
+        if forward::is_forwarded(metadata) {
+            return Ok(None);
+        }
+        Ok(self.gateway.broker.elsewhere(handle)?)
     }
 
     /// Waits for messages. Polls still parked when the server stops end empty at once (operations H4).
@@ -149,10 +167,10 @@ impl MessagingService for Peer {
     async fn query_route(&self, request: Request<v2::QueryRouteRequest>) -> Unary<v2::QueryRouteResponse> {
         let work = async {
             let caller = self.caller(request.metadata())?;
-            let broker = self.broker(&request, request.get_ref().endpoints.as_ref());
+            let here = self.here(&request, request.get_ref().endpoints.as_ref());
             let topic = request.into_inner().topic.unwrap_or_default();
             let route = self.gateway.broker.route(&caller, &topic.name).await?;
-            let message_queues = endpoints::queues(&route, &topic, &broker);
+            let message_queues = endpoints::queues(&route.places, &topic, &here);
             Ok(v2::QueryRouteResponse { status: Some(status::ok()), message_queues })
         };
         self.unary(Rpc::QueryRoute, v2::QueryRouteResponse::default(), work).await
@@ -211,11 +229,11 @@ impl MessagingService for Peer {
     ) -> Unary<v2::QueryAssignmentResponse> {
         let work = async {
             let caller = self.caller(request.metadata())?;
-            let broker = self.broker(&request, request.get_ref().endpoints.as_ref());
+            let here = self.here(&request, request.get_ref().endpoints.as_ref());
             let request = request.into_inner();
             let (topic, group) = (request.topic.unwrap_or_default(), decode::name(request.group));
             let assignment = self.gateway.broker.assignment(&caller, &topic.name, &group).await?;
-            let assignments = endpoints::assignments(&assignment, &topic, &broker);
+            let assignments = endpoints::assignments(&assignment.route.places, assignment.is_ordered, &topic, &here);
             Ok(v2::QueryAssignmentResponse { status: Some(status::ok()), assignments })
         };
         self.unary(Rpc::QueryAssignment, v2::QueryAssignmentResponse::default(), work).await
@@ -283,7 +301,11 @@ impl MessagingService for Peer {
     async fn end_transaction(&self, request: Request<v2::EndTransactionRequest>) -> Unary<v2::EndTransactionResponse> {
         let work = async {
             let caller = self.caller(request.metadata())?;
-            let request = request.into_inner();
+            let elsewhere = self.elsewhere(request.metadata(), &request.get_ref().transaction_id)?;
+            let (metadata, _, request) = request.into_parts();
+            if let Some(broker) = elsewhere {
+                return self.gateway.forward.end_transaction(&broker, metadata, request).await;
+            }
             let (topic, id) = (decode::name(request.topic), request.transaction_id);
             let resolution = decode::resolution(request.resolution);
             self.gateway.broker.end_transaction(&caller, &topic, &id, resolution).await?;
@@ -348,7 +370,11 @@ impl MessagingService for Peer {
     async fn recall_message(&self, request: Request<v2::RecallMessageRequest>) -> Unary<v2::RecallMessageResponse> {
         let work = async {
             let caller = self.caller(request.metadata())?;
-            let request = request.into_inner();
+            let elsewhere = self.elsewhere(request.metadata(), &request.get_ref().recall_handle)?;
+            let (metadata, _, request) = request.into_parts();
+            if let Some(broker) = elsewhere {
+                return self.gateway.forward.recall(&broker, metadata, request).await;
+            }
             let topic = decode::name(request.topic);
             let message_id = self.gateway.broker.recall(&caller, &topic, &request.recall_handle).await?;
             Ok(v2::RecallMessageResponse { status: Some(status::ok()), message_id })

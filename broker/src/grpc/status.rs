@@ -131,6 +131,7 @@ fn code(refusal: &Refusal) -> Code {
         Refusal::Overloaded { .. } => Code::TooManyRequests,
         Refusal::DiskFull { .. } | Refusal::WritesDisabled { .. } | Refusal::Draining => Code::Forbidden,
         Refusal::TopicNotWritable(_) => Code::Forbidden,
+        Refusal::HolderAway { .. } => Code::HaNotAvailable,
         Refusal::OutcomeUnknown { .. } | Refusal::Unreadable { .. } => Code::InternalServerError,
     }
 }
@@ -164,6 +165,7 @@ fn reason(refusal: &Refusal) -> Option<&'static str> {
         Refusal::Gone | Refusal::GroupNotFound(_) => None,
         Refusal::TopicNotFound(_) | Refusal::InvalidHandle { .. } | Refusal::InvalidTransaction { .. } => None,
         Refusal::NothingToRecall { .. } | Refusal::OutcomeUnknown { .. } | Refusal::Unreadable { .. } => None,
+        Refusal::HolderAway { .. } => None,
     }
 }
 

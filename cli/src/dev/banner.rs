@@ -26,6 +26,11 @@ fn text(config: &Config, data: &Path, topics: &[TopicSpec], ports: Ports) -> Str
     if let Some(http) = ports.http {
         text += &format!("  HTTP    http://{}:{http}  admin API, health, /metrics\n", reachable(&config.http.listen));
     }
+    text += &format!(
+        "  names   {}:{}  name server, for RocketMQ 5 clients too\n",
+        reachable(&config.grpc.listen),
+        ports.nameserver
+    );
     text += &format!("  data    {}\n", data.display());
     text += &format!("  topics  {}\n", topics_text(config, topics));
     text + &format!("\nA first message, in Python (pip install rocketmq-python-client):\n\n{}", snippet(&grpc, topics))
@@ -81,7 +86,7 @@ mod tests {
         let topics = [topic("later", TopicType::Delay), topic("orders", TopicType::Fifo)];
         let mut config = Config::default();
         config.grpc.listen = "0.0.0.0:0".into();
-        let text = text(&config, Path::new("./data"), &topics, Ports { grpc: 4711, http: None });
+        let text = text(&config, Path::new("./data"), &topics, Ports { grpc: 4711, http: None, nameserver: 9876 });
         assert!(text.contains("ClientConfiguration(\"127.0.0.1:4711\", Credentials()), (\"orders\",)"), "{text}");
         assert!(text.contains("  message.message_group = "), "{text}");
         assert!(!text.contains("HTTP"), "{text}");

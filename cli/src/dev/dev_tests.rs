@@ -1,6 +1,7 @@
 use clap::Parser;
 
 use super::*;
+use crate::files;
 
 #[derive(Parser)]
 struct Only {
@@ -74,7 +75,7 @@ fn topics_are_parted_by_commas() {
 
 #[test]
 fn an_ephemeral_directory_is_gone_afterwards_and_a_named_one_stays() {
-    let data = Data::prepare(&options(&["--ephemeral"])).unwrap();
+    let data = Data::prepare(&options(&["--ephemeral"]), "unused").unwrap();
     let path = data.path.clone();
     assert!(path.is_dir());
     drop(data);
@@ -82,6 +83,6 @@ fn an_ephemeral_directory_is_gone_afterwards_and_a_named_one_stays() {
 
     let directory = tempfile::tempdir().unwrap();
     let named = directory.path().join("a/b");
-    drop(Data::prepare(&options(&["--data", named.to_str().unwrap()])).unwrap());
+    drop(Data::prepare(&options(&[]), named.to_str().unwrap()).unwrap());
     assert!(named.is_dir());
 }

@@ -13,15 +13,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use serve::process::{self, PORTS_FILE};
+use serve::process::{self, PortsFile};
 use serve::{logging, stop};
 
 use crate::exit::{Exit, Failure};
-use crate::files;
 use crate::values::{self, TopicSpec};
 use server::Ports;
-
-const DATA_DEFAULT: &str = "./data";
 
 /// Run the whole server here: broker, admin API and metrics in one process.
 #[derive(Debug, Args)]
@@ -50,6 +47,9 @@ pub struct Options {
     /// Produce and consume something, so that there is something to look at: orders in steps, some failing, and reminders.
     #[arg(long)]
     demo: bool,
+    /// Port of the name server; 0 is any free one. Default 9876, or any free one when --port-grpc is given.
+    #[arg(long, value_name = "PORT")]
+    port_nameserver: Option<u16>,
     /// A setting, such as storage.log.flush=write; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     set: Vec<String>,
@@ -62,22 +62,21 @@ pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     let config = settings::read(&options, std::env::vars())?;
     logging::start(&config.log)?;
     settings::warn_of_open_listeners(&config);
-    let data = Data::prepare(&options)?;
-    let ports_file = data.path.join(PORTS_FILE);
-    // Whoever waits for this file must not find the ports of an earlier run.
-    files::remove(&ports_file).map_err(|error| process::Failure::file("remove", &ports_file, &error))?;
+    let data = Data::prepare(&options, &config.data)?;
+    let ports_file = PortsFile::clear(&data.path)?;
     let stop = stop::on_signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
     let (mut topics, mut groups) = (options.topics.clone(), Vec::new());
     if options.demo {
         topics.extend(demo::topics());
         groups.extend(demo::groups());
     }
-    let start = server::Start { config: config.clone(), data: data.path.clone(), topics: topics.clone(), groups };
+    let nameserver = settings::nameserver(&options, &config);
+    let start = server::Start { config: config.clone(), nameserver, data: data.path.clone(), topics, groups };
+    let topics = start.topics.clone();
     let mut shop = None;
     let ready = |ports: Ports| {
-        if let Err(error) = process::write_ports(&ports_file, &[("grpc", Some(ports.grpc)), ("http", ports.http)]) {
-            tracing::error!(file = %ports_file.display(), %error, "the chosen ports cannot be written");
-        }
+        let Ports { grpc, http, nameserver } = ports;
+        ports_file.write(&[("grpc", Some(grpc)), ("http", http), ("nameserver", Some(nameserver))]);
         banner::print(&config, &data.path, &topics, ports, started);
         if options.demo {
             shop = demo::Demo::start(&banner::grpc(&config, ports)).inspect_err(Failure::report).ok();
@@ -85,10 +84,7 @@ pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     };
     let result = server::run(start, ready, stop);
     drop(shop);
-    // The server has ended: nobody must find a port that another process may get.
-    let removed = files::remove(&ports_file).map_err(|error| process::Failure::file("remove", &ports_file, &error));
-    result?;
-    Ok(removed?)
+    Ok(result?)
 }
 
 /// The directory of this run. An ephemeral one is removed with this, whatever happened.
@@ -98,16 +94,14 @@ struct Data {
 }
 
 impl Data {
-    fn prepare(options: &Options) -> Result<Self, Failure> {
-        let path = match (&options.data, options.ephemeral) {
-            (_, true) => {
-                let chance = base::Chance::from_system().next_u64();
-                std::env::temp_dir().join(format!("carillon-{}-{chance:016x}", std::process::id()))
-            }
-            (Some(path), false) => path.clone(),
-            (None, false) => DATA_DEFAULT.into(),
+    fn prepare(options: &Options, data: &str) -> Result<Self, Failure> {
+        let path = if options.ephemeral {
+            let chance = base::Chance::from_system().next_u64();
+            std::env::temp_dir().join(format!("carillon-{}-{chance:016x}", std::process::id()))
+        } else {
+            data.into()
         };
-        files::create_directories(&path).map_err(|error| process::Failure::file("create", &path, &error))?;
+        process::create_directory(&path)?;
         Ok(Self { path, is_ephemeral: options.ephemeral })
     }
 }

@@ -6,8 +6,8 @@ use broker::admin::{NewGroup, NewTopic};
 use broker::config::Config;
 use broker::server::Server;
 use serve::process::{Exit, Failure};
+use serve::runtime;
 use serve::stop::Stop;
-use storage::log::recovery::Report;
 
 use crate::values::TopicSpec;
 
@@ -15,6 +15,7 @@ use crate::values::TopicSpec;
 #[derive(Debug, Clone)]
 pub struct Start {
     pub config: Config,
+    pub nameserver: nameserver::config::Config,
     pub data: PathBuf,
     /// To create before the server is ready; there already with the same settings is fine.
     pub topics: Vec<TopicSpec>,
@@ -27,29 +28,47 @@ pub struct Ports {
     pub grpc: u16,
     /// None when it is switched off.
     pub http: Option<u16>,
+    pub nameserver: u16,
 }
 
 /// Runs the server on this thread until `stop` is requested and everything is settled. `ready` is called once, when the
 /// store is recovered, the topics exist and the listeners are open.
 pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<(), Failure> {
     let within = start.config.shutdown.timeout;
-    let server = Server::start(&start.config, &start.data)?;
-    say_what_was_found(server.report());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("no runtime: {error}")))?;
-    runtime.block_on(async {
-        let created = create(&server, &start).await;
-        if created.is_ok() {
-            let http = server.http_address().map(|address| address.port());
-            ready(Ports { grpc: server.grpc_address().port(), http });
-            stop.requested().await;
-        }
-        let is_quiet = server.stop(within).await;
-        if !is_quiet {
-            tracing::warn!(timeout = ?within, "calls in progress were cut off; nothing acknowledged is lost");
-        }
-        created
+    let nameserver = nameserver::server::Server::start(&start.nameserver)?;
+    let mut config = start.config.clone();
+    // Where it listens on every address, this machine reaches it here.
+    let port = nameserver.address().port();
+    let here = nameserver.address().ip();
+    let here = if here.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { here };
+    config.nameservers.push(std::net::SocketAddr::new(here, port).to_string());
+    runtime::block_on(async {
+        let result = serve(&start, &config, port, ready, &mut stop).await;
+        nameserver.stop(within).await;
+        result
     })
+}
+
+async fn serve(
+    start: &Start,
+    config: &Config,
+    nameserver: u16,
+    ready: impl FnOnce(Ports),
+    stop: &mut Stop,
+) -> Result<(), Failure> {
+    let server = Server::start(config, &start.data)?;
+    server.tell_what_was_found();
+    let created = create(&server, start).await;
+    if created.is_ok() {
+        let http = server.http_address().map(|address| address.port());
+        ready(Ports { grpc: server.grpc_address().port(), http, nameserver });
+        stop.requested().await;
+    }
+    let within = config.shutdown.timeout;
+    if !server.stop(within).await {
+        tracing::warn!(timeout = ?within, "calls in progress were cut off; nothing acknowledged is lost");
+    }
+    created
 }
 
 async fn create(server: &Server, start: &Start) -> Result<(), Failure> {
@@ -70,11 +89,4 @@ async fn create(server: &Server, start: &Start) -> Result<(), Failure> {
         created.map_err(|refusal| Failure::new(Exit::Failed, format!("group {}: {refusal}", group.name)))?;
     }
     Ok(())
-}
-
-fn say_what_was_found(report: &Report) {
-    for hole in &report.quarantined {
-        tracing::error!(from = hole.start.0, to = hole.end.0, "a part of the log is damaged; the rest is served");
-    }
-    tracing::info!(batches = report.batches, bytes = report.bytes, rewritten = report.rewritten, "log recovered");
 }

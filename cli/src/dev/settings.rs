@@ -1,6 +1,6 @@
 //! The settings of `carillon dev`: its own presets, then file, environment and flags.
 
-use broker::config::Config;
+use broker::config::{Config, Http, Node, Runtime};
 
 use super::Options;
 use crate::exit::{Exit, Failure};
@@ -9,8 +9,14 @@ use crate::files;
 type Layers = serve::settings::Layers<Config>;
 
 /// The table of contents of a server on one's own machine: reachable from there only, and unknown topics are welcome.
-const PRESETS: [(&str, &str); 3] =
-    [("grpc.listen", "127.0.0.1:8081"), ("http.listen", "127.0.0.1:8080"), ("topics.auto_create", "true")];
+const PRESETS: [(&str, &str); 4] = [
+    ("data", "./data"),
+    ("grpc.listen", "127.0.0.1:8081"),
+    ("http.listen", "127.0.0.1:8080"),
+    ("topics.auto_create", "true"),
+];
+
+const NAMESERVER_PORT: u16 = 9876;
 
 pub fn read(options: &Options, variables: impl IntoIterator<Item = (String, String)>) -> Result<Config, Failure> {
     let mut layers = Layers::new();
@@ -24,12 +30,35 @@ pub fn read(options: &Options, variables: impl IntoIterator<Item = (String, Stri
         layers.file(&name, &text);
     }
     layers.environment(variables);
+    if let Some(data) = &options.data {
+        layers.flag("--data", "data", &data.display().to_string());
+    }
     listen(&mut layers, options, "grpc.listen", "--port-grpc", options.port_grpc);
     listen(&mut layers, options, "http.listen", "--port-http", options.port_http);
     for assignment in &options.set {
         layers.assignment("--set", assignment);
     }
     layers.build().map_err(|refused| Failure::new(Exit::Configuration, refused.to_string()))
+}
+
+/// The name server beside the broker: of the same cluster, on the same address.
+pub fn nameserver(options: &Options, config: &Config) -> nameserver::config::Config {
+    let host = split(&config.grpc.listen).0;
+    // Who moves the broker runs a second server here: its name server gives way too.
+    let default = if options.port_grpc.is_some() { 0 } else { NAMESERVER_PORT };
+    let port = options.port_nameserver.unwrap_or(default);
+    nameserver::config::Config {
+        cluster: config.cluster.clone(),
+        node: Node { name: format!("{}-nameserver", config.node.name) },
+        listen: format!("{host}:{port}"),
+        // Its metrics would be a second page: it has none here.
+        http: Http { listen: String::new() },
+        tls: config.tls.clone(),
+        log: config.log.clone(),
+        shutdown: config.shutdown.clone(),
+        runtime: Runtime { workers: 1 },
+        ..nameserver::config::Config::default()
+    }
 }
 
 /// Says so when others can reach the server: there is no login yet.

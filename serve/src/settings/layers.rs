@@ -162,6 +162,7 @@ impl<C: Settings> Layers<C> {
         let parsed = match self.known.get(key) {
             Some(Value::Integer(_)) => text.parse().map(Value::Integer).map_err(|_| "a whole number is needed"),
             Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).map_err(|_| "write true or false"),
+            Some(Value::Array(_)) => Ok(list(text)),
             _ => Ok(Value::String(text.into())),
         };
         match parsed {
@@ -192,6 +193,17 @@ impl<C: Settings> Layers<C> {
             }
         }
     }
+}
+
+/// A list as TOML writes it, or without its brackets and quotes: `a, b`.
+fn list(text: &str) -> Value {
+    if let Ok(table) = format!("list = {text}").parse::<toml::Table>()
+        && let Some(list @ Value::Array(_)) = table.get("list")
+    {
+        return list.clone();
+    }
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    Value::Array(words.map(|word| Value::String(word.into())).collect())
 }
 
 /// The known word that was probably meant: one with the same last part, or a few letters away.

@@ -24,6 +24,7 @@ use super::transactions::{Outcome, Prepared, Transactions};
 use crate::hash::HashKey;
 use crate::index::Sealed;
 use crate::record::{Fact, Head, Pending, Pointer, Record, Why};
+use crate::watch::Watchers;
 
 /// What a committed record means for the timers. Handed to the timer thread, which owns them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,8 @@ pub enum TimerEvent {
 #[derive(Debug)]
 pub struct Views {
     pub catalog: Arc<ArcSwap<Catalog>>,
+    /// Rung when the catalog has changed.
+    pub catalog_watchers: Arc<Watchers>,
     /// Shared by the writer, which adds, and whoever looks a pair up; the lock is held for one look-up.
     pub progress: Arc<Mutex<HashMap<(GroupId, TopicId), Shared>>>,
     /// Written by the writer, which decides; read for check-backs and lists.
@@ -75,6 +78,7 @@ impl Default for Views {
         let index = Arc::new(Sealed::nowhere());
         Self {
             catalog: Arc::new(ArcSwap::from_pointee(Catalog::new(index.clone()))),
+            catalog_watchers: Arc::default(),
             progress: Arc::default(),
             transactions: Arc::default(),
             references: Arc::default(),
@@ -344,6 +348,7 @@ impl Views {
         change(&mut next);
         next.cover(at.plus(1));
         self.catalog.store(Arc::new(next));
+        self.catalog_watchers.ring();
     }
 
     fn drop_topic(&mut self, topic: TopicId, at: LogPosition) {
