@@ -152,8 +152,9 @@ pub const LOOK_UPS_MAX: usize = 64;
 pub const WHEEL_WINDOW_MS: u64 = 65_536;
 /// Timers in the wheel, 40 bytes each; when there are more its window ends earlier.
 pub const WHEEL_TIMERS_MAX: usize = 2 << 20;
-/// Timers that are in no run on the disk yet, about 60 bytes each.
-pub const YOUNG_TIMERS_MAX: usize = 1 << 20;
+/// Timers that are in no run on the disk yet, about 60 bytes each, and 24 more while they are written: 168 MiB. From a quarter
+/// of it on they are written; at all of it delayed messages wait.
+pub const YOUNG_TIMERS_MAX: usize = 2 << 20;
 
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX + ENVELOPE_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < LOG_BATCH_BYTES_MAX);

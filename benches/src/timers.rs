@@ -8,6 +8,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use base::duration::ms;
+use base::limits::YOUNG_TIMERS_MAX;
 use base::{Chance, Clock, LogPosition, SystemClock, Timestamp, TopicId};
 use storage::disk::{Disk, real::RealDisk};
 use storage::record::{Head, Pointer};
@@ -25,18 +26,25 @@ const BATCH: u64 = 1000;
 enum Job {
     Checkpoint(Snapshot),
     Merge(Plan),
+    /// A slice of the merge that is under way.
+    GoOn,
 }
 
 enum Finished {
     Checkpoint(Box<Installed>),
+    Slice,
     Merge(Box<Run>),
 }
+
+/// Rows that a merge writes at a time, as the server's does.
+const SLICE: usize = 1 << 16;
 
 /// What the upkeep thread of a store does.
 struct Upkeep {
     disk: Arc<RealDisk>,
     next: u64,
     ledgers: HashMap<u64, u64>,
+    merge: Option<(Plan, u64, TableWriter)>,
     bytes: u64,
 }
 
@@ -83,11 +91,14 @@ impl Upkeep {
         Installed { run, durable }
     }
 
-    fn merge(&mut self, mut plan: Plan) -> Result<Run, MergeError> {
-        let (number, mut table) = self.table();
-        let ledger = plan.write(&mut table)?;
+    fn merge(&mut self) -> Result<Finished, MergeError> {
+        let (mut plan, number, mut table) = self.merge.take().expect("a merge is under way");
+        let Some(ledger) = plan.write(&mut table, SLICE)? else {
+            self.merge = Some((plan, number, table));
+            return Ok(Finished::Slice);
+        };
         self.bytes += table.finish()?;
-        Ok(self.open(number, ledger))
+        Ok(Finished::Merge(Box::new(self.open(number, ledger))))
     }
 
     fn run(&mut self, jobs: &Receiver<Job>, finished: &Sender<Finished>, attic: &Receiver<Retired>) {
@@ -95,7 +106,12 @@ impl Upkeep {
             attic.try_iter().for_each(Retired::free);
             let done = match job {
                 Job::Checkpoint(snapshot) => Finished::Checkpoint(Box::new(self.checkpoint(snapshot))),
-                Job::Merge(plan) => Finished::Merge(Box::new(self.merge(plan).expect("sound"))),
+                Job::Merge(plan) => {
+                    let (number, table) = self.table();
+                    self.merge = Some((plan, number, table));
+                    self.merge().expect("sound")
+                }
+                Job::GoOn => self.merge().expect("sound"),
             };
             finished.send(done).expect("somebody waits");
         }
@@ -109,10 +125,19 @@ struct Scale {
     jobs: Sender<Job>,
     finished: Receiver<Finished>,
     is_busy: bool,
+    is_merging: bool,
     pauses: Vec<u64>,
+    /// The most that were young, and for how long they had to wait to be, in microseconds.
+    young: usize,
+    waited: u64,
 }
 
 impl Scale {
+    fn new(retired: Sender<Retired>, jobs: Sender<Job>, finished: Receiver<Finished>) -> Self {
+        let (timers, pauses) = (Timers::default(), Vec::new());
+        Self { timers, retired, jobs, finished, is_busy: false, is_merging: false, pauses, young: 0, waited: 0 }
+    }
+
     fn turn(&mut self, work: impl FnOnce(&mut Timers)) {
         let began = SystemClock.monotonic_ns();
         work(&mut self.timers);
@@ -122,32 +147,56 @@ impl Scale {
                 self.retired.send(retired).expect("the thread lives");
                 self.is_busy = false;
             }
+            Ok(Finished::Slice) => self.is_busy = false,
             Ok(Finished::Merge(run)) => {
                 self.timers.merged(*run);
-                self.is_busy = false;
+                (self.is_busy, self.is_merging) = (false, false);
             }
             Err(_) => {}
         }
         if !self.is_busy {
             if self.timers.wants_run() {
                 self.checkpoint();
+            } else if self.is_merging {
+                self.send(Job::GoOn);
             } else if let Some(plan) = self.timers.plan_merge() {
-                self.is_busy = true;
-                self.jobs.send(Job::Merge(plan)).expect("the thread lives");
+                self.is_merging = true;
+                self.send(Job::Merge(plan));
             }
         }
+        self.young = self.young.max(YOUNG_TIMERS_MAX - self.timers.room());
         self.pauses.push((SystemClock.monotonic_ns() - began) / 1000);
     }
 
     fn checkpoint(&mut self) {
-        self.is_busy = true;
         let snapshot = self.timers.snapshot(LogPosition(0)).expect("none is under way");
-        self.jobs.send(Job::Checkpoint(snapshot)).expect("the thread lives");
+        self.send(Job::Checkpoint(snapshot));
+    }
+
+    fn send(&mut self, job: Job) {
+        self.is_busy = true;
+        self.jobs.send(job).expect("the thread lives");
+    }
+
+    /// As delayed messages do that come when too many timers are young.
+    fn wait_for_room(&mut self) {
+        let began = SystemClock.monotonic_ns();
+        while self.timers.room() == 0 {
+            self.idle();
+        }
+        self.waited += (SystemClock.monotonic_ns() - began) / 1000;
+    }
+
+    /// A turn without work, which is not counted.
+    fn idle(&mut self) {
+        self.turn(|_| ());
+        self.pauses.pop();
+        std::thread::yield_now();
     }
 
     fn settle(&mut self) {
-        while self.is_busy {
-            self.turn(|_| ());
+        while self.is_busy || self.is_merging {
+            self.idle();
         }
     }
 
@@ -171,7 +220,7 @@ impl Scale {
 pub fn measure(directory: &Path, count: u64, within: Duration) {
     let window_ms = ms(within);
     let disk = Arc::new(RealDisk::open(directory).expect("space"));
-    let mut upkeep = Upkeep { disk: disk.clone(), next: 0, ledgers: HashMap::new(), bytes: 0 };
+    let mut upkeep = Upkeep { disk: disk.clone(), next: 0, ledgers: HashMap::new(), merge: None, bytes: 0 };
     let ((jobs, inbox), (outbox, finished), (retired, attic)) = (channel(), channel(), channel::<Retired>());
     let thread = Builder::new().spawn(move || {
         upkeep.run(&inbox, &outbox, &attic);
@@ -180,7 +229,7 @@ pub fn measure(directory: &Path, count: u64, within: Duration) {
     let thread = thread.expect("threads are to be had");
     let now = 1_700_000_000_000;
     let first = now + 600_000;
-    let mut scale = Scale { timers: Timers::default(), retired, jobs, finished, is_busy: false, pauses: Vec::new() };
+    let mut scale = Scale::new(retired, jobs, finished);
     let mut chance = Chance::new(7);
     let began = SystemClock.monotonic_ns();
     for batch in 0..count / BATCH {
@@ -190,12 +239,14 @@ pub fn measure(directory: &Path, count: u64, within: Duration) {
             TimerEvent::Add(Timer { due: Timestamp(first + chance.below(window_ms)), pointer, head })
         };
         let events: Vec<TimerEvent> = (batch * BATCH..(batch + 1) * BATCH).map(add).collect();
+        scale.wait_for_room();
         scale.turn(|timers| {
             timers.apply(&events);
             assert!(timers.take_due(Timestamp(now), 1000).is_empty());
         });
     }
     scale.report("inserts", count, began);
+    println!("{} young at most; {} ms waited for room", scale.young, scale.waited / 1000);
     scale.settle();
     scale.checkpoint();
     scale.settle();

@@ -1,4 +1,6 @@
 //! What waits for the writer: two lanes, bounded in count and in bytes. A full inbox refuses at once.
+//!
+//! Delayed messages wait beside them, and keep nobody else waiting, while there is no room for more young timers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,6 +9,9 @@ use base::limits::{INBOX_BYTES_MAX, LOG_GROUP_BYTES_MAX};
 use parking_lot::{Condvar, Mutex};
 
 use crate::request::{AppendError, Lane, Request, Submission};
+
+/// Of what the inbox may hold, so much more may wait beside the lanes.
+const HELD_SHARE: usize = 4;
 
 #[derive(Debug)]
 pub struct Inbox {
@@ -20,6 +25,10 @@ struct State {
     requests: VecDeque<Submission>,
     background: VecDeque<Submission>,
     bytes: usize,
+    /// Delayed messages that no group may hold for now, and their bytes.
+    held: VecDeque<Submission>,
+    held_bytes: usize,
+    is_holding: bool,
     is_writer_waiting: bool,
     is_closed: bool,
 }
@@ -55,6 +64,11 @@ impl Inbox {
             Some(AppendError::Closed)
         } else if !is_bounded {
             None
+        } else if state.holds(&submission) && state.is_full_of_held(self.requests_max) {
+            Some(AppendError::InboxFull {
+                what: "the part of the log writer's inbox where delayed messages wait for others to be written",
+                max: self.requests_max / HELD_SHARE,
+            })
         } else if state.requests.len() + state.background.len() >= self.requests_max {
             Some(AppendError::InboxFull {
                 what: "the log writer's inbox (limits.writer_inbox)",
@@ -87,7 +101,7 @@ impl Inbox {
     /// Moves what one group may hold to `out`; waits up to `patience` when there is nothing.
     pub fn drain(&self, patience: Option<Duration>, out: &mut Vec<Submission>) -> Drained {
         let mut state = self.state.lock();
-        while state.requests.is_empty() && state.background.is_empty() {
+        while !state.fill(out) {
             if state.is_closed {
                 return Drained::Closed;
             }
@@ -100,12 +114,25 @@ impl Inbox {
                 }
             };
             state.is_writer_waiting = false;
-            if timed_out && state.requests.is_empty() && state.background.is_empty() {
+            if timed_out && !state.fill(out) {
                 return if state.is_closed { Drained::Closed } else { Drained::Nothing };
+            } else if timed_out {
+                break;
             }
         }
-        state.fill(out);
         Drained::Some
+    }
+
+    /// Whether delayed messages wait from here on.
+    pub fn hold(&self, is_holding: bool) {
+        let must_wake = {
+            let mut state = self.state.lock();
+            state.is_holding = is_holding;
+            !is_holding && !state.held.is_empty()
+        };
+        if must_wake {
+            self.ring();
+        }
     }
 
     /// Refuses everything from here on; what is in is still drained.
@@ -116,11 +143,13 @@ impl Inbox {
 
     pub fn len(&self) -> usize {
         let state = self.state.lock();
-        state.requests.len() + state.background.len()
+        state.requests.len() + state.background.len() + state.held.len()
     }
 
+    /// Whether there is nothing for the writer to do.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        let state = self.state.lock();
+        state.requests.is_empty() && state.background.is_empty() && (state.is_holding || state.held.is_empty())
     }
 
     pub fn capacity(&self) -> usize {
@@ -129,15 +158,54 @@ impl Inbox {
 }
 
 impl State {
-    /// At most 1 MiB, or one larger request. Background work gets what clients leave, and never less than half.
-    fn fill(&mut self, out: &mut Vec<Submission>) {
+    /// Whether it has to wait beside the lanes. What a closed inbox has is drained: nobody makes room any more.
+    fn holds(&self, submission: &Submission) -> bool {
+        self.is_holding && !self.is_closed && submission.request.is_delayed()
+    }
+
+    fn is_full_of_held(&self, requests_max: usize) -> bool {
+        self.held.len() >= requests_max / HELD_SHARE || self.held_bytes >= INBOX_BYTES_MAX / HELD_SHARE
+    }
+
+    /// At most 1 MiB, or one larger request. Background work gets what clients leave, and never less than half. False when
+    /// there is nothing.
+    fn fill(&mut self, out: &mut Vec<Submission>) -> bool {
+        if self.is_holding && !self.is_closed {
+            self.set_aside();
+        }
+        let before = out.len();
         let background_waits = !self.background.is_empty();
         let for_requests = if background_waits { LOG_GROUP_BYTES_MAX / 2 } else { LOG_GROUP_BYTES_MAX };
         let mut used = 0;
+        if !self.is_holding || self.is_closed {
+            // They came first.
+            take(&mut self.held, &mut used, for_requests, out);
+            self.held_bytes -= used;
+        }
+        let held = used;
         take(&mut self.requests, &mut used, for_requests, out);
         take(&mut self.background, &mut used, LOG_GROUP_BYTES_MAX, out);
         take(&mut self.requests, &mut used, LOG_GROUP_BYTES_MAX, out);
-        self.bytes -= used;
+        self.bytes -= used - held;
+        out.len() > before
+    }
+
+    /// Takes delayed messages out of the lanes.
+    fn set_aside(&mut self) {
+        for lane in [&mut self.requests, &mut self.background] {
+            if !lane.iter().any(|submission| submission.request.is_delayed()) {
+                continue;
+            }
+            for submission in std::mem::take(lane) {
+                if submission.request.is_delayed() {
+                    self.bytes -= submission.request.bytes();
+                    self.held_bytes += submission.request.bytes();
+                    self.held.push_back(submission);
+                } else {
+                    lane.push_back(submission);
+                }
+            }
+        }
     }
 }
 
@@ -156,8 +224,12 @@ fn take(lane: &mut VecDeque<Submission>, used: &mut usize, max: usize, out: &mut
 mod tests {
     use std::sync::Arc;
 
+    use base::{Timestamp, TopicId};
+
     use super::*;
-    use crate::request::{Answer, ReplySink, ReplyTo};
+    use crate::message::{BodyPart, Envelope, MessageKind};
+    use crate::record::Head;
+    use crate::request::{Answer, BodyKind, Change, NewBody, ReplySink, ReplyTo};
 
     struct Nowhere;
 
@@ -169,6 +241,68 @@ mod tests {
 
     fn barrier() -> Submission {
         Submission { request: Request::Barrier, reply: ReplyTo { sink: Arc::new(Nowhere), ticket: 0 } }
+    }
+
+    /// Its number is its ticket.
+    fn delayed(ticket: u64) -> Submission {
+        let part = BodyPart::encode(&Envelope::new(MessageKind::Delay, "m".into(), Timestamp(1), "h".into()), b"x");
+        let head = Head { topic: TopicId(0), tag_hash: 0, group_hash: 0, priority: 0 };
+        let body = NewBody { head, kind: BodyKind::Delayed { due: Timestamp(9) }, part };
+        let reply = ReplyTo { sink: Arc::new(Nowhere), ticket };
+        Submission { request: Request::one(Change::Body(body)), reply }
+    }
+
+    /// Tickets of what the writer finds within no time.
+    fn drained(inbox: &Inbox) -> Vec<u64> {
+        let mut out = Vec::new();
+        let _ = inbox.drain(Some(Duration::ZERO), &mut out);
+        out.iter().map(|submission| submission.reply.ticket).collect()
+    }
+
+    #[test]
+    fn delayed_messages_that_are_held_wait_in_order_and_nothing_else_waits() {
+        let inbox = Inbox::new(8);
+        inbox.push(Lane::Request, delayed(1)).expect("room");
+        inbox.push(Lane::Request, barrier()).expect("room");
+        inbox.hold(true);
+        assert_eq!(drained(&inbox), [0]);
+        inbox.push(Lane::Background, delayed(2)).expect("room");
+        assert_eq!(drained(&inbox), [0; 0]);
+        assert!(inbox.is_empty(), "the writer has nothing to do, and syncs");
+        let (_, refused) = inbox.push(Lane::Request, delayed(3)).expect_err("two of eight wait");
+        assert!(matches!(refused, AppendError::InboxFull { max: 2, .. }), "{refused}");
+        (0..8).for_each(|_| inbox.push(Lane::Request, barrier()).expect("they take nobody's room"));
+        assert_eq!(drained(&inbox), [0; 8]);
+        inbox.hold(false);
+        inbox.push(Lane::Request, delayed(4)).expect("room");
+        assert_eq!(drained(&inbox), [1, 2, 4]);
+        assert_eq!(inbox.len(), 0);
+        let state = inbox.state.lock();
+        assert_eq!((state.held_bytes, state.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_writer_that_waits_gets_what_was_held_once_there_is_room_or_the_inbox_closes() {
+        for is_closing in [false, true] {
+            let inbox = Arc::new(Inbox::new(8));
+            inbox.hold(true);
+            inbox.push(Lane::Request, delayed(1)).expect("room");
+            let waiting = inbox.clone();
+            let writer = std::thread::Builder::new().spawn(move || {
+                let mut out = Vec::new();
+                (waiting.drain(None, &mut out), out.len())
+            });
+            while !inbox.state.lock().is_writer_waiting {
+                std::thread::yield_now();
+            }
+            if is_closing {
+                inbox.close()
+            } else {
+                inbox.hold(false)
+            }
+            let drained = writer.expect("a thread").join().expect("no panic");
+            assert_eq!(drained, (Drained::Some, 1));
+        }
     }
 
     #[test]

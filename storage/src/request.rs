@@ -100,6 +100,13 @@ impl Request {
         Self::Changes(SmallVec::from_buf([change]))
     }
 
+    /// Whether it brings delayed messages.
+    pub fn is_delayed(&self) -> bool {
+        let is_delayed =
+            |change: &Change| matches!(change, Change::Body(NewBody { kind: BodyKind::Delayed { .. }, .. }));
+        matches!(self, Self::Changes(changes) if changes.iter().any(is_delayed))
+    }
+
     /// About how many bytes it takes in the log; what the inbox and the groups are bounded by.
     pub fn bytes(&self) -> usize {
         match self {

@@ -78,14 +78,15 @@ impl Store {
         let Recovered { writer, timer, reader, upkeep: core, .. } = recovered;
         let budget = options.behind_bytes_per_second;
         let reads = Pool::new(reader.segments.clone(), clock.clone(), metrics.clone(), budget);
+        let upkeep: Arc<Upkeep> = Arc::default();
         let store = Self {
             reader,
             inbox: Arc::new(Inbox::new(options.inbox_requests_max)),
-            timer: Arc::default(),
+            timer: Arc::new(TimerInbox::new(timer.timers().room(), upkeep.clone())),
             reads: Arc::new(reads),
             clock: clock.clone(),
             metrics: metrics.clone(),
-            upkeep: Arc::default(),
+            upkeep,
             upkeep_thread: Arc::default(),
             threads: Arc::default(),
         };
@@ -241,6 +242,8 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
                     // Before the answers: who was told of a timer may recall it at once.
                     let through = writer.log().positions().applied;
                     timer.push(|work| {
+                        work.room = work.room.saturating_sub(events.len());
+                        inbox.hold(work.room == 0);
                         work.events.extend(events);
                         work.through = through;
                     });
@@ -280,13 +283,14 @@ fn run_writer(mut writer: Writer, inbox: &Inbox, timer: &TimerInbox, upkeep: &Up
 }
 
 /// What waits for the timer thread.
-#[derive(Default)]
 struct TimerInbox {
     work: Mutex<TimerWork>,
     bell: Condvar,
     pending: Mutex<HashMap<TopicId, u64>>,
     /// So many timers are young that a checkpoint should not wait.
     wants_run: AtomicBool,
+    /// Who takes it.
+    upkeep: Arc<Upkeep>,
     /// Some of a run could not be read.
     has_damaged_runs: AtomicBool,
 }
@@ -296,6 +300,8 @@ struct TimerWork {
     events: Vec<TimerEvent>,
     /// Where the log had come to with the newest of them.
     through: LogPosition,
+    /// How many more timers may be young, these events counted. At 0 delayed messages wait in the writer's inbox.
+    room: usize,
     asks: Vec<Ask>,
     /// What upkeep wants done.
     errands: Vec<Errand>,
@@ -304,6 +310,33 @@ struct TimerWork {
 }
 
 impl TimerInbox {
+    fn new(room: usize, upkeep: Arc<Upkeep>) -> Self {
+        Self {
+            work: Mutex::new(TimerWork { room, ..TimerWork::default() }),
+            bell: Condvar::new(),
+            pending: Mutex::default(),
+            wants_run: AtomicBool::new(false),
+            upkeep,
+            has_damaged_runs: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells how the timers stand, to those who act upon it.
+    fn show(&self, core: &TimerCore, inbox: &Inbox) {
+        {
+            // One lock for both: what the writer adds is counted before or after, and never lost.
+            let mut work = self.work.lock();
+            work.room = core.timers().room().saturating_sub(work.events.len());
+            inbox.hold(work.room == 0);
+        }
+        let wants_run = core.timers().wants_run();
+        if wants_run && !self.wants_run.swap(wants_run, Ordering::Relaxed) {
+            self.upkeep.ring();
+        }
+        self.wants_run.store(wants_run, Ordering::Relaxed);
+        self.has_damaged_runs.store(!core.timers().damaged_runs().is_empty(), Ordering::Relaxed);
+    }
+
     fn push(&self, add: impl FnOnce(&mut TimerWork)) {
         add(&mut self.work.lock());
         self.bell.notify_one();
@@ -342,8 +375,7 @@ fn run_timer(mut core: TimerCore, inbox: &Inbox, own: &Arc<TimerInbox>, clock: &
             counted_at = clock.monotonic_ms();
             *own.pending.lock() = core.timers().pending_by_topic();
         }
-        own.wants_run.store(core.timers().wants_run(), Ordering::Relaxed);
-        own.has_damaged_runs.store(!core.timers().damaged_runs().is_empty(), Ordering::Relaxed);
+        own.show(&core, inbox);
         metrics.timers_unreadable.set(i64::try_from(core.timers().unreadable_blocks()).unwrap_or(i64::MAX));
         metrics.timer_busy.inc_by((clock.monotonic_ns() - began) as f64 / 1e9);
         if work.is_closed {
@@ -376,11 +408,9 @@ fn wait_for_work(core: &TimerCore, own: &TimerInbox, clock: &dyn Clock) -> Timer
             }
         }
     }
-    let is_closed = work.is_closed;
-    let taken = std::mem::take(&mut *work);
-    // Who comes later has to see it.
-    work.is_closed = is_closed;
-    TimerWork { is_closed, ..taken }
+    let TimerWork { is_closed, room, .. } = *work;
+    // Who comes later has to see them.
+    std::mem::replace(&mut *work, TimerWork { is_closed, room, ..TimerWork::default() })
 }
 
 fn carry_out(
@@ -413,3 +443,7 @@ fn observe(published: &[Timestamp], now: Timestamp, metrics: &Metrics) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "threads_tests.rs"]
+mod tests;

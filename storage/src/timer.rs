@@ -114,6 +114,12 @@ impl TimerCore {
             effects.replies.push(Reply { to: ask.reply, result: Ok(Done::Passed) });
             return;
         }
+        if matches!(ask.what, What::Reschedule(_)) && self.timers.room() == 0 {
+            let what = "the memory of timers that are in no run yet";
+            let refused = AppendError::InboxFull { what, max: base::limits::YOUNG_TIMERS_MAX };
+            effects.replies.push(Reply { to: ask.reply, result: Err(refused) });
+            return;
+        }
         match self.timers.claim(ask.due, ask.origin) {
             Claim::Unknown => effects.replies.push(Reply { to: ask.reply, result: Err(AppendError::TimerUnknown) }),
             Claim::Unreadable(error) => {

@@ -10,6 +10,8 @@ use crate::table::{self, Kind, Table, TableError};
 const MANIFEST_PREFIX: &str = "checkpoint-";
 /// Bytes that are copied at once.
 const PIECE: usize = 1 << 20;
+/// Pieces of a copy between two syncs, so that the last one is short.
+const UNSYNCED_PIECES_MAX: u64 = 16;
 
 pub fn manifest_name(number: u64) -> String {
     format!("{MANIFEST_PREFIX}{number:020}")
@@ -68,17 +70,9 @@ impl Pair {
     /// Reads back the table that was just written under its temporary name, copies it, and gives both their names. The
     /// names are durable after the next sync of the directory.
     pub fn publish(disk: &dyn Disk, kind: Kind, number: u64, store: [u8; 16]) -> Result<(), TableError> {
-        let (data, copy) = (data_name(kind, number), copy_name(kind, number));
-        let temporary = table::temporary(&data);
-        let written = Table::open(disk, &temporary, store)?;
-        written.verify()?;
-        let fail = |source: io::Error| TableError::Io {
-            name: copy.as_str().into(),
-            operation: "copying",
-            source: Arc::new(source),
-        };
-        write_copy(disk, &temporary, written.bytes(), &copy).map_err(fail)?;
-        disk.rename(&temporary, &data).map_err(fail)
+        let mut publication = Publication::begin(disk, kind, number, store)?;
+        while !publication.go_on(disk)? {}
+        Ok(())
     }
 
     /// Opens whichever is sound, every block read, and mends the other. Where neither is, both are made anew if every block is
@@ -191,18 +185,85 @@ impl Pair {
     }
 }
 
-fn write_copy(disk: &dyn Disk, from: &str, bytes: u64, to: &str) -> io::Result<()> {
-    let temporary = table::temporary(to);
-    remove_if_there(disk, &temporary)?;
-    let (source, target): (Arc<dyn File>, _) = (disk.open_to_read(from)?, disk.create(&temporary, 0)?);
-    let mut at = 0;
-    let mut piece = vec![0; PIECE];
-    while at < bytes {
-        let length = usize::try_from((bytes - at).min(PIECE as u64)).expect("a piece is small");
-        source.read_at(&mut piece[..length], at)?;
-        target.write_at(&piece[..length], at)?;
-        at += length as u64;
+/// [`Pair::publish`], piece by piece.
+pub struct Publication {
+    data: String,
+    written: Table,
+    /// Where reading back goes on. None: all of it was read, and is sound.
+    unread: Option<u64>,
+    copying: Copying,
+}
+
+impl Publication {
+    pub fn begin(disk: &dyn Disk, kind: Kind, number: u64, store: [u8; 16]) -> Result<Self, TableError> {
+        let data = data_name(kind, number);
+        let temporary = table::temporary(&data);
+        let written = Table::open(disk, &temporary, store)?;
+        let copy = copy_name(kind, number);
+        let copying = Copying::begin(disk, &temporary, written.bytes(), &copy).map_err(|e| failed(&copy, e))?;
+        Ok(Self { data, written, unread: Some(0), copying })
     }
-    target.sync_all()?;
-    disk.rename(&temporary, to)
+
+    /// Does a piece of it. True: both have their names.
+    pub fn go_on(&mut self, disk: &dyn Disk) -> Result<bool, TableError> {
+        if let Some(block) = self.unread {
+            self.unread = self.written.verify_from(block, (PIECE / table::BLOCK) as u64)?.0;
+            return Ok(false);
+        }
+        let mut copy = || {
+            let is_copied = self.copying.go_on(disk)?;
+            if is_copied {
+                disk.rename(&table::temporary(&self.data), &self.data)?;
+            }
+            Ok(is_copied)
+        };
+        copy().map_err(|source| failed(&self.data, source))
+    }
+}
+
+fn failed(name: &str, source: io::Error) -> TableError {
+    TableError::Io { name: name.into(), operation: "copying", source: Arc::new(source) }
+}
+
+fn write_copy(disk: &dyn Disk, from: &str, bytes: u64, to: &str) -> io::Result<()> {
+    let mut copying = Copying::begin(disk, from, bytes, to)?;
+    while !copying.go_on(disk)? {}
+    Ok(())
+}
+
+/// A file that is being copied.
+struct Copying {
+    source: Arc<dyn File>,
+    target: Arc<dyn File>,
+    bytes: u64,
+    at: u64,
+    to: String,
+    piece: Vec<u8>,
+}
+
+impl Copying {
+    fn begin(disk: &dyn Disk, from: &str, bytes: u64, to: &str) -> io::Result<Self> {
+        let temporary = table::temporary(to);
+        remove_if_there(disk, &temporary)?;
+        let (source, target) = (disk.open_to_read(from)?, disk.create(&temporary, 0)?);
+        Ok(Self { source, target, bytes, at: 0, to: to.into(), piece: vec![0; PIECE] })
+    }
+
+    /// True: the copy is durable, and has its name.
+    fn go_on(&mut self, disk: &dyn Disk) -> io::Result<bool> {
+        let length = usize::try_from((self.bytes - self.at).min(PIECE as u64)).expect("a piece is small");
+        let piece = &mut self.piece[..length];
+        self.source.read_at(piece, self.at)?;
+        self.target.write_at(piece, self.at)?;
+        self.at += length as u64;
+        if self.at < self.bytes {
+            if (self.at / PIECE as u64).is_multiple_of(UNSYNCED_PIECES_MAX) {
+                self.target.sync_data()?;
+            }
+            return Ok(false);
+        }
+        self.target.sync_all()?;
+        disk.rename(&table::temporary(&self.to), &self.to)?;
+        Ok(true)
+    }
 }

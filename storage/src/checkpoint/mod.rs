@@ -23,6 +23,7 @@ pub(crate) use beginning::{Beginning, KnownCatalog};
 pub use files::{ManifestFile, Pair, copy_name, data_name, manifest_name, parse_data_name, parse_manifest_name};
 pub use gather::{CheckpointError, Gathering};
 pub use restore::{RestoreError, Restored, newest, numbers, read_manifest, restore};
+pub use runs::Merge;
 pub(crate) use runs::open_file;
 
 use crate::codec::{Decoder, Encode, Malformed};

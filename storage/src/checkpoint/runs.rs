@@ -2,12 +2,15 @@
 //!
 //! A manifest names runs and ledgers in the same order: the ledger of a run is the one in its place.
 
-use super::files::Pair;
+use super::files::{Pair, Publication, data_name};
 use super::gather::{CheckpointError, Gathering};
 use super::{Chain, Manifest, TableRef};
 use crate::disk::Disk;
-use crate::table::{Kind, TableError, TableWriter};
+use crate::table::{self, Identity, Kind, TableError, TableWriter};
 use crate::view::timers::{Installed, Ledger, MergeError, Plan, Run, RunFile, RunState, Snapshot};
+
+/// Rows that a merge writes at a time: 2 MiB of them.
+const ROWS_AT_ONCE: usize = 1 << 16;
 
 impl Gathering<'_> {
     /// The chains of runs and of ledgers, and what the timers are to be told once the checkpoint is durable.
@@ -50,18 +53,58 @@ impl Gathering<'_> {
         let bytes = table.finish()?;
         self.publish(Kind::Ledgers, bytes)
     }
+}
 
-    /// Writes a merged run, durable when this returns.
-    pub fn merge_runs(&mut self, plan: &mut Plan) -> Result<Run, MergeError> {
-        let (name, identity) = self.begin(Kind::Timers);
-        let mut table = TableWriter::create(self.disk, &name, identity)?;
-        let ledger = plan.write(&mut table)?;
-        table.finish()?;
-        let number = self.next_table;
-        self.next_table += 1;
-        Pair::publish(self.disk, Kind::Timers, number, self.store)?;
-        self.disk.sync_directory()?;
-        Ok(open_run(self.disk, number, self.store, ledger)?)
+/// A run that is being written, of those of a plan, slice by slice.
+pub struct Merge {
+    plan: Plan,
+    store: [u8; 16],
+    number: u64,
+    part: Part,
+}
+
+/// What of it is being done.
+enum Part {
+    Writing(TableWriter),
+    Publishing(Box<Publication>, Ledger),
+    Done,
+}
+
+impl Merge {
+    /// `identity`: of the table that is to be written.
+    pub fn begin(disk: &dyn Disk, plan: Plan, identity: Identity) -> Result<Self, MergeError> {
+        let Identity { store, number, .. } = identity;
+        let name = table::temporary(&data_name(Kind::Timers, number));
+        let table = TableWriter::create(disk, &name, identity)?;
+        Ok(Self { plan, store, number, part: Part::Writing(table) })
+    }
+
+    /// Tables that have to stay: what is being written, and what is read.
+    pub fn tables(&self) -> impl Iterator<Item = u64> + '_ {
+        std::iter::once(self.number).chain(self.plan.numbers())
+    }
+
+    /// Does a slice of it, some ten milliseconds of work and a sync at most. Gives the run once it is durable.
+    pub fn go_on(&mut self, disk: &dyn Disk) -> Result<Option<Run>, MergeError> {
+        match std::mem::replace(&mut self.part, Part::Done) {
+            Part::Writing(mut table) => match self.plan.write(&mut table, ROWS_AT_ONCE)? {
+                Some(ledger) => {
+                    table.finish()?;
+                    let publication = Publication::begin(disk, Kind::Timers, self.number, self.store)?;
+                    self.part = Part::Publishing(Box::new(publication), ledger);
+                }
+                None => self.part = Part::Writing(table),
+            },
+            Part::Publishing(mut publication, ledger) => {
+                if publication.go_on(disk)? {
+                    disk.sync_directory()?;
+                    return Ok(Some(open_run(disk, self.number, self.store, ledger)?));
+                }
+                self.part = Part::Publishing(publication, ledger);
+            }
+            Part::Done => unreachable!("a merge ends with its run, or with an error"),
+        }
+        Ok(None)
     }
 }
 

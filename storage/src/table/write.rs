@@ -8,6 +8,8 @@ use crate::disk::{Disk, File, remove_if_there};
 
 /// Bytes of complete blocks that wait to be written.
 const PIECE: usize = 1 << 20;
+/// What is written between two syncs: the last one, and whoever waits for the thread that writes, waits for so much at most.
+const UNSYNCED_BYTES_MAX: u64 = 16 << 20;
 
 #[derive(Debug, Clone, Copy)]
 struct Plan {
@@ -31,6 +33,8 @@ pub struct TableWriter {
     /// Complete blocks that were not written yet; the first of them is `written`.
     pending: Vec<u8>,
     written: u64,
+    /// Blocks up to here were synced.
+    synced: u64,
     /// The block under construction.
     block: Vec<u8>,
 }
@@ -48,6 +52,7 @@ impl TableWriter {
             pending: Vec::new(),
             // The header's block comes last.
             written: 1,
+            synced: 1,
             block: Vec::with_capacity(BLOCK),
         })
     }
@@ -127,6 +132,10 @@ impl TableWriter {
         self.file.write_at(&self.pending, self.written * BLOCK as u64)?;
         self.written += (self.pending.len() / BLOCK) as u64;
         self.pending.clear();
+        if (self.written - self.synced) * BLOCK as u64 >= UNSYNCED_BYTES_MAX {
+            self.file.sync_data()?;
+            self.synced = self.written;
+        }
         Ok(())
     }
 

@@ -19,7 +19,8 @@ use crate::metrics::Metrics;
 use crate::position::Positions;
 use crate::request::{Answer, Done, Lane, ReplySink, ReplyTo, Request, Submission};
 use crate::upkeep::{
-    Damage, Errand, Files, Holdings, Owners, Policy, Retained, RetentionError, Standing, ThinError, Upkeep as Core,
+    Damage, Errand, Files, Holdings, Merged, Owners, Policy, Retained, RetentionError, Standing, ThinError,
+    Upkeep as Core,
 };
 use crate::writer::Reserve;
 
@@ -117,6 +118,13 @@ impl Upkeep {
             }
             Err(error) => tracing::warn!(%error, "the free space of the data directory cannot be found out"),
         }
+    }
+
+    /// Wakes the thread, if it waits.
+    pub fn ring(&self) {
+        // With the lock: it has looked whether there is something to do, and does not wait yet.
+        let _wanted = self.wanted.lock();
+        self.bell.notify_one();
     }
 
     fn is_closed(&self) -> bool {
@@ -267,7 +275,7 @@ impl Driver {
         while !self.shared.is_closed() {
             let wanted = {
                 let mut wanted = self.shared.wanted.lock();
-                if wanted.is_none() {
+                if wanted.is_none() && !self.has_more_to_do(&last) {
                     self.shared.bell.wait_for(&mut wanted, turn);
                 }
                 wanted.clone()
@@ -287,6 +295,22 @@ impl Driver {
             self.metrics.upkeep_busy.inc_by((self.clock.monotonic_ns() - began) as f64 / 1e9);
         }
         self.look_after(&mut last, true);
+    }
+
+    /// Whether the next turn is due at once.
+    fn has_more_to_do(&self, last: &Last) -> bool {
+        let has_more = self.core.is_merging() || self.is_crowded();
+        has_more && self.clock.monotonic_ms() >= last.not_before_ms && self.shared.failure.lock().is_none()
+    }
+
+    /// Young timers should become a run before they fill the memory that they may take.
+    fn is_crowded(&self) -> bool {
+        self.owners.timer.wants_run.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody waits for this thread, who does something else.
+    fn is_wanted(&self) -> bool {
+        self.shared.is_closed() || self.is_crowded() || self.shared.wanted.lock().is_some()
     }
 
     /// Files for the time to come.
@@ -346,6 +370,9 @@ impl Driver {
             // What the log holds is unknown until a recovery.
             return Ok(());
         }
+        if is_end {
+            self.core.give_up_merge(&mut self.owners);
+        }
         let standing = self.owners.standing()?;
         let applied = standing.positions.applied;
         while !self.shared.is_closed() && self.core.seal(applied)? {}
@@ -356,9 +383,8 @@ impl Driver {
         let let_go = if is_end { Ok(()) } else { self.let_go(last, now_ms) };
         let every_ms = ms(checkpoint_every);
         let written = applied.since(last.position.min(applied));
-        let is_crowded = self.owners.timer.wants_run.load(Ordering::Relaxed);
         let is_adrift = self.core.wants_checkpoint() && self.core.newest().is_some();
-        let is_early = is_crowded || is_adrift || written >= checkpoint_bytes;
+        let is_early = self.is_crowded() || is_adrift || written >= checkpoint_bytes;
         let is_due = is_early || (written > 0 && now_ms >= last.at_ms.saturating_add(every_ms));
         if is_due || is_end {
             let began = self.clock.monotonic_ns();
@@ -369,7 +395,11 @@ impl Driver {
             last.at_ms = self.clock.monotonic_ms();
             last.position = applied;
         }
-        while !self.shared.is_closed() && self.core.merge_timers(&mut self.owners)? {}
+        // One slice at least, so that runs become fewer however much comes.
+        while !self.shared.is_closed()
+            && self.core.merge_timers(&mut self.owners)? != Merged::Nothing
+            && !self.is_wanted()
+        {}
         self.mend_runs()?;
         let_go
     }
@@ -384,8 +414,7 @@ impl Driver {
         last.retained_at_ms = now_ms;
         let retained = self.core.retain(&mut self.owners, &retention, self.clock.now())?;
         self.note(&retained);
-        while !self.shared.is_closed()
-            && self.shared.wanted.lock().is_none()
+        while !self.is_wanted()
             && let Some(thinned) = self.core.thin(&mut self.owners, &retention, self.clock.now())?
         {
             self.metrics.thinned_bytes.inc_by(thinned.before.saturating_sub(thinned.after));
@@ -411,8 +440,7 @@ impl Driver {
     /// Piece by piece, until the budget is used or somebody wants something else.
     fn scrub(&mut self, scrub: &mut Scrub) {
         let mut budget = scrub.budget(self.clock.monotonic_ms(), self.options.upkeep.verify_rate);
-        let is_wanted = || self.shared.is_closed() || self.shared.wanted.lock().is_some();
-        while budget > 0 && !is_wanted() && self.shared.failure.lock().is_none() {
+        while budget > 0 && !self.is_wanted() && self.shared.failure.lock().is_none() {
             let scrubbed = self.core.scrub(budget.min(SCRUB_PIECE));
             for damage in &scrubbed.found {
                 match damage {

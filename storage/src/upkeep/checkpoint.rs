@@ -6,7 +6,7 @@ use base::Timestamp;
 
 use super::{Owners, Upkeep, at_timers};
 use crate::checkpoint::{
-    CheckpointError, Gathering, Manifest, ManifestFile, Pair, parse_data_name, parse_manifest_name,
+    CheckpointError, Gathering, Manifest, ManifestFile, Merge, Pair, parse_data_name, parse_manifest_name,
 };
 use crate::view::timers::Installed;
 
@@ -97,7 +97,9 @@ impl Upkeep {
         if !old.is_empty() && self.disk.sync_directory().is_err() {
             return;
         }
-        let is_needed = |number: &u64| tables.contains(number) || self.unnamed.contains(number);
+        let merging: BTreeSet<u64> = self.merge.iter().flat_map(Merge::tables).collect();
+        let is_needed =
+            |number: &u64| [&tables, &self.unnamed, &merging].iter().any(|numbers| numbers.contains(number));
         for name in names.iter().filter(|name| parse_data_name(name).is_some_and(|number| !is_needed(&number))) {
             Pair::remove(&*self.disk, name);
         }

@@ -1,7 +1,12 @@
 //! Merging runs of timers, so that there are few of them however old a store grows.
+//!
+//! A merge takes seconds and more, so it is done in slices: checkpoints go first, or young timers would pile up in memory.
+//!
+//! M1. What a merge reads and writes stays until it has ended, whatever checkpoints are taken meanwhile.
 
 use super::{Owners, Upkeep, at_timers};
-use crate::checkpoint::{CheckpointError, Gathering};
+use crate::checkpoint::{CheckpointError, Merge};
+use crate::table::{Identity, Kind};
 use crate::view::timers::{MergeError, Plan, Run};
 
 /// So few ends are noted by the timers themselves, who wait for a block to be read for each.
@@ -9,24 +14,72 @@ const FEW: usize = 128;
 /// How often the rest is noted here first. What ends faster than it can be noted has to be noted there.
 const ROUNDS: usize = 8;
 
+/// What came of a slice of merging.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Merged {
+    /// There is nothing to be merged.
+    Nothing,
+    /// There is more to do.
+    Slice,
+    /// Runs were merged; there may be others.
+    Runs,
+}
+
 impl Upkeep {
-    /// Merges runs of timers. Gives whether there were some to be merged.
-    pub fn merge_timers(&mut self, owners: &mut dyn Owners) -> Result<bool, CheckpointError> {
-        let Some(plan) = at_timers(owners, |timers| timers.timers_mut().plan_merge()) else { return Ok(false) };
-        tracing::debug!("runs of timers are being merged");
-        let run = self.write_run(owners, plan)?;
+    /// Does a slice of the merge that is under way, or of a new one.
+    pub fn merge_timers(&mut self, owners: &mut dyn Owners) -> Result<Merged, CheckpointError> {
+        let mut merge = match self.merge.take() {
+            Some(merge) => merge,
+            None => {
+                let Some(plan) = at_timers(owners, |timers| timers.timers_mut().plan_merge()) else {
+                    return Ok(Merged::Nothing);
+                };
+                tracing::debug!("runs of timers are being merged");
+                self.begin_run(owners, plan)?
+            }
+        };
+        let Some(run) = merge.go_on(&*self.disk).map_err(|error| given_up(owners, error))? else {
+            self.merge = Some(merge);
+            return Ok(Merged::Slice);
+        };
+        let run = self.note_ends(owners, run);
         let number = run.number;
         at_timers(owners, |timers| timers.timers_mut().merged(run));
         tracing::debug!(table = number, "runs of timers were merged");
-        Ok(true)
+        Ok(Merged::Runs)
+    }
+
+    /// Whether a merge has begun and not ended.
+    pub fn is_merging(&self) -> bool {
+        self.merge.is_some()
+    }
+
+    /// The merge that is under way comes to nothing: something else is to be done with its runs, or this is the end.
+    pub fn give_up_merge(&mut self, owners: &mut dyn Owners) {
+        if self.merge.take().is_some() {
+            at_timers(owners, |timers| timers.timers_mut().merge_failed(&MergeError::GivenUp));
+        }
     }
 
     /// Writes the run of a plan, with what ended meanwhile, to be taken over by the timers.
     pub(super) fn write_run(&mut self, owners: &mut dyn Owners, plan: Plan) -> Result<Run, CheckpointError> {
-        let mut run = match self.write_merged(plan) {
-            Ok(run) => run,
-            Err(error) => return Err(given_up(owners, error)),
-        };
+        let mut merge = self.begin_run(owners, plan)?;
+        loop {
+            if let Some(run) = merge.go_on(&*self.disk).map_err(|error| given_up(owners, error))? {
+                return Ok(self.note_ends(owners, run));
+            }
+        }
+    }
+
+    fn begin_run(&mut self, owners: &mut dyn Owners, plan: Plan) -> Result<Merge, CheckpointError> {
+        let (store, random, number) = (self.store, self.chance.next_u64(), self.next_table);
+        // Numbers are not used twice, not even those of tables that came to nothing.
+        self.next_table += 1;
+        let identity = Identity { kind: Kind::Timers, store, random, number };
+        Merge::begin(&*self.disk, plan, identity).map_err(|error| given_up(owners, error))
+    }
+
+    fn note_ends(&mut self, owners: &mut dyn Owners, mut run: Run) -> Run {
         owners.meanwhile();
         for _ in 0..ROUNDS {
             let ended = at_timers(owners, |timers| timers.timers_mut().take_ended_in_merge());
@@ -39,25 +92,7 @@ impl Upkeep {
         }
         // Before the timers use it: whatever happens next, nobody takes the file away.
         self.unnamed.insert(run.number);
-        Ok(run)
-    }
-
-    fn write_merged(&mut self, mut plan: Plan) -> Result<Run, MergeError> {
-        let chance = &mut self.chance;
-        let mut gathering = Gathering {
-            disk: &*self.disk,
-            store: self.store,
-            random: &mut || chance.next_u64(),
-            next_table: self.next_table,
-            before: None,
-            newest: None,
-            since: self.since,
-            replay_from: self.sealed_to,
-        };
-        let merged = gathering.merge_runs(&mut plan);
-        // Numbers are not used twice, not even those of tables that came to nothing.
-        self.next_table = gathering.next_table + 1;
-        merged
+        run
     }
 }
 
@@ -69,3 +104,7 @@ pub(super) fn given_up(owners: &mut dyn Owners, error: MergeError) -> Checkpoint
     });
     CheckpointError::Merge(error)
 }
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use base::{BatchIndex, Chance, LogPosition, Term, Timestamp};
 use parking_lot::Mutex;
 
-use crate::checkpoint::{CheckpointError, Manifest, parse_data_name, parse_manifest_name};
+use crate::checkpoint::{CheckpointError, Manifest, Merge, parse_data_name, parse_manifest_name};
 use crate::disk::Disk;
 use crate::hash::HashKey;
 use crate::index;
@@ -36,6 +36,7 @@ use crate::view::SharedViews;
 use crate::view::queue::QueueId;
 
 pub use figures::{Files, Holdings};
+pub use merge::Merged;
 pub use retention::{Policy, Retained, RetentionError};
 pub use scrub::{Damage, Lost, Scrubbed};
 pub use seal::{SealError, open_all};
@@ -115,6 +116,8 @@ pub struct Upkeep {
     is_adrift: bool,
     next_number: u64,
     next_table: u64,
+    /// The merge that is under way.
+    merge: Option<Merge>,
     /// Tables that are in use and that no checkpoint names yet.
     unnamed: BTreeSet<u64>,
     holes: Vec<Range<LogPosition>>,
@@ -157,6 +160,7 @@ impl Upkeep {
             round: scrub::Round::default(),
             doubtful: runs::Doubtful::default(),
             disk,
+            merge: None,
             unnamed: BTreeSet::new(),
             holes,
             kept,

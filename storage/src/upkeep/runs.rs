@@ -72,6 +72,7 @@ impl Upkeep {
         number: u64,
         header: &[u8],
     ) -> Result<Option<Damage>, CheckpointError> {
+        self.give_up_merge(owners);
         let plan = at_timers(owners, move |timers| timers.timers_mut().plan_rebuild(number));
         let Some(mut plan) = plan else { return Ok(None) };
         // By their names: one may have been made anew since the timers opened it.

@@ -80,6 +80,10 @@ impl Failures {
         }
     }
 
+    fn all(&self) -> u64 {
+        self.crash + self.sync + self.full
+    }
+
     fn add(&mut self, other: &Self) {
         self.crash += other.crash;
         self.sync += other.sync;

@@ -33,6 +33,20 @@ const ROWS_AT_ONCE: u32 = 8 * 127;
 pub struct Plan {
     pub(super) inputs: Vec<Input>,
     level: u32,
+    written: Written,
+    /// The next key of each input, while its rows or its keys are written.
+    heap: BinaryHeap<Reverse<(Key, usize)>>,
+    counts: Counts,
+    rows: u32,
+}
+
+/// How far a plan has been written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Nothing,
+    SomeRows,
+    /// And some keys.
+    Rows,
 }
 
 #[derive(Debug)]
@@ -57,11 +71,14 @@ pub enum MergeError {
     Read { number: u64, source: TableError },
     #[error("a body that is waited for cannot be read: {0}")]
     Log(#[from] ReadError),
+    #[error("something else goes first")]
+    GivenUp,
 }
 
 impl Plan {
     pub(super) fn new(level: u32, inputs: Vec<Input>) -> Self {
-        Self { inputs, level }
+        let (heap, counts) = (BinaryHeap::new(), Counts::default());
+        Self { inputs, level, written: Written::Nothing, heap, counts, rows: 0 }
     }
 
     /// Numbers of the runs that are merged.
@@ -69,36 +86,52 @@ impl Plan {
         self.inputs.iter().map(|input| input.number).collect()
     }
 
-    /// Writes the rows that were pending when the plan was made.
-    pub fn write(&mut self, table: &mut TableWriter) -> Result<Ledger, MergeError> {
-        let mut counts = Counts::default();
-        let mut rows = 0;
-        RunFile::begin(table)?;
-        self.each(&mut |row| {
-            counts.add(row);
-            rows += 1;
-            table.row(&row.to_bytes())
-        })?;
-        // Once more from the beginning: so many keys are not kept in memory.
-        RunFile::begin_keys(table)?;
-        self.each(&mut |row| table.row(&row.key.to_bytes()))?;
-        Ok(all_pending(rows, counts, self.level))
+    /// Goes on writing the rows that were pending when the plan was made: `max` of them, and of their keys. Gives what is
+    /// known of them once all are written; until then it has to be called again.
+    pub fn write(&mut self, table: &mut TableWriter, max: usize) -> Result<Option<Ledger>, MergeError> {
+        if self.written == Written::Nothing {
+            RunFile::begin(table)?;
+            self.rewind()?;
+            self.written = Written::SomeRows;
+        }
+        if self.written == Written::SomeRows {
+            for _ in 0..max {
+                let Some(row) = self.next_row()? else { break };
+                self.counts.add(&row);
+                self.rows += 1;
+                table.row(&row.to_bytes())?;
+            }
+            if !self.heap.is_empty() {
+                return Ok(None);
+            }
+            // Once more from the beginning: so many keys are not kept in memory.
+            RunFile::begin_keys(table)?;
+            self.rewind()?;
+            self.written = Written::Rows;
+        }
+        for _ in 0..max {
+            let Some(row) = self.next_row()? else { break };
+            table.row(&row.key.to_bytes())?;
+        }
+        Ok(self.heap.is_empty().then(|| all_pending(self.rows, std::mem::take(&mut self.counts), self.level)))
+    }
+
+    fn rewind(&mut self) -> Result<(), MergeError> {
+        self.heap.clear();
+        for (index, input) in self.inputs.iter_mut().enumerate() {
+            input.next = 0;
+            self.heap.extend(input.peek()?.map(|key| Reverse((key, index))));
+        }
+        Ok(())
     }
 
     /// What was pending when the plan was made, in order.
-    fn each(&mut self, visit: &mut dyn FnMut(&Row) -> io::Result<()>) -> Result<(), MergeError> {
-        let mut heap = BinaryHeap::new();
-        for (index, input) in self.inputs.iter_mut().enumerate() {
-            input.next = 0;
-            heap.extend(input.peek()?.map(|key| Reverse((key, index))));
-        }
-        while let Some(Reverse((_, index))) = heap.pop() {
-            let input = &mut self.inputs[index];
-            let row = input.ahead.pop_front().expect("was peeked at");
-            visit(&row)?;
-            heap.extend(input.peek()?.map(|key| Reverse((key, index))));
-        }
-        Ok(())
+    fn next_row(&mut self) -> Result<Option<Row>, MergeError> {
+        let Some(Reverse((_, index))) = self.heap.pop() else { return Ok(None) };
+        let input = &mut self.inputs[index];
+        let row = input.ahead.pop_front().expect("was peeked at");
+        self.heap.extend(input.peek()?.map(|key| Reverse((key, index))));
+        Ok(Some(row))
     }
 }
 
@@ -167,7 +200,7 @@ impl Timers {
             Input::new(run.number, run.file.clone(), run.ledger.clone())
         });
         let inputs: Vec<_> = inputs.collect();
-        Some(Plan { level: inputs[0].ledger.level + u32::from(count > 1), inputs })
+        Some(Plan::new(inputs[0].ledger.level + u32::from(count > 1), inputs))
     }
 
     /// What ended since the last call in the runs that are being merged. Whoever writes the new run notes it there, so

@@ -33,7 +33,6 @@ use hashbrown::{HashMap, HashSet};
 
 use crate::record::{Head, Pointer};
 use crate::table::TableError;
-use merge::MERGED_RUNS;
 use part::Part;
 use row::{Entry, Key, Row};
 use snapshot::Moved;
@@ -42,7 +41,7 @@ use wheel::Wheel;
 pub use file::RunFile;
 pub use ledger::Ledger;
 pub use list::Page;
-pub use merge::{MergeError, Plan};
+pub use merge::{MERGED_RUNS, MergeError, Plan};
 pub use rebuild::{Found, Recovery};
 pub use run::Run;
 pub use snapshot::{Installed, Retired, RunState, Snapshot, Written, Young};
@@ -73,7 +72,7 @@ pub enum Claim {
 pub struct Bounds {
     /// Timers in the wheel.
     pub wheel: usize,
-    /// Timers that are in no run; from half of it on a run is asked for.
+    /// Timers that are in no run; from a quarter of it on a run is asked for, and at all of it no more should come.
     pub young: usize,
     /// Runs that are merged at once.
     pub merged: usize,
@@ -175,8 +174,16 @@ impl Timers {
 
     /// So much is young that it should become a run before the next checkpoint is due.
     pub fn wants_run(&self) -> bool {
-        let young: usize = self.parts.iter().map(Part::len).sum();
-        !self.is_snapshot_under_way && young >= self.bounds.young / 2
+        !self.is_snapshot_under_way && self.young() >= self.bounds.young / 4
+    }
+
+    /// How many more may be young. Whoever lets some in looks here; what the log says is applied all the same.
+    pub fn room(&self) -> usize {
+        self.bounds.young.saturating_sub(self.young())
+    }
+
+    fn young(&self) -> usize {
+        self.parts.iter().map(Part::kept).sum()
     }
 
     /// Blocks of runs that could not be read when their timers came near.

@@ -55,6 +55,11 @@ impl Part {
         self.order.is_empty()
     }
 
+    /// Timers that memory is taken for: once it is frozen, those that have ended too.
+    pub fn kept(&self) -> usize {
+        if self.free.is_some() { self.len() } else { self.count as usize }
+    }
+
     /// Its key is not in here.
     pub fn add(&mut self, row: Row) -> Place {
         let rows = Arc::get_mut(&mut self.rows).expect("an open part is not shared");

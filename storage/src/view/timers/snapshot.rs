@@ -56,7 +56,8 @@ const NO_ROW: u32 = u32::MAX;
 impl Young {
     /// Writes them down, and says what a checkpoint has to say of them.
     pub fn write(self, table: &mut TableWriter) -> io::Result<Written> {
-        let mut order: Vec<(Key, u32, u32)> = Vec::new();
+        let count = usize::try_from(self.counts.total).expect("they are in memory");
+        let mut order: Vec<(Key, u32, u32)> = Vec::with_capacity(count);
         let mut rows: Vec<Vec<u32>> = Vec::new();
         for (index, part) in (0..).zip(&self.parts) {
             order.extend(part.pending().map(|(number, row)| (row.key, index, number)));

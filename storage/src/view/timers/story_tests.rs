@@ -244,10 +244,8 @@ impl Story {
                 self.timers.merge_failed(&MergeError::Write(std::io::Error::other("no space")));
             }
             Some((mut plan, None)) => {
-                let (number, mut table) = self.new_table();
-                let ledger = plan.write(&mut table).expect("power");
-                table.finish().expect("power");
-                self.merge = Some((plan, Some(self.open_run(number, ledger))));
+                let run = self.write(&mut plan);
+                self.merge = Some((plan, Some(run)));
             }
             Some((plan, Some(mut run))) if self.chance.one_in(2) => {
                 self.timers.take_ended_in_merge().into_iter().for_each(|key| run.end_or_note(key));
@@ -260,12 +258,22 @@ impl Story {
     /// A whole merge, if there is something to merge.
     pub fn merge(&mut self) {
         if let Some(mut plan) = self.timers.plan_merge() {
-            let (number, mut table) = self.new_table();
-            let ledger = plan.write(&mut table).expect("power");
-            table.finish().expect("power");
-            let run = self.open_run(number, ledger);
+            let run = self.write(&mut plan);
             self.timers.merged(run);
         }
+    }
+
+    /// In slices of any size.
+    fn write(&mut self, plan: &mut Plan) -> Run {
+        let (number, mut table) = self.new_table();
+        let ledger = loop {
+            let max = 1 + self.choice(300);
+            if let Some(ledger) = plan.write(&mut table, max).expect("power") {
+                break ledger;
+            }
+        };
+        table.finish().expect("power");
+        self.open_run(number, ledger)
     }
 
     /// The process ends and starts again.

@@ -71,6 +71,25 @@ proptest! {
 }
 
 #[test]
+fn what_is_being_written_counts_as_young_until_it_is_a_run_even_if_it_has_ended() {
+    let mut story = Story::new(1);
+    let room = story.timers.room();
+    (0..200).for_each(|number| story.add(timer(2_000_000 + number, 4096 + number)));
+    assert!(story.timers.wants_run());
+    let snapshot = story.timers.snapshot(LogPosition(200)).expect("none is under way");
+    assert!(!story.timers.wants_run(), "one is being written");
+    (0..150).for_each(|number| assert!(story.timers.end(Timestamp(2_000_000 + number), LogPosition(4096 + number))));
+    assert_eq!(story.timers.room(), room - 200, "memory is taken for all of them");
+    story.timers.snapshot_failed();
+    drop(snapshot);
+    assert!(story.timers.wants_run());
+    story.checkpoint();
+    assert_eq!(story.timers.room(), room);
+    (0..1_000).for_each(|number| story.add(timer(3_000_000 + number, 9_000 + number)));
+    assert_eq!((story.timers.room(), story.timers.len()), (0, 1_050), "what the log says is never refused");
+}
+
+#[test]
 fn a_decision_that_failed_lets_the_timer_wait_again_and_one_under_way_keeps_others_out() {
     let mut timers = Timers::default();
     timers.add(timer(5, 1));

@@ -9,7 +9,7 @@ use storage::index;
 use storage::record::Fact;
 use storage::request::{Change, Done, Request};
 use storage::table::Kind;
-use storage::upkeep::{Errand, Owners, Policy, Standing, Upkeep};
+use storage::upkeep::{Errand, Merged, Owners, Policy, Standing, Upkeep};
 use storage::view::catalog::TopicKind;
 
 use super::super::oracle::{Operation, must};
@@ -69,6 +69,9 @@ impl World {
     pub fn upkeep(&mut self) {
         let Some(mut upkeep) = self.run().upkeep.take() else { return };
         let applied = self.run().writer.log().positions().applied;
+        if self.chance.one_in(2) {
+            self.merge_slice(&mut upkeep);
+        }
         match self.chance.below(9) {
             0..=1 => {
                 let (policy, now) = (self.policy(), self.clock.now());
@@ -87,12 +90,8 @@ impl World {
                 self.tally.thinned += u64::from(matches!(thinned, Ok(Some(_))));
             }
             3 => {
-                let merged = upkeep.merge_timers(&mut Others { world: self });
-                say!(self, "merge of timers: {merged:?}");
-                match merged {
-                    Ok(is_done) => self.tally.merged += u64::from(is_done),
-                    Err(error) => self.tally.cuts.merge.count(self.disk.is_crashed(), &error.to_string()),
-                }
+                // A merge goes on in another step, with checkpoints and all else between its slices.
+                while self.merge_slice(&mut upkeep) && self.chance.below(3) > 0 {}
             }
             5 => self.scrub(&mut upkeep),
             _ => {
@@ -109,6 +108,22 @@ impl World {
         if let Some(running) = &mut self.running {
             running.upkeep = Some(upkeep);
         }
+    }
+
+    /// Whether there is more to do.
+    fn merge_slice(&mut self, upkeep: &mut Upkeep) -> bool {
+        let merged = upkeep.merge_timers(&mut Others { world: self });
+        say!(self, "merge of timers: {merged:?}");
+        match &merged {
+            Ok(merged) => self.tally.merged += u64::from(*merged == Merged::Runs),
+            Err(error) => {
+                let before = self.tally.cuts.merge.all();
+                self.tally.cuts.merge.count(self.disk.is_crashed(), &error.to_string());
+                let is_known = self.tally.cuts.merge.all() > before || self.tally.blows.runs_in_use > 0;
+                must!(is_known, "a merge failed on a healthy disk: {error}");
+            }
+        }
+        matches!(merged, Ok(Merged::Slice))
     }
 
     /// A bit of a file in use flips. Whoever reads there gets nothing, and goes on when the file is made anew.
