@@ -234,6 +234,10 @@ impl Broker {
             },
         ];
         checks.extend(self.registration());
+        if self.shared.drain.is_on() {
+            let detail = "new messages are refused, or will be".into();
+            checks.push(Check { name: "draining", is_ok: false, detail });
+        }
         checks
     }
 

@@ -50,7 +50,7 @@ impl Shared {
         let is_writable = |kind| !matches!(kind, TopicKind::DeadLetter | TopicKind::Retry);
         let topic = self.topic(&name);
         let own = topic.map(|topic| here(topic.spec.queues, accepts(topic.spec.kind), is_writable(topic.spec.kind)));
-        let mut places = self.peers.places(&name, own);
+        let mut places = self.peers.places(&name, own, self.state());
         if places.is_empty() {
             if !self.may_create(&name) {
                 return Err(Refusal::TopicNotFound(name));

@@ -21,6 +21,7 @@ use crate::relay::{Opened, Relay};
 
 const MESSAGING: &str = "/apache.rocketmq.v2.MessagingService/";
 const REGISTRY: &str = "/carillon.cluster.v1.Registry/";
+const CLIENT_ID: &str = "x-mq-client-id";
 /// After a start brokers come back one by one: routes wait for so long, rather than leave somebody out.
 const SETTLING: Duration = Duration::from_secs(1);
 
@@ -70,7 +71,8 @@ impl Gateway {
         let body = Opened::read(body).await;
         let places = body.topic("QueryRoute").map(|topic| self.registry.table().places(&topic)).unwrap_or_default();
         let request = Request::from_parts(head, body);
-        if places.is_empty() {
+        // A broker has the words for a client that does not say who it is, too.
+        if places.is_empty() || !is_named(request.headers()) {
             return self.pass_on("QueryRoute", request).await;
         }
         let here = found_at(request.headers(), request.uri(), local);
@@ -85,7 +87,7 @@ impl Gateway {
     }
 
     async fn pass_on(&self, method: &str, request: Request<Opened>) -> Result<Answer, Status> {
-        let client = request.headers().get("x-mq-client-id").map(|id| id.as_bytes().to_vec()).unwrap_or_default();
+        let client = request.headers().get(CLIENT_ID).map(|id| id.as_bytes().to_vec()).unwrap_or_default();
         let topic: Option<TopicName> = request.body().topic(method);
         let table = self.registry.table();
         let key = topic.as_ref().map_or(&*client, |topic| topic.as_str().as_bytes());
@@ -99,6 +101,10 @@ struct Routes {
     places: Vec<Place>,
     /// Where the client says nothing better: how it called us.
     here: v2::Endpoints,
+}
+
+fn is_named(headers: &HeaderMap) -> bool {
+    headers.get(CLIENT_ID).is_some_and(|id| !id.as_bytes().trim_ascii().is_empty())
 }
 
 /// How a client found this name server.
