@@ -5,14 +5,18 @@ use std::time::Duration;
 use base::duration;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::api::{Api, encode};
 use super::say;
 use crate::args::Target;
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
-use crate::values;
+use crate::{runtime, values};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Of one call: shorter than what is waited for an answer.
+const TURN: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -139,24 +143,31 @@ async fn show(api: &mut Api, name: &str, output: &Output) -> Result<(), Failure>
 }
 
 async fn drain(api: &mut Api, options: &Drain, output: &Output) -> Result<(), Failure> {
-    let mut body = Map::new();
-    for (name, time) in [("timeout", options.timeout), ("grace", options.grace)] {
-        if let Some(time) = time {
-            body.insert(name.into(), json!(duration::format(time)));
+    let deadline = runtime::now() + options.timeout.unwrap_or(TIMEOUT);
+    loop {
+        let left = deadline.saturating_duration_since(runtime::now());
+        let mut body = json!({"timeout": duration::format(left.min(TURN))});
+        if let Some(grace) = options.grace {
+            body["grace"] = json!(duration::format(grace));
         }
+        // Asked again it goes on, and does not begin anew.
+        let answer = api.post("/node/drain", &body).await?;
+        let drained: Drained = api.read("/node/drain", answer.body.clone())?;
+        if drained.quiet {
+            return say(output, &answer.body, "quiet", "drained: nothing is out any more".into());
+        }
+        if runtime::now() < deadline {
+            continue;
+        }
+        if output.form == Form::Json {
+            output.document(&answer.body)?;
+        }
+        let Drained { in_flight, takes_for, .. } = drained;
+        let text = format!(
+            "{in_flight} messages are out still, and messages are taken for {takes_for} more; it stays drained"
+        );
+        return Err(Failure::new(Exit::Partly, text));
     }
-    let answer = api.post("/node/drain", &Value::Object(body)).await?;
-    let drained: Drained = api.read("/node/drain", answer.body.clone())?;
-    if drained.quiet {
-        return say(output, &answer.body, "quiet", "drained: nothing is out any more".into());
-    }
-    if output.form == Form::Json {
-        output.document(&answer.body)?;
-    }
-    let Drained { in_flight, takes_for, .. } = drained;
-    let text =
-        format!("{in_flight} messages are out still, and messages are taken for {takes_for} more; it stays drained");
-    Err(Failure::new(Exit::Partly, text))
 }
 
 fn or_dash(text: &Option<String>) -> String {
