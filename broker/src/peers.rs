@@ -79,6 +79,11 @@ impl Peers {
         &self.cluster
     }
 
+    /// Whether there may be other brokers.
+    pub fn has_nameservers(&self) -> bool {
+        self.cluster.nameservers().next().is_some()
+    }
+
     pub fn table(&self) -> Arc<Table> {
         self.cluster.table()
     }
