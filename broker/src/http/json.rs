@@ -178,6 +178,7 @@ pub struct NodeJson {
     pub version: String,
     /// `host:port` that clients are told; null for one that is told what it was called by.
     pub grpc: Option<String>,
+    /// `host:port` of the admin API; of the broker that answers, as it is set.
     pub http: Option<String>,
     pub topics: usize,
     /// Name servers of the broker that answers.

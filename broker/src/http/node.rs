@@ -118,7 +118,7 @@ fn known_nodes(broker: &Broker) -> Vec<NodeJson> {
         state: word(shared.state()),
         version: env!("CARGO_PKG_VERSION").into(),
         grpc: broker.config().grpc.advertise.clone().or_else(told),
-        http: None,
+        http: Some(broker.config().http.listen.clone()).filter(|listen| !listen.is_empty()),
         topics: shared.store.reader().catalog().topics().count(),
         nameservers: peers
             .cluster()
