@@ -21,6 +21,8 @@ pub const RETENTION_BYTES_MAX: u64 = 1 << 60;
 pub const TOPICS_MAX: usize = 100_000;
 /// Groups of one store.
 pub const GROUPS_MAX: usize = 100_000;
+/// How long it is remembered that a topic or a group was dropped: a broker that was away for longer brings it back.
+pub const BURIED_MS: u64 = 7 * 24 * 3600 * 1000;
 
 /// Message bodies, §3.1.
 pub const MESSAGE_BODY_BYTES_MAX: usize = 4 * 1024 * 1024;

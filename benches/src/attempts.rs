@@ -28,6 +28,7 @@ pub fn measure(directory: &Path, count: u64) {
         backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(60),
         created_at: Timestamp(1),
+        changed_at: Timestamp(1),
         is_dropped: false,
     };
     let Done::Group { spec: group, .. } = store.ask(Request::CreateGroup(group)) else { panic!("no group") };

@@ -1,5 +1,6 @@
 //! What operators create, change and look at: topics and groups, and messages without consuming them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use base::{GroupName, LogPosition, NameError, QueueIndex, QueueOffset, Timestamp, TopicName};
@@ -63,6 +64,22 @@ pub struct TopicDescription {
     pub timers_pending: u64,
     pub transactions_prepared: u64,
     pub retention: Retention,
+    /// The brokers that have it, this one too; none when there is no other. Not in lists.
+    pub copies: Vec<TopicCopy>,
+    /// After a change: brokers that do not say yet that they have it. They get it as soon as they can.
+    pub pending_on: Vec<Arc<str>>,
+}
+
+/// A topic as one of the brokers has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicCopy {
+    pub broker: String,
+    /// None: one that this broker does not know.
+    pub topic_type: Option<TopicType>,
+    pub queues: u16,
+    pub changed_at: Timestamp,
+    /// What is not as it is here; `keeper`: it lives on another broker, and this copy is not served.
+    pub differs: Vec<&'static str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +136,8 @@ pub struct GroupDescription {
     pub members: Vec<MemberDescription>,
     pub topics: Vec<GroupTopicDescription>,
     pub dead_letters: u64,
+    /// As that of a topic.
+    pub pending_on: Vec<Arc<str>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -297,6 +316,10 @@ pub enum AdminRefusal {
     IllegalName(NameError),
     #[error("topic {0} does not exist")]
     TopicNotFound(TopicName),
+    #[error("topic {topic} is not on this broker, but on {}", .brokers.join(", "))]
+    TopicNotHere { topic: TopicName, brokers: Vec<String> },
+    #[error("topic {topic} lives on broker {broker}, and such a topic is on one broker only")]
+    TopicLivesElsewhere { topic: TopicName, broker: String },
     #[error("group {0} does not exist")]
     GroupNotFound(GroupName),
     #[error("queue {queue} does not exist; topic {topic} has {queues}")]
@@ -311,6 +334,10 @@ pub enum AdminRefusal {
         "topic {topic} still holds {messages} unread messages, {timers} timers and {transactions} prepared transactions; force deletes them"
     )]
     TopicHasBacklog { topic: TopicName, messages: u64, timers: u64, transactions: u64 },
+    #[error(
+        "topic {topic} is also on {}, and what is unread there is not known here; force deletes it everywhere", .brokers.join(", ")
+    )]
+    TopicOnOthers { topic: TopicName, brokers: Vec<String> },
     #[error("group {group} has {members} members connected; force deletes it all the same")]
     GroupHasConsumers { group: GroupName, members: usize },
     #[error("no message with the id {id} is stored here{}", in_topic(topic))]

@@ -74,6 +74,11 @@ impl Broker {
         self.shared.peers.cluster().own_address()
     }
 
+    /// Names of the brokers that are registered, this one too, as far as it knows.
+    pub fn brokers(&self) -> Vec<Arc<str>> {
+        self.shared.peers.table().brokers().map(|broker| broker.name.clone()).collect()
+    }
+
     /// Where the broker is that gave out this recall handle or transaction id, when it was not this one. One that is
     /// away comes back: what it holds is not to be given up. What cannot be of another broker is this one's to refuse.
     pub fn elsewhere(&self, text: &str) -> Result<Option<Arc<str>>, Refusal> {

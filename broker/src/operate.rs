@@ -76,6 +76,8 @@ impl Shared {
             timers_pending: self.store.timers_pending(topic.spec.id),
             transactions_prepared: prepared as u64,
             retention: self.describe_retention(&topic.spec),
+            copies: Vec::new(),
+            pending_on: Vec::new(),
         }
     }
 
@@ -120,6 +122,7 @@ impl Shared {
                 .collect(),
             topics,
             dead_letters: dead_letters.map_or(0, |topic| queues_of(&topic).map(|q| q.next.0 - q.first.0).sum()),
+            pending_on: Vec::new(),
         }
     }
 
@@ -179,7 +182,14 @@ impl Shared {
 
     pub fn topic_to_operate(&self, name: &str) -> Result<Arc<Topic>, AdminRefusal> {
         let name = TopicName::parse(name).map_err(AdminRefusal::IllegalName)?;
-        self.topic(&name).ok_or(AdminRefusal::TopicNotFound(name))
+        self.topic(&name).ok_or_else(|| {
+            let places = self.peers.places(&name, None, self.state());
+            let brokers: Vec<_> = places.iter().map(|place| place.broker.to_string()).collect();
+            match brokers.is_empty() {
+                true => AdminRefusal::TopicNotFound(name),
+                false => AdminRefusal::TopicNotHere { topic: name, brokers },
+            }
+        })
     }
 
     fn group_to_operate(&self, name: &str) -> Result<Arc<GroupSpec>, AdminRefusal> {
@@ -209,11 +219,13 @@ impl Broker {
 
     pub fn describe_topic(&self, name: &str) -> Result<TopicDescription, AdminRefusal> {
         let topic = self.shared().topic_to_operate(name)?;
-        Ok(self.shared().describe_topic(&topic))
+        let copies = self.shared().peers.copies(&topic.spec);
+        Ok(TopicDescription { copies, ..self.shared().describe_topic(&topic) })
     }
 
-    /// Unread messages, timers and prepared transactions go with it, and only when forced.
-    pub async fn delete_topic(&self, name: &str, is_forced: bool) -> Result<(), AdminRefusal> {
+    /// Unread messages, timers and prepared transactions go with it, and only when forced. Gives the brokers that do not say
+    /// yet that they have dropped it too.
+    pub async fn delete_topic(&self, name: &str, is_forced: bool) -> Result<Vec<Arc<str>>, AdminRefusal> {
         let topic = self.shared().topic_to_operate(name)?;
         let description = self.shared().describe_topic(&topic);
         let messages = self.unread(&topic);
@@ -222,9 +234,17 @@ impl Broker {
             let topic = topic.spec.name.clone();
             return Err(AdminRefusal::TopicHasBacklog { topic, messages, timers, transactions });
         }
+        let (name, kind) = (&topic.spec.name, topic.spec.kind);
+        let others =
+            if topic.spec.kind.has_fixed_queues() { Vec::new() } else { self.shared().peers.also_on(name, kind) };
+        if !is_forced && !others.is_empty() {
+            let brokers = others.iter().map(|broker| broker.to_string()).collect();
+            return Err(AdminRefusal::TopicOnOthers { topic: name.clone(), brokers });
+        }
         let request = Request::DropTopic(topic.spec.id);
         let done = self.shared().submit(Lane::Request, request).await;
-        done.map(drop).map_err(|error| AdminRefusal::Refused(store_refusal(&error)))
+        done.map_err(|error| AdminRefusal::Refused(store_refusal(&error)))?;
+        Ok(self.shared().spread_drop(name, kind).await)
     }
 
     /// Messages that some group has not acknowledged; all of them when no group reads the topic.
@@ -266,10 +286,12 @@ impl Broker {
             }
             spec.invisible = invisible;
         }
+        self.shared().adopt_group(&name).await;
         let created = self.shared().create_group(spec.clone()).await;
         let (existing, is_new) = created.map_err(|error| AdminRefusal::Refused(store_refusal(&error)))?;
         check_same_group(&new, &spec, &existing)?;
-        let description = self.describe_group(name.as_str())?;
+        let pending_on = self.shared().spread_group(&existing).await;
+        let description = GroupDescription { pending_on, ..self.describe_group(name.as_str())? };
         Ok((if is_new { Created::New } else { Created::Already }, description))
     }
 
@@ -286,14 +308,16 @@ impl Broker {
         Ok(self.shared().describe_group(&group))
     }
 
-    pub async fn delete_group(&self, name: &str, is_forced: bool) -> Result<(), AdminRefusal> {
+    /// Gives the brokers that do not say yet that they have dropped it too.
+    pub async fn delete_group(&self, name: &str, is_forced: bool) -> Result<Vec<Arc<str>>, AdminRefusal> {
         let group = self.shared().group_to_operate(name)?;
         let members = self.shared().membership.members(&group.name).len();
         if members > 0 && !is_forced {
             return Err(AdminRefusal::GroupHasConsumers { group: group.name.clone(), members });
         }
         let done = self.shared().submit(Lane::Request, Request::DropGroup(group.id)).await;
-        done.map(drop).map_err(|error| AdminRefusal::Refused(store_refusal(&error)))
+        done.map_err(|error| AdminRefusal::Refused(store_refusal(&error)))?;
+        Ok(self.shared().spread_group_drop(&group.name).await)
     }
 }
 

@@ -45,6 +45,7 @@ impl Shared {
         if !self.config.groups.auto_create {
             return Err(Refusal::GroupNotFound(name));
         }
+        self.adopt_group(&name).await;
         let spec = self.default_group(name, OrderSpec::Auto, is_ordered);
         let (spec, is_new) = self.create_group(spec).await.map_err(|error| store_refusal(&error))?;
         if is_new {
@@ -61,6 +62,7 @@ impl Shared {
             let (first, max) = (Duration::from_secs(5), Duration::from_secs(7200));
             BackoffSpec::Exponential { first, factor: 2, max }
         };
+        let created_at = self.clock.now();
         GroupSpec {
             id: GroupId(0),
             name,
@@ -68,7 +70,8 @@ impl Shared {
             attempts_max: if is_ordered { ORDERED_ATTEMPTS } else { ATTEMPTS },
             backoff,
             invisible: self.config.groups.invisible_default,
-            created_at: self.clock.now(),
+            created_at,
+            changed_at: created_at,
             is_dropped: false,
         }
     }

@@ -17,6 +17,8 @@ pub enum Refusal {
     IllegalGroup(NameError),
     #[error("topic {0} does not exist")]
     TopicNotFound(TopicName),
+    #[error("topic {topic} is not made here: it lives on broker {broker}")]
+    TopicElsewhere { topic: TopicName, broker: String },
     #[error("topic {0} is derived by the server: it is read, never written, by clients")]
     TopicNotWritable(TopicName),
     #[error("the request holds no message")]
@@ -102,6 +104,7 @@ impl Refusal {
             Self::Overloaded { .. } | Self::DiskFull { .. } | Self::WritesDisabled { .. } => true,
             Self::Draining | Self::OutcomeUnknown { .. } | Self::HolderAway { .. } | Self::Unreadable { .. } => true,
             Self::IllegalTopic(_) | Self::IllegalGroup(_) | Self::TopicNotFound(_) | Self::TopicNotWritable(_) => false,
+            Self::TopicElsewhere { .. } => false,
             Self::NoMessages | Self::TooManyMessages { .. } | Self::TwoTopics { .. } => false,
             Self::BodyEmpty | Self::BodyTooLarge { .. } | Self::BodyCorrupted { .. } => false,
             Self::TooManyProperties { .. } | Self::PropertiesTooLarge { .. } | Self::IllegalProperty { .. } => false,

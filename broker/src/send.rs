@@ -84,6 +84,10 @@ impl Shared {
         let kind = validate::topic_kind_for(message_type);
         match kind.filter(|_| self.may_create(name)) {
             Some(kind) => {
+                if let Some(broker) = self.peers.lives_on(name) {
+                    return Err(Refusal::TopicElsewhere { topic: name.clone(), broker: broker.to_string() });
+                }
+                self.adopt_topic(name).await;
                 let (spec, is_new) = self
                     .create_topic(self.new_topic(name.clone(), kind, AUTO_QUEUES))
                     .await

@@ -13,7 +13,6 @@ use crate::admin::{AdminRefusal, Created, NewTopic, Retention, TopicChanges, Top
 use crate::broker::Broker;
 use crate::operate::topic_type;
 use crate::shared::{Shared, store_refusal};
-use crate::subscription::{Event, Queues};
 
 /// Groups whose unread messages are counted for a warning.
 const WARNED_GROUPS_MAX: usize = 1000;
@@ -68,6 +67,8 @@ impl Broker {
         check_queues(new.queues)?;
         check_retention(new.retention, new.retention_bytes)?;
         let kind = topic_kind(new.topic_type);
+        self.shared().check_place(&name)?;
+        self.shared().adopt_topic(&name).await;
         let asked = TopicSpec {
             retention: new.retention,
             retention_bytes: new.retention_bytes,
@@ -76,7 +77,8 @@ impl Broker {
         let created = self.shared().create_topic(asked.clone()).await;
         let (spec, is_new) = created.map_err(|error| AdminRefusal::Refused(store_refusal(&error)))?;
         check_same_topic(&new, &asked, &spec)?;
-        let description = self.describe_topic(name.as_str())?;
+        let pending_on = self.shared().spread_topic(&spec).await;
+        let description = TopicDescription { pending_on, ..self.describe_topic(name.as_str())? };
         Ok((if is_new { Created::New } else { Created::Already }, description))
     }
 
@@ -106,12 +108,12 @@ impl Broker {
         };
         let topic = self.shared().topic_to_operate(name)?;
         if changes.queues.is_some() {
-            let queues = Queues { topic: topic.clone(), hash_key: *self.shared().store.reader().hash_key() };
-            let changed = |of| (of == spec.id).then(|| Event::SourceChanged(queues.clone()));
-            self.shared().subscriptions.push_to(|pair| changed(pair.topic));
+            self.shared().queues_changed(&spec.name);
         }
         let warnings = self.shared().warnings(&topic, self.shared().clock.now());
-        Ok((self.shared().describe_topic(&topic), warnings))
+        let pending_on = self.shared().spread_topic(&spec).await;
+        let copies = self.shared().peers.copies(&topic.spec);
+        Ok((TopicDescription { copies, pending_on, ..self.shared().describe_topic(&topic) }, warnings))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which broker serves what: the [`Table`] of a cluster, what brokers and name servers tell each other about it, and routes
 //! for clients made of it.
 
+pub mod catalog;
 pub mod endpoints;
 mod registrar;
 mod table;
@@ -9,6 +10,7 @@ mod wire;
 /// The header of calls that a name server passes on.
 pub const RELAYED: &str = "x-carillon-relayed";
 
+pub use catalog::{Buried, Catalog, Group, Kind, Others, Served, Step};
 pub use registrar::{Cluster, Own, Registrar};
-pub use table::{Broker, Conflict, Node, Place, Served, State, Table, Update, UpdateError};
+pub use table::{Broker, Conflict, Node, Place, State, Table, Update, UpdateError};
 pub use wire::WireError;

@@ -3,6 +3,7 @@
 //! What name servers say comes together in the [`Cluster`]. When none of them answers, the last that was known stays: routes
 //! to brokers that are there are worth more than none.
 
+use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -11,7 +12,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use base::TopicName;
 use hashbrown::HashMap;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -24,7 +24,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::{Endpoint, Uri};
 
-use crate::table::{Node, Served, Table, Update, UpdateError};
+use crate::catalog::Catalog;
+use crate::table::{Node, Table, Update, UpdateError};
 use crate::wire::WireError;
 
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -49,13 +50,15 @@ pub struct Own {
     pub version: u64,
     /// An address without a host has that of the connection to the name server.
     pub node: Node,
-    pub topics: Arc<HashMap<TopicName, Served>>,
+    pub catalog: Arc<Catalog>,
 }
 
 /// What a broker knows of its cluster. Shared by all who ask.
 #[derive(Debug)]
 pub struct Cluster {
     table: ArcSwap<Table>,
+    /// How often the table was changed.
+    changes: watch::Sender<u64>,
     /// Where name servers tell others that this broker is.
     own_address: ArcSwapOption<String>,
     streams: Vec<Known>,
@@ -103,12 +106,17 @@ impl Cluster {
         };
         let streams = nameservers.iter().map(known).collect();
         let (table, own_address) = (ArcSwap::default(), ArcSwapOption::default());
-        Arc::new(Self { table, own_address, streams, merging: Mutex::new(()) })
+        Arc::new(Self { table, changes: watch::Sender::default(), own_address, streams, merging: Mutex::new(()) })
     }
 
     /// Everybody, this broker too once it is registered. Empty when there is no name server.
     pub fn table(&self) -> Arc<Table> {
         self.table.load_full()
+    }
+
+    /// Wakes who waits for the table to become another one.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Where clients of other brokers are told that this one is; none before it is registered.
@@ -127,6 +135,7 @@ impl Cluster {
         let tables: Vec<_> = live.map(|known| known.table.lock().clone()).collect();
         if !tables.is_empty() {
             self.table.store(Arc::new(Table::merged(&tables)));
+            self.changes.send_modify(|changes| *changes += 1);
         }
     }
 }
@@ -288,17 +297,20 @@ fn complete(own: &Own, local: Option<IpAddr>) -> Update {
         since: 0,
         is_complete: true,
         node: Some(addressed(&own.node, local)),
-        topics: own.topics.iter().map(|(name, served)| (name.clone(), served.clone())).collect(),
-        dropped: Vec::new(),
+        topics: pairs(&own.catalog.topics),
+        groups: pairs(&own.catalog.groups),
+        buried: pairs(&own.catalog.buried),
+        ..Update::default()
     }
 }
 
 fn difference(said: &Own, now: &Own, local: Option<IpAddr>) -> Update {
-    let changed = now.topics.iter().filter(|(name, served)| said.topics.get(*name) != Some(*served));
-    let is_same = Arc::ptr_eq(&said.topics, &now.topics);
-    let topics =
-        if is_same { Vec::new() } else { changed.map(|(name, served)| (name.clone(), served.clone())).collect() };
-    let dropped = said.topics.keys().filter(|name| !is_same && !now.topics.contains_key(*name)).cloned().collect();
+    let (mut topics, mut groups, mut buried) = Default::default();
+    if !Arc::ptr_eq(&said.catalog, &now.catalog) {
+        topics = changes(&said.catalog.topics, &now.catalog.topics);
+        groups = changes(&said.catalog.groups, &now.catalog.groups);
+        buried = changes(&said.catalog.buried, &now.catalog.buried);
+    }
     Update {
         broker: now.name.clone(),
         store: now.store,
@@ -307,9 +319,27 @@ fn difference(said: &Own, now: &Own, local: Option<IpAddr>) -> Update {
         since: said.version,
         is_complete: false,
         node: (said.node != now.node).then(|| addressed(&now.node, local)),
-        topics,
-        dropped,
+        topics: topics.0,
+        dropped: topics.1,
+        groups: groups.0,
+        dropped_groups: groups.1,
+        buried: buried.0,
+        forgotten: buried.1,
     }
+}
+
+fn pairs<K: Clone, V: Clone>(map: &HashMap<K, V>) -> Vec<(K, V)> {
+    map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// What is there now and was not, or was otherwise; and what is there no longer.
+fn changes<K: Clone + Eq + Hash, V: Clone + PartialEq>(
+    said: &HashMap<K, V>,
+    now: &HashMap<K, V>,
+) -> (Vec<(K, V)>, Vec<K>) {
+    let changed = now.iter().filter(|(key, value)| said.get(*key) != Some(*value));
+    let changed = changed.map(|(key, value)| (key.clone(), value.clone())).collect();
+    (changed, said.keys().filter(|key| !now.contains_key(*key)).cloned().collect())
 }
 
 /// With the host that the name server is reached from, where none is set. Clients elsewhere cannot use a loopback address:
@@ -342,19 +372,15 @@ fn cause(error: &End) -> String {
 
 #[cfg(test)]
 mod tests {
-    use base::{MessageType, Timestamp};
+    use base::{GroupName, Timestamp, TopicName};
 
     use super::*;
+    use crate::catalog::Buried;
     use crate::table::State;
 
     fn own(version: u64, topics: &[&str]) -> Own {
-        let served = Served {
-            queues: 1,
-            accepts: vec![MessageType::Normal],
-            is_writable: true,
-            is_placed: false,
-            created_at: Timestamp(1),
-        };
+        let served = crate::catalog::tests::topic(1, 1);
+        let group = crate::catalog::tests::group(1, 16);
         let node = Node {
             cluster: "c".into(),
             version: "1".into(),
@@ -364,8 +390,12 @@ mod tests {
             http: None,
             state: State::Ready,
         };
-        let topics = topics.iter().map(|name| (TopicName::parse(name).unwrap(), served.clone())).collect();
-        Own { name: "b".into(), store: 1, incarnation: 1, version, node, topics: Arc::new(topics) }
+        let catalog = Catalog {
+            topics: topics.iter().map(|name| (TopicName::parse(name).unwrap(), served.clone())).collect(),
+            groups: topics.iter().map(|name| (GroupName::parse(name).unwrap(), group.clone())).collect(),
+            buried: topics.iter().map(|name| (Buried::Group(GroupName::parse(name).unwrap()), Timestamp(9))).collect(),
+        };
+        Own { name: "b".into(), store: 1, incarnation: 1, version, node, catalog: Arc::new(catalog) }
     }
 
     #[test]
@@ -386,7 +416,9 @@ mod tests {
         }
         assert_eq!(&*table.broker("b").unwrap().node.grpc, "10.0.0.7:8081");
         let renewal = difference(&said, &said, local);
-        assert!(renewal.topics.is_empty() && renewal.dropped.is_empty() && renewal.node.is_none());
+        let empty = Update { broker: "b".into(), store: 1, incarnation: 1, ..Update::default() };
+        let bare = Update { sequence: 4, since: 4, ..empty };
+        assert_eq!(renewal, bare);
     }
 
     #[test]

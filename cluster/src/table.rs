@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use base::{MessageType, Timestamp, TopicName};
-use hashbrown::{HashMap, HashSet};
+use base::{GroupName, MessageType, Timestamp, TopicName};
+use hashbrown::HashSet;
 use siphasher::sip::SipHasher13;
+
+use crate::catalog::{Buried, Catalog, Group, Served};
 
 /// Whether a broker takes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,19 +40,8 @@ pub struct Node {
     pub state: State,
 }
 
-/// What a broker says of a topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Served {
-    pub queues: u16,
-    pub accepts: Vec<MessageType>,
-    pub is_writable: bool,
-    /// Order is kept in it.
-    pub is_placed: bool,
-    pub created_at: Timestamp,
-}
-
 /// What is new about a broker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Update {
     pub broker: Arc<str>,
     /// Tells two stores of one name apart.
@@ -66,6 +57,11 @@ pub struct Update {
     pub node: Option<Node>,
     pub topics: Vec<(TopicName, Served)>,
     pub dropped: Vec<TopicName>,
+    pub groups: Vec<(GroupName, Group)>,
+    pub dropped_groups: Vec<GroupName>,
+    pub buried: Vec<(Buried, Timestamp)>,
+    /// What is not remembered as dropped any more.
+    pub forgotten: Vec<Buried>,
 }
 
 /// A broker and what it serves.
@@ -76,7 +72,7 @@ pub struct Broker {
     pub incarnation: u64,
     pub sequence: u64,
     pub node: Node,
-    pub topics: HashMap<TopicName, Served>,
+    pub catalog: Catalog,
 }
 
 /// Why an update is not taken over.
@@ -143,8 +139,12 @@ impl Table {
         if update.is_complete {
             let Some(node) = update.node else { return Err(UpdateError::Incomplete { broker: name }) };
             let Update { store, incarnation, sequence, .. } = update;
-            let topics = update.topics.into_iter().collect();
-            let broker = Broker { name: name.clone(), store, incarnation, sequence, node, topics };
+            let catalog = Catalog {
+                topics: update.topics.into_iter().collect(),
+                groups: update.groups.into_iter().collect(),
+                buried: update.buried.into_iter().collect(),
+            };
+            let broker = Broker { name: name.clone(), store, incarnation, sequence, node, catalog };
             self.brokers.insert(name, Arc::new(broker));
             return Ok(true);
         }
@@ -156,9 +156,14 @@ impl Table {
         let known = Arc::make_mut(known);
         known.sequence = update.sequence;
         known.node = update.node.unwrap_or_else(|| known.node.clone());
-        known.topics.extend(update.topics);
-        for topic in &update.dropped {
-            known.topics.remove(topic);
+        let Catalog { topics, groups, buried } = &mut known.catalog;
+        topics.extend(update.topics);
+        groups.extend(update.groups);
+        buried.extend(update.buried);
+        update.dropped.iter().for_each(|name| drop(topics.remove(name)));
+        update.dropped_groups.iter().for_each(|name| drop(groups.remove(name)));
+        for what in &update.forgotten {
+            buried.remove(what);
         }
         Ok(true)
     }
@@ -184,7 +189,7 @@ impl Table {
     /// Where a topic is served, in order of the brokers' names: clients compare lists by position.
     pub fn places(&self, topic: &TopicName) -> Vec<Place> {
         let keeper = self.keeper(topic);
-        let serving = self.brokers().filter_map(|broker| Some((broker, broker.topics.get(topic)?)));
+        let serving = self.brokers().filter_map(|broker| Some((broker, broker.catalog.topics.get(topic)?)));
         serving
             .filter(|(broker, _)| keeper.is_none_or(|keeper| keeper.name == broker.name))
             .map(|(broker, served)| Place {
@@ -200,7 +205,7 @@ impl Table {
     /// The broker that a topic in which order is kept belongs to; none for other topics.
     pub fn keeper(&self, topic: &TopicName) -> Option<&Arc<Broker>> {
         let placed = self.brokers().filter_map(|broker| {
-            let served = broker.topics.get(topic).filter(|served| served.is_placed)?;
+            let served = broker.catalog.topics.get(topic).filter(|served| served.is_placed)?;
             Some((served.created_at, broker))
         });
         placed.min_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name))).map(|(_, broker)| broker)
@@ -208,20 +213,20 @@ impl Table {
 
     /// Every topic that some broker serves.
     pub fn topics(&self) -> HashSet<&TopicName> {
-        self.brokers().flat_map(|broker| broker.topics.keys()).collect()
+        self.brokers().flat_map(|broker| broker.catalog.topics.keys()).collect()
     }
 
     /// How many brokers serve a topic that another one keeps.
     pub fn conflicts_of(&self, topic: &TopicName) -> usize {
         let Some(keeper) = self.keeper(topic) else { return 0 };
-        self.brokers().filter(|broker| broker.name != keeper.name && broker.topics.contains_key(topic)).count()
+        self.brokers().filter(|broker| broker.name != keeper.name && broker.catalog.topics.contains_key(topic)).count()
     }
 
     /// Brokers that serve what another one keeps.
     pub fn conflicts(&self) -> Vec<Conflict> {
         let mut conflicts = Vec::new();
         for broker in self.brokers() {
-            for topic in broker.topics.keys() {
+            for topic in broker.catalog.topics.keys() {
                 if let Some(keeper) = self.keeper(topic).filter(|keeper| keeper.name != broker.name) {
                     let (keeper, refused) = (keeper.name.clone(), broker.name.clone());
                     conflicts.push(Conflict { topic: topic.clone(), keeper, refused });
@@ -240,7 +245,7 @@ impl Table {
         let serves = |broker: &Arc<Broker>| {
             serving.is_some_and(|(keeper, topic)| match keeper {
                 Some(keeper) => keeper.name == broker.name,
-                None => broker.topics.contains_key(topic),
+                None => broker.catalog.topics.contains_key(topic),
             })
         };
         self.brokers().max_by_key(|broker| {

@@ -11,7 +11,8 @@ fn node(state: State) -> Node {
 
 fn served(is_placed: bool, created_at: u64) -> Served {
     let accepts = vec![if is_placed { MessageType::Fifo } else { MessageType::Normal }];
-    Served { queues: 2, accepts, is_writable: true, is_placed, created_at: Timestamp(created_at) }
+    let created_at = Timestamp(created_at);
+    Served { accepts, is_placed, created_at, ..crate::catalog::tests::topic(1, 2) }
 }
 
 fn complete(broker: &str, topics: &[(&str, bool, u64)]) -> Update {
@@ -24,7 +25,7 @@ fn complete(broker: &str, topics: &[(&str, bool, u64)]) -> Update {
         is_complete: true,
         node: Some(node(State::Ready)),
         topics: topics.iter().map(|&(name, is_placed, at)| (topic(name), served(is_placed, at))).collect(),
-        dropped: Vec::new(),
+        ..Update::default()
     }
 }
 

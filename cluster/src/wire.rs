@@ -1,13 +1,16 @@
 //! The table's nouns on the wire. What comes from others is checked here, field by field.
 
+mod catalog;
+
 use std::sync::Arc;
 
-use base::{MessageType, Timestamp, TopicName};
+use base::{GroupName, MessageType, TopicName};
 use proto::cluster as wire;
 use proto::v2;
 
 use crate::endpoints;
-use crate::table::{Broker, Node, Served, State, Update};
+use crate::table::{Broker, Node, State, Update};
+use catalog::{buried, group, read_buried, read_group, read_topic, topic};
 
 /// Names of brokers and clusters.
 const NAME_BYTES_MAX: usize = 127;
@@ -18,7 +21,9 @@ pub enum WireError {
     #[error("{field} = {value:?}: {problem}")]
     Field { field: &'static str, value: String, problem: &'static str },
     #[error("topics: {0}")]
-    Topic(#[from] base::NameError),
+    Topic(#[source] base::NameError),
+    #[error("groups: {0}")]
+    Group(#[source] base::NameError),
 }
 
 /// The kinds of messages that exist, with their numbers in the protocol.
@@ -48,6 +53,10 @@ impl From<&Update> for wire::BrokerUpdate {
             node: update.node.as_ref().map(node),
             topics: update.topics.iter().map(|(name, served)| topic(name, served)).collect(),
             dropped_topics: update.dropped.iter().map(|name| name.as_str().into()).collect(),
+            groups: update.groups.iter().map(|(name, said)| group(name, said)).collect(),
+            dropped_groups: update.dropped_groups.iter().map(|name| name.as_str().into()).collect(),
+            buried: update.buried.iter().map(|(what, at)| buried(what, at.0)).collect(),
+            forgotten: update.forgotten.iter().map(|what| buried(what, 0)).collect(),
         }
     }
 }
@@ -63,8 +72,12 @@ impl From<&Broker> for wire::BrokerUpdate {
             since: 0,
             is_complete: true,
             node: Some(node(&broker.node)),
-            topics: broker.topics.iter().map(|(name, served)| topic(name, served)).collect(),
+            topics: broker.catalog.topics.iter().map(|(name, served)| topic(name, served)).collect(),
             dropped_topics: Vec::new(),
+            groups: broker.catalog.groups.iter().map(|(name, said)| group(name, said)).collect(),
+            dropped_groups: Vec::new(),
+            buried: broker.catalog.buried.iter().map(|(what, at)| buried(what, at.0)).collect(),
+            forgotten: Vec::new(),
         }
     }
 }
@@ -86,17 +99,6 @@ fn node(node: &Node) -> wire::Node {
     }
 }
 
-fn topic(name: &TopicName, served: &Served) -> wire::Topic {
-    wire::Topic {
-        name: name.as_str().into(),
-        queues: served.queues.into(),
-        accepts: served.accepts.iter().map(|&kind| type_number(kind)).collect(),
-        is_writable: served.is_writable,
-        is_placed: served.is_placed,
-        created_at: served.created_at.0,
-    }
-}
-
 impl TryFrom<wire::BrokerUpdate> for Update {
     type Error = WireError;
 
@@ -110,9 +112,25 @@ impl TryFrom<wire::BrokerUpdate> for Update {
             is_complete: update.is_complete,
             node: update.node.map(read_node).transpose()?,
             topics: update.topics.into_iter().map(read_topic).collect::<Result<_, _>>()?,
-            dropped: update.dropped_topics.iter().map(|name| TopicName::parse(name)).collect::<Result<_, _>>()?,
+            dropped: update.dropped_topics.iter().map(|name| read_topic_name(name)).collect::<Result<_, _>>()?,
+            groups: update.groups.into_iter().map(read_group).collect::<Result<_, _>>()?,
+            dropped_groups: update.dropped_groups.iter().map(|name| read_group_name(name)).collect::<Result<_, _>>()?,
+            buried: update.buried.into_iter().map(read_buried).collect::<Result<_, _>>()?,
+            forgotten: update
+                .forgotten
+                .into_iter()
+                .map(|what| read_buried(what).map(|(what, _)| what))
+                .collect::<Result<_, _>>()?,
         })
     }
+}
+
+fn read_topic_name(text: &str) -> Result<TopicName, WireError> {
+    TopicName::parse(text).map_err(WireError::Topic)
+}
+
+fn read_group_name(text: &str) -> Result<GroupName, WireError> {
+    GroupName::parse(text).map_err(WireError::Group)
 }
 
 fn read_name(field: &'static str, text: &str) -> Result<Arc<str>, WireError> {
@@ -161,38 +179,40 @@ fn read_address(field: &'static str, text: &str) -> Result<Arc<str>, WireError> 
     Err(WireError::Field { field, value: text.into(), problem: "must be host:port" })
 }
 
-fn read_topic(topic: wire::Topic) -> Result<(TopicName, Served), WireError> {
-    let name = TopicName::parse(&topic.name)?;
-    let queues =
-        u16::try_from(topic.queues).ok().filter(|queues| (1..=base::limits::TOPIC_QUEUES_MAX).contains(queues));
-    let queues = queues.ok_or_else(|| WireError::Field {
-        field: "topics.queues",
-        value: topic.queues.to_string(),
-        problem: "must be 1 to 1,024",
-    })?;
-    let kind = |number: &i32| TYPES.iter().find(|(_, known)| i32::from(*known) == *number).map(|(kind, _)| *kind);
-    // A kind that only newer brokers know is passed over.
-    let accepts: Vec<_> = topic.accepts.iter().filter_map(kind).collect();
-    if accepts.is_empty() {
-        let (field, problem) = ("topics.accepts", "must name a type of messages");
-        return Err(WireError::Field { field, value: format!("{:?}", topic.accepts), problem });
-    }
-    let wire::Topic { is_writable, is_placed, created_at, .. } = topic;
-    Ok((name, Served { queues, accepts, is_writable, is_placed, created_at: Timestamp(created_at) }))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use base::Timestamp;
+
     use super::*;
+    use crate::catalog::{Backoff, Buried, Group, Kind, Order, Served};
 
     fn update() -> Update {
+        let (topic, group) = (TopicName::parse("t").unwrap(), GroupName::parse("g").unwrap());
         let served = Served {
+            kind: Kind::Delay,
             queues: 3,
             accepts: TYPES.map(|(kind, _)| kind).to_vec(),
             is_writable: true,
             is_placed: true,
+            retention: Some(Duration::from_secs(60)),
+            retention_bytes: Some(1 << 20),
             created_at: Timestamp(5),
+            changed_at: Timestamp(6),
         };
+        let bare = Served { kind: Kind::Other(77), retention: None, retention_bytes: None, ..served.clone() };
+        let grows = Backoff::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
+        let grows = Group {
+            changed_at: Timestamp(7),
+            created_at: Timestamp(6),
+            order: Order::Never,
+            attempts_max: 16,
+            backoff: grows,
+            invisible: Duration::from_secs(60),
+        };
+        let steps = Backoff::Steps(vec![Duration::ZERO, Duration::from_millis(1500)]);
+        let steps = Group { backoff: steps, order: Order::Always, ..grows.clone() };
         let node = Node {
             cluster: "c".into(),
             version: "1".into(),
@@ -210,8 +230,12 @@ mod tests {
             since: 2,
             is_complete: true,
             node: Some(node),
-            topics: vec![(TopicName::parse("t").unwrap(), served)],
+            topics: vec![(topic.clone(), served), (topic.clone(), bare)],
             dropped: vec![TopicName::parse("%DLQ%g").unwrap()],
+            groups: vec![(group.clone(), grows), (group.clone(), steps)],
+            dropped_groups: vec![group.clone()],
+            buried: vec![(Buried::Topic(topic.clone(), Kind::Normal), Timestamp(8))],
+            forgotten: vec![Buried::Group(group), Buried::Topic(topic, Kind::Other(99))],
         }
     }
 
@@ -224,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_refused_by_its_field() {
-        let edits: [(&str, Edit); 11] = [
+        let edits: [(&str, Edit); 25] = [
             ("broker = \"\"", |u| u.broker = String::new()),
             ("broker = ", |u| u.broker = "x".repeat(128)),
             ("node.cluster = ", |u| u.node.as_mut().unwrap().cluster = "a\nb".into()),
@@ -235,7 +259,21 @@ mod tests {
             ("node.state = \"9\"", |u| u.node.as_mut().unwrap().state = 9),
             ("topics.queues = \"0\"", |u| u.topics[0].queues = 0),
             ("topics.accepts = \"[77]\"", |u| u.topics[0].accepts = vec![77]),
+            ("topics.retention_ms = \"999\"", |u| u.topics[0].retention_ms = 999),
+            ("topics.retention_bytes = \"1\"", |u| u.topics[0].retention_bytes = 1),
             ("topics: ", |u| u.dropped_topics = vec!["a b".into()]),
+            ("groups: ", |u| u.groups[0].name = "a b".into()),
+            ("groups: ", |u| u.dropped_groups = vec![String::new()]),
+            ("groups.order = \"9\"", |u| u.groups[0].order = 9),
+            ("groups.attempts_max = \"0\"", |u| u.groups[0].attempts_max = 0),
+            ("groups.backoff_factor = \"0\"", |u| u.groups[0].backoff_factor = 0),
+            ("groups.backoff_max_ms = ", |u| u.groups[0].backoff_max_ms = u64::MAX),
+            ("groups.backoff_steps_ms = ", |u| u.groups[1].backoff_steps_ms = vec![1; 65]),
+            ("groups.backoff_steps_ms = ", |u| u.groups[1].backoff_steps_ms = vec![u64::MAX]),
+            ("groups.invisible_ms = \"0\"", |u| u.groups[0].invisible_ms = 0),
+            ("buried.topic = \"t\"", |u| u.buried[0].group = "g".into()),
+            ("buried.topic = \"\"", |u| u.forgotten[1].topic = String::new()),
+            ("topics: ", |u| u.buried[0].topic = "ü".into()),
         ];
         for (start, edit) in edits {
             let mut wrong = wire::BrokerUpdate::from(&update());

@@ -6,8 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{MessageType, Timestamp, TopicName};
-use cluster::{Cluster, Node, Own, Registrar, Served, State, Update};
+use cluster::{Cluster, Node, Own, Registrar, State, Update};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -57,23 +56,15 @@ fn node() -> Node {
 }
 
 fn broker(name: &str) -> Content {
-    let served = Served {
-        queues: 1,
-        accepts: vec![MessageType::Normal],
-        is_writable: true,
-        is_placed: false,
-        created_at: Timestamp(1),
-    };
+    let node = Some(node());
     let update = Update {
         broker: name.into(),
         store: 1,
         incarnation: 1,
         sequence: 1,
-        since: 0,
         is_complete: true,
-        node: Some(node()),
-        topics: vec![(TopicName::parse("orders").unwrap(), served)],
-        dropped: Vec::new(),
+        node,
+        ..Update::default()
     };
     Content::Update((&update).into())
 }
@@ -116,8 +107,8 @@ async fn who_was_there_stays_until_a_name_server_that_was_started_again_knows_ev
             let _has_ended = http2.serve_connection(TokioIo::new(connection), service.clone()).await;
         }
     };
-    let topics = Arc::default();
-    let own = Own { name: "own".into(), store: 1, incarnation: 1, version: 1, node: node(), topics };
+    let catalog = Arc::default();
+    let own = Own { name: "own".into(), store: 1, incarnation: 1, version: 1, node: node(), catalog };
     let (_own, told) = watch::channel(Arc::new(own));
     let registrar = Registrar::all(&cluster, &told).remove(0);
     let is_registered = || cluster.nameservers().all(|(_, is_registered)| is_registered);

@@ -89,7 +89,7 @@ async fn route(State(shared): State<Shared>, Name(name): Name) -> Result<Respons
         let detail = format!("no broker serves topic {topic}");
         return Err(Problem::new(StatusCode::NOT_FOUND, "topic_not_found", detail).value(&*name));
     }
-    let has = |broker: &Arc<Broker>| broker.topics.contains_key(&topic);
+    let has = |broker: &Arc<Broker>| broker.catalog.topics.contains_key(&topic);
     let left_out =
         table.brokers().filter(|broker| has(broker) && places.iter().all(|place| place.broker != broker.name));
     let left_out = left_out.map(|broker| broker.name.to_string()).collect();
@@ -110,7 +110,7 @@ impl From<&Broker> for BrokerJson {
             version: broker.node.version.to_string(),
             grpc: broker.node.grpc.to_string(),
             http: broker.node.http.as_deref().map(String::from),
-            topics: broker.topics.len(),
+            topics: broker.catalog.topics.len(),
             incarnation: broker.incarnation,
         }
     }

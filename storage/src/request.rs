@@ -74,6 +74,10 @@ pub enum Request {
     DropTopic(TopicId),
     CreateGroup(GroupSpec),
     DropGroup(GroupId),
+    /// The topic as another broker has it, or that it was dropped there: made so here, unless what is known here is newer.
+    /// Answered with what is here then; `is_new` when this request made it so.
+    AdoptTopic(TopicSpec),
+    AdoptGroup(GroupSpec),
     EndTransaction {
         origin: LogPosition,
         outcome: Outcome,
@@ -113,6 +117,7 @@ impl Request {
             Self::Changes(changes) => changes.iter().map(Change::bytes).sum::<usize>() + 64,
             Self::CreateTopic(_) | Self::ChangeTopic(..) | Self::DropTopic(_) => 512,
             Self::CreateGroup(_) | Self::DropGroup(_) => 512,
+            Self::AdoptTopic(_) | Self::AdoptGroup(_) => 512,
             Self::EndTransaction { .. } => 128,
             Self::Barrier | Self::Standing => 0,
         }

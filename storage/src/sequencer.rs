@@ -6,16 +6,17 @@
 //! Q4. Nothing is decided about a prepared message while a decision about it is under way.
 //! Q5. Nothing that was decided before an operator's record about a pair follows it, when its sender says what it expects.
 
+mod naming;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use base::limits::{GROUPS_MAX, TOPICS_MAX};
 use base::{GroupId, GroupName, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use crate::record::{Fact, Head, Pending, Pointer, Record, Why};
-use crate::request::{AppendError, TopicChange};
+use crate::request::AppendError;
 use crate::view::catalog::{Catalog, GroupSpec, TopicKind, TopicSpec};
 use crate::view::transactions::{Outcome, Transactions};
 
@@ -38,8 +39,14 @@ pub struct Sequencer {
     new_topics: HashMap<TopicName, TopicSpec>,
     changed_topics: HashMap<TopicId, TopicSpec>,
     new_groups: HashMap<GroupName, GroupSpec>,
+    changed_groups: HashMap<GroupId, GroupSpec>,
+    /// Numbers given out in this group, for topics and for groups.
+    given: (u32, u32),
     dropped_topics: HashSet<TopicId>,
     dropped_groups: HashSet<GroupId>,
+    /// When what was dropped in this group was.
+    buried_topics: HashMap<(TopicName, TopicKind), Timestamp>,
+    buried_groups: HashMap<GroupName, Timestamp>,
     /// Operators' records of this group; those without a consumer group are about all of the topic's.
     operations: HashMap<(TopicId, Option<GroupId>), u64>,
 }
@@ -54,8 +61,12 @@ impl Sequencer {
             new_topics: HashMap::new(),
             changed_topics: HashMap::new(),
             new_groups: HashMap::new(),
+            changed_groups: HashMap::new(),
+            given: (0, 0),
             dropped_topics: HashSet::new(),
             dropped_groups: HashSet::new(),
+            buried_topics: HashMap::new(),
+            buried_groups: HashMap::new(),
             operations: HashMap::new(),
         }
     }
@@ -69,7 +80,11 @@ impl Sequencer {
         self.new_topics.clear();
         self.changed_topics.clear();
         self.new_groups.clear();
+        self.changed_groups.clear();
+        self.given = (0, 0);
         self.dropped_groups.clear();
+        self.buried_topics.clear();
+        self.buried_groups.clear();
         self.operations.clear();
     }
 
@@ -133,86 +148,6 @@ impl Sequencer {
     pub fn check_group(&self, group: GroupId) -> Result<(), AppendError> {
         let is_there = self.catalog.load().group_by_id(group).is_some() && !self.dropped_groups.contains(&group);
         if is_there { Ok(()) } else { Err(AppendError::GroupGone(group)) }
-    }
-
-    /// The topic of that name, or the record that makes it.
-    pub fn create_topic(&mut self, mut spec: TopicSpec) -> Result<(TopicSpec, Option<Record>), AppendError> {
-        let catalog = self.catalog.load();
-        // One that was dropped in this group may have been made anew in it.
-        let stored = catalog.topic(&spec.name).map(|topic| &topic.spec);
-        let stored = stored.filter(|stored| !self.dropped_topics.contains(&stored.id));
-        let stored = stored.map(|stored| self.changed_topics.get(&stored.id).unwrap_or(stored));
-        if let Some(existing) = stored.or_else(|| self.new_topics.get(&spec.name)) {
-            return Ok((existing.clone(), None));
-        }
-        let next = catalog.next_topic().0 + u32::try_from(self.new_topics.len()).unwrap_or(u32::MAX);
-        if next as usize >= TOPICS_MAX {
-            return Err(AppendError::CatalogFull { what: "topics", max: TOPICS_MAX });
-        }
-        spec.id = TopicId(next);
-        self.new_topics.insert(spec.name.clone(), spec.clone());
-        Ok((spec.clone(), Some(Record::Topic(spec))))
-    }
-
-    /// The topic as it will be, and the record that makes it so; none when it is so already.
-    pub fn change_topic(
-        &mut self,
-        id: TopicId,
-        change: TopicChange,
-    ) -> Result<(TopicSpec, Option<Record>), AppendError> {
-        self.check_topic(id)?;
-        let catalog = self.catalog.load();
-        let stored = catalog.topic_by_id(id).ok_or(AppendError::TopicGone(id))?;
-        let before = self.changed_topics.get(&id).unwrap_or(&stored.spec);
-        let queues = change.queues.unwrap_or(before.queues);
-        if queues < before.queues || (queues > before.queues && before.kind.has_fixed_queues()) {
-            return Err(AppendError::QueuesStay { topic: id, queues: before.queues, asked: queues });
-        }
-        let spec = TopicSpec {
-            queues,
-            retention: change.retention.unwrap_or(before.retention),
-            retention_bytes: change.retention_bytes.unwrap_or(before.retention_bytes),
-            ..before.clone()
-        };
-        if spec == *before {
-            return Ok((spec, None));
-        }
-        // What follows in this group may go to the new queues: the record that makes them is before it.
-        self.tail(id)?.next.resize(usize::from(queues), QueueOffset(0));
-        self.changed_topics.insert(id, spec.clone());
-        Ok((spec.clone(), Some(Record::Topic(spec))))
-    }
-
-    pub fn drop_topic(&mut self, id: TopicId) -> Result<Record, AppendError> {
-        self.check_topic(id)?;
-        let catalog = self.catalog.load();
-        let topic = catalog.topic_by_id(id).ok_or(AppendError::TopicGone(id))?;
-        self.dropped_topics.insert(id);
-        Ok(Record::Topic(TopicSpec { is_dropped: true, ..topic.spec.clone() }))
-    }
-
-    pub fn create_group(&mut self, mut spec: GroupSpec) -> Result<(GroupSpec, Option<Record>), AppendError> {
-        let catalog = self.catalog.load();
-        let stored = catalog.group(&spec.name).map(AsRef::as_ref);
-        let stored = stored.filter(|stored| !self.dropped_groups.contains(&stored.id));
-        if let Some(existing) = stored.or_else(|| self.new_groups.get(&spec.name)) {
-            return Ok((existing.clone(), None));
-        }
-        let next = catalog.next_group().0 + u32::try_from(self.new_groups.len()).unwrap_or(u32::MAX);
-        if next as usize >= GROUPS_MAX {
-            return Err(AppendError::CatalogFull { what: "groups", max: GROUPS_MAX });
-        }
-        spec.id = GroupId(next);
-        self.new_groups.insert(spec.name.clone(), spec.clone());
-        Ok((spec.clone(), Some(Record::Group(spec))))
-    }
-
-    pub fn drop_group(&mut self, id: GroupId) -> Result<Record, AppendError> {
-        self.check_group(id)?;
-        let catalog = self.catalog.load();
-        let group = catalog.group_by_id(id).ok_or(AppendError::GroupGone(id))?;
-        self.dropped_groups.insert(id);
-        Ok(Record::Group(GroupSpec { is_dropped: true, ..GroupSpec::clone(group) }))
     }
 
     /// The record that ends a transaction; none when it ended, or is ending, the same way already.

@@ -241,12 +241,12 @@ impl Writer {
             }
             Request::ChangeTopic(id, change) => {
                 self.reserve.check()?;
-                let (spec, record) = self.sequencer.change_topic(id, change)?;
+                let (spec, record) = self.sequencer.change_topic(id, change, now)?;
                 record.into_iter().for_each(|record| self.add_batch(group, record));
                 Ok(Done::Topic { spec, is_new: false })
             }
             Request::DropTopic(id) => {
-                let record = self.sequencer.drop_topic(id)?;
+                let record = self.sequencer.drop_topic(id, now)?;
                 self.add_batch(group, record);
                 Ok(Done::Dropped)
             }
@@ -257,9 +257,24 @@ impl Writer {
                 Ok(Done::Group { spec, is_new })
             }
             Request::DropGroup(id) => {
-                let record = self.sequencer.drop_group(id)?;
+                let record = self.sequencer.drop_group(id, now)?;
                 self.add_batch(group, record);
                 Ok(Done::Dropped)
+            }
+            Request::AdoptTopic(spec) => {
+                if !spec.is_dropped {
+                    self.reserve.check()?;
+                }
+                let (spec, record) = self.sequencer.adopt_topic(spec)?;
+                let is_new = record.is_some();
+                record.into_iter().for_each(|record| self.add_batch(group, record));
+                Ok(Done::Topic { spec, is_new })
+            }
+            Request::AdoptGroup(spec) => {
+                let (spec, record) = self.sequencer.adopt_group(spec)?;
+                let is_new = record.is_some();
+                record.into_iter().for_each(|record| self.add_batch(group, record));
+                Ok(Done::Group { spec, is_new })
             }
             Request::EndTransaction { origin, outcome } => {
                 let record = self.sequencer.end_transaction(origin, outcome, now)?;

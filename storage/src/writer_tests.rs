@@ -60,6 +60,7 @@ impl Store {
             backoff: BackoffSpec::Steps(vec![std::time::Duration::from_secs(1)]),
             invisible: std::time::Duration::from_secs(30),
             created_at,
+            changed_at: created_at,
             is_dropped: false,
         };
         let made = store.commit(vec![Request::CreateTopic(topic), Request::CreateGroup(group)]);
@@ -175,6 +176,8 @@ fn changes_of_a_topic_add_up_in_one_group_and_survive_a_restart() {
         queues: 3,
         retention: Some(day),
         retention_bytes: Some(7),
+        // The clock stands still, and each change is newer than the one before.
+        changed_at: Timestamp(1_000_003),
         ..topic("plain", TopicKind::Normal)
     };
     for answer in &answers[2..] {
@@ -185,7 +188,7 @@ fn changes_of_a_topic_add_up_in_one_group_and_survive_a_restart() {
     let again = Store::on(store.disk.clone());
     let catalog = again.reader.catalog();
     let found = catalog.topic_by_id(PLAIN).unwrap();
-    assert_eq!(found.spec, TopicSpec { retention: None, ..expected });
+    assert_eq!(found.spec, TopicSpec { retention: None, changed_at: Timestamp(1_000_004), ..expected });
     assert_eq!(found.queues.len(), 3);
 }
 
@@ -214,4 +217,109 @@ fn queues_only_grow_and_only_where_order_does_not_follow_from_their_number() {
     let answers =
         store.commit(vec![Request::ChangeTopic(TOPIC, queues(1)), Request::ChangeTopic(TopicId(9), queues(1))]);
     assert!(matches!(answers[..], [Ok(_), Err(AppendError::TopicGone(_))]), "{answers:?}");
+}
+
+fn theirs(changed_at: u64, queues: u16) -> TopicSpec {
+    TopicSpec { queues, changed_at: Timestamp(changed_at), ..topic("plain", TopicKind::Normal) }
+}
+
+fn dropped(changed_at: u64) -> TopicSpec {
+    TopicSpec { is_dropped: true, ..theirs(changed_at, 1) }
+}
+
+impl Store {
+    /// Whether something is made of what another broker says.
+    fn adopt(&mut self, spec: TopicSpec) -> bool {
+        match self.commit(vec![Request::AdoptTopic(spec)]).pop() {
+            Some(Ok(Done::Topic { is_new, .. })) => is_new,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Queues and the time of the last change.
+    fn plain(&self) -> Option<(u16, u64)> {
+        let name = TopicName::parse("plain").unwrap();
+        self.reader.catalog().topic(&name).map(|topic| (topic.spec.queues, topic.spec.changed_at.0))
+    }
+
+    fn buried(&self, kind: TopicKind) -> Option<u64> {
+        self.reader.catalog().topic_buried(&TopicName::parse("plain").unwrap(), kind).map(|at| at.0)
+    }
+}
+
+#[test]
+fn what_another_broker_says_of_a_topic_holds_unless_what_is_known_is_newer() {
+    let mut store = Store::new();
+    assert!(store.adopt(theirs(500_000, 2)));
+    assert!(!store.adopt(theirs(500_000, 2)), "it is so already");
+    assert!(!store.adopt(theirs(400_000, 9)) && !store.adopt(dropped(400_000)), "that is older");
+    assert!(store.adopt(theirs(600_000, 1)));
+    assert_eq!(store.plain(), Some((2, 600_000)), "queues only become more");
+    assert!(store.adopt(dropped(600_000)), "of equally new words the drop holds");
+    assert_eq!((store.plain(), store.buried(TopicKind::Normal)), (None, Some(600_000)));
+    assert!(!store.adopt(dropped(600_000)) && !store.adopt(theirs(600_000, 1)), "a broker that was away brings it");
+    assert!(store.adopt(theirs(600_001, 1)), "it was made anew");
+    assert_eq!((store.plain(), store.buried(TopicKind::Normal)), (Some((1, 600_001)), None));
+
+    let delay = |is_dropped| TopicSpec { kind: TopicKind::Delay, is_dropped, ..theirs(700_000, 1) };
+    assert!(!store.adopt(delay(false)), "one name, one topic");
+    assert!(store.adopt(delay(true)) && !store.adopt(delay(true)));
+    assert_eq!((store.plain(), store.buried(TopicKind::Delay)), (Some((1, 600_001)), Some(700_000)));
+    let again = Store::on(store.disk.clone());
+    assert_eq!((again.plain(), again.buried(TopicKind::Delay)), (Some((1, 600_001)), Some(700_000)));
+}
+
+#[test]
+fn what_is_said_here_is_newer_than_all_that_was_said_before_wherever_clocks_stand() {
+    let (now, far) = (1_000_000, 9_000_000);
+    let mut store = Store::new();
+    assert!(store.adopt(dropped(far)), "a topic that was never here");
+    assert_eq!(store.buried(TopicKind::Normal), Some(far));
+    store.commit(vec![Request::CreateTopic(theirs(now, 1))]);
+    assert_eq!(store.plain(), Some((1, far + 1)));
+    let id = store.reader.catalog().topic(&TopicName::parse("plain").unwrap()).unwrap().spec.id;
+    store.commit(vec![Request::ChangeTopic(id, TopicChange { queues: Some(2), ..TopicChange::default() })]);
+    assert_eq!(store.plain(), Some((2, far + 2)));
+    store.commit(vec![Request::DropTopic(id), Request::CreateTopic(theirs(now, 1))]);
+    assert_eq!(store.plain(), Some((1, far + 4)), "in one group, too");
+    assert_eq!(store.buried(TopicKind::Normal), None);
+}
+
+#[test]
+fn words_of_other_brokers_that_share_a_group_follow_each_other() {
+    let mut store = Store::new();
+    let words = [theirs(5, 1), theirs(6, 3), dropped(6), theirs(6, 9), theirs(7, 2), dropped(5)];
+    let answers = store.commit(words.map(Request::AdoptTopic).into());
+    let made: Vec<bool> = answers.iter().map(|answer| matches!(answer, Ok(Done::Topic { is_new: true, .. }))).collect();
+    assert_eq!(made, [true, true, true, false, true, false]);
+    assert_eq!(store.plain(), Some((2, 7)));
+    let next = store.reader.catalog().next_topic();
+    assert_eq!(next, TopicId(TOPIC.0 + 3), "one that was dropped does not come back under its number");
+    let again = Store::on(store.disk.clone());
+    assert_eq!((again.plain(), again.reader.catalog().next_topic()), (Some((2, 7)), next));
+}
+
+#[test]
+fn what_another_broker_says_of_a_group_holds_unless_what_is_known_is_newer() {
+    let mut store = Store::new();
+    let known = GroupSpec::clone(store.reader.catalog().group_by_id(GROUP).unwrap());
+    let theirs = |changed_at: u64, attempts_max, is_dropped| {
+        let changed_at = Timestamp(changed_at);
+        Request::AdoptGroup(GroupSpec { id: GroupId(77), attempts_max, changed_at, is_dropped, ..known.clone() })
+    };
+    let now = known.changed_at.0;
+    let older = store.commit(vec![theirs(now - 1, 9, false), theirs(now - 1, 9, true)]);
+    assert!(older.iter().all(|answer| matches!(answer, Ok(Done::Group { is_new: false, .. }))), "{older:?}");
+    store.commit(vec![theirs(now + 1, 9, false), Request::CreateGroup(known.clone())]);
+    let attempts = |store: &Store| store.reader.catalog().group_by_id(GROUP).map(|group| group.attempts_max);
+    assert_eq!(attempts(&store), Some(9), "with the number that it has here");
+    store.commit(vec![theirs(now + 2, 9, true), theirs(now + 2, 5, false)]);
+    assert_eq!((attempts(&store), store.reader.catalog().groups().count()), (None, 0));
+    assert_eq!(store.reader.catalog().group_buried(&known.name), Some(Timestamp(now + 2)));
+    store.commit(vec![Request::CreateGroup(known.clone())]);
+    let again = Store::on(store.disk.clone());
+    let made = again.reader.catalog().group(&known.name).cloned().unwrap();
+    assert_eq!((made.changed_at.0, again.reader.catalog().buried_groups().count()), (now + 3, 0));
+    store.commit(vec![Request::DropGroup(made.id)]);
+    assert_eq!(store.reader.catalog().group_buried(&known.name), Some(Timestamp(now + 4)));
 }

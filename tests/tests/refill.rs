@@ -115,6 +115,7 @@ fn set_up(parts: &mut Recovered) {
         backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(30),
         created_at: START,
+        changed_at: START,
         is_dropped: false,
     };
     commit(parts, Request::CreateTopic(topic));

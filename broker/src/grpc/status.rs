@@ -104,7 +104,7 @@ fn code(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::IllegalTopic(_) => Code::IllegalTopic,
         Refusal::IllegalGroup(_) | Refusal::SettingsWithoutGroup => Code::IllegalConsumerGroup,
-        Refusal::TopicNotFound(_) | Refusal::Gone => Code::TopicNotFound,
+        Refusal::TopicNotFound(_) | Refusal::TopicElsewhere { .. } | Refusal::Gone => Code::TopicNotFound,
         Refusal::GroupNotFound(_) => Code::ConsumerGroupNotFound,
         Refusal::NoMessages | Refusal::TwoTopics { .. } | Refusal::BodyCorrupted { .. } => Code::MessageCorrupted,
         Refusal::BodyEmpty => Code::MessageBodyEmpty,
@@ -165,7 +165,7 @@ fn reason(refusal: &Refusal) -> Option<&'static str> {
         Refusal::Gone | Refusal::GroupNotFound(_) => None,
         Refusal::TopicNotFound(_) | Refusal::InvalidHandle { .. } | Refusal::InvalidTransaction { .. } => None,
         Refusal::NothingToRecall { .. } | Refusal::OutcomeUnknown { .. } | Refusal::Unreadable { .. } => None,
-        Refusal::HolderAway { .. } => None,
+        Refusal::HolderAway { .. } | Refusal::TopicElsewhere { .. } => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The admin API below `/api/v1` (operations D5): topics, groups, and a look at messages.
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -10,7 +12,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use super::Admin;
-use super::json::{GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicChangesJson, TopicJson};
+use super::json::{GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicChangesJson, TopicJson};
 use super::{messages, node};
 use crate::admin::{Created, TopicType};
 use serve::http::{Json, Name, Parameters, Problem};
@@ -79,11 +81,10 @@ async fn delete_topic(
     State(admin): State<Admin>,
     Name(name): Name,
     mut parameters: Parameters,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let is_forced = parameters.flag("force")?;
     parameters.finish()?;
-    admin.broker.delete_topic(&name, is_forced).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(gone(admin.broker.delete_topic(&name, is_forced).await?))
 }
 
 async fn queues(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<Page<QueueJson>> {
@@ -122,11 +123,18 @@ async fn delete_group(
     State(admin): State<Admin>,
     Name(name): Name,
     mut parameters: Parameters,
-) -> Result<StatusCode, Problem> {
+) -> Result<Response, Problem> {
     let is_forced = parameters.flag("force")?;
     parameters.finish()?;
-    admin.broker.delete_group(&name, is_forced).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(gone(admin.broker.delete_group(&name, is_forced).await?))
+}
+
+/// 204 when it is gone everywhere, else 200 and where it is not yet.
+fn gone(pending_on: Vec<Arc<str>>) -> Response {
+    if pending_on.is_empty() {
+        return StatusCode::NO_CONTENT.into_response();
+    }
+    axum::Json(GoneJson { pending_on: pending_on.iter().map(|broker| broker.to_string()).collect() }).into_response()
 }
 
 /// 201 and where it is, or 200 when it was there with the same settings.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use super::message_json::{FoundJson, GroupStateJson, MessageJson};
 use crate::admin::{
     Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic,
-    QueueDescription, TopicChanges, TopicDescription, TopicType,
+    QueueDescription, TopicChanges, TopicCopy, TopicDescription, TopicType,
 };
 use serve::http::fields::time;
 
@@ -84,9 +84,33 @@ pub struct TopicJson {
     pub timers_pending: u64,
     pub transactions_prepared: u64,
     pub retention: RetentionJson,
+    /// The brokers that have it, when there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub brokers: Vec<TopicCopyJson>,
+    /// After a change: brokers that do not have it yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_on: Vec<String>,
     /// What whoever made a change should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+/// A topic as one of the brokers has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TopicCopyJson {
+    pub broker: String,
+    pub r#type: Option<TopicType>,
+    pub queues: u16,
+    pub changed_at: String,
+    /// What is not as on the broker that answers; `keeper`: it lives on another one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub differs: Vec<String>,
+}
+
+/// Answer to a DELETE that some brokers have yet to follow.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GoneJson {
+    pub pending_on: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -134,6 +158,9 @@ pub struct GroupJson {
     pub members: Vec<MemberJson>,
     pub topics: Vec<GroupTopicJson>,
     pub dead_letters: u64,
+    /// After a change: brokers that do not have it yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pending_on: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -283,8 +310,18 @@ impl From<TopicDescription> for TopicJson {
                 time_is_default: topic.retention.is_time_default,
                 size: topic.retention.bytes.map(ByteSize),
             },
+            brokers: topic.copies.into_iter().map(TopicCopyJson::from).collect(),
+            pending_on: topic.pending_on.iter().map(|broker| broker.to_string()).collect(),
             warnings: Vec::new(),
         }
+    }
+}
+
+impl From<TopicCopy> for TopicCopyJson {
+    fn from(copy: TopicCopy) -> Self {
+        let TopicCopy { broker, topic_type, queues, changed_at, differs } = copy;
+        let differs = differs.into_iter().map(String::from).collect();
+        Self { broker, r#type: topic_type, queues, changed_at: time(changed_at), differs }
     }
 }
 
@@ -339,6 +376,7 @@ impl From<GroupDescription> for GroupJson {
             members: group.members.into_iter().map(MemberJson::from).collect(),
             topics: group.topics.into_iter().map(GroupTopicJson::from).collect(),
             dead_letters: group.dead_letters,
+            pending_on: group.pending_on.iter().map(|broker| broker.to_string()).collect(),
         }
     }
 }

@@ -145,7 +145,7 @@ fn other(broker: &cluster::Broker) -> NodeJson {
         version: broker.node.version.to_string(),
         grpc: Some(broker.node.grpc.to_string()),
         http: broker.node.http.as_deref().map(String::from),
-        topics: broker.topics.len(),
+        topics: broker.catalog.topics.len(),
         nameservers: Vec::new(),
     }
 }

@@ -16,6 +16,15 @@ impl From<AdminRefusal> for Problem {
             AdminRefusal::TopicNotFound(topic) => {
                 Problem::new(S::NOT_FOUND, "topic_not_found", detail).value(topic.as_str())
             }
+            AdminRefusal::TopicNotHere { topic, .. } => {
+                Problem::new(S::NOT_FOUND, "topic_not_found", detail).value(topic.as_str())
+            }
+            AdminRefusal::TopicLivesElsewhere { broker, .. } => {
+                Problem::new(S::CONFLICT, "topic_lives_elsewhere", detail).field("broker").value(broker)
+            }
+            AdminRefusal::TopicOnOthers { topic, .. } => {
+                Problem::new(S::CONFLICT, "topic_has_backlog", detail).value(topic.as_str())
+            }
             AdminRefusal::GroupNotFound(group) => {
                 Problem::new(S::NOT_FOUND, "group_not_found", detail).value(group.as_str())
             }
@@ -73,7 +82,7 @@ fn refused(refusal: &Refusal) -> Problem {
         Refusal::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
         Refusal::WritesDisabled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "writes_disabled"),
         Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        Refusal::TopicNotFound(_) => (StatusCode::NOT_FOUND, "topic_not_found"),
+        Refusal::TopicNotFound(_) | Refusal::TopicElsewhere { .. } => (StatusCode::NOT_FOUND, "topic_not_found"),
         Refusal::IllegalTopic(error) | Refusal::IllegalGroup(error) => return illegal_name(error),
         // Retryable here: the outcome is unknown, or a read failed. The caller's words are not the cause.
         other if other.is_retryable() => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
@@ -99,6 +108,9 @@ mod tests {
                 409,
                 "topic_has_backlog",
             ),
+            (AdminRefusal::TopicLivesElsewhere { topic: topic(), broker: "b".into() }, 409, "topic_lives_elsewhere"),
+            (AdminRefusal::TopicOnOthers { topic: topic(), brokers: vec!["b".into()] }, 409, "topic_has_backlog"),
+            (AdminRefusal::TopicNotHere { topic: topic(), brokers: vec!["b".into()] }, 404, "topic_not_found"),
             (AdminRefusal::Refused(Refusal::Overloaded { limit: "x" }), 429, "overloaded"),
             (AdminRefusal::Refused(Refusal::DiskFull { free: 0, reserve: 1 }), 507, "disk_full"),
             (AdminRefusal::Refused(Refusal::Draining), 503, "draining"),

@@ -313,9 +313,8 @@ impl Core {
     }
 
     fn change_settings(&mut self, settings: Settings) {
-        // The driver starts anew when the order changes; everything else takes effect as it is.
-        assert_eq!(settings.is_ordered, self.settings.is_ordered, "order is fixed for a subscription's life");
-        self.settings = settings;
+        // Order is fixed for a subscription's life: another one takes effect when it starts anew. All else does as it is.
+        self.settings = Settings { is_ordered: self.settings.is_ordered, ..settings };
     }
 }
 

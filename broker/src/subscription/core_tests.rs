@@ -75,6 +75,19 @@ fn an_open_batch_closes_its_message_group_and_no_other() {
 }
 
 #[test]
+fn a_group_whose_order_is_changed_keeps_the_old_one_until_it_starts_anew() {
+    let mut story = Story::new(true, 3);
+    story.tell(Event::SettingsChanged(Settings { is_ordered: false, ..story.settings.clone() }));
+    story.send(&[7, 7]);
+    story.poll(1, "a", 1);
+    story.commit();
+    assert!(story.poll_with(2, poll_of("b", 99_000)).is_empty(), "the first of its message group is out");
+    story.settle(10, 1, 0, Verdict::Ack);
+    story.commit();
+    assert_eq!(story.offsets(2), [1]);
+}
+
+#[test]
 fn a_nacked_message_keeps_its_group_closed_until_it_is_visible_and_comes_first() {
     let mut story = Story::new(true, 3);
     story.send(&[7, 7]);

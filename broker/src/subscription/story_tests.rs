@@ -298,6 +298,7 @@ fn views(queues: u16, created_at: Timestamp) -> Views {
         backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(60),
         created_at,
+        changed_at: created_at,
         is_dropped: false,
     };
     views.apply(&Record::Topic(topic), at(0), created_at);

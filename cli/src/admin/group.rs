@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, encode};
-use super::{confirm, say};
+use super::{confirm, say, warn_of_pending};
 use crate::args::Target;
 use crate::exit::Failure;
 use crate::output::{Form, Output};
@@ -128,6 +128,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
                 true => format!("created group {}", create.name),
                 false => format!("group {} is there with these settings", create.name),
             };
+            warn_of_pending(&answer.body);
             say(output, &answer.body, &create.name, sentence)
         }
         Verb::List => list(&mut api, output).await,
@@ -229,7 +230,8 @@ async fn delete(api: &mut Api, options: &Delete, output: &Output) -> Result<(), 
     }
     confirm(&format!("This {loss}"), options.yes)?;
     let query = if options.force { "?force=true" } else { "" };
-    api.delete(&format!("{path}{query}"), found.etag).await?;
+    let answer = api.delete(&format!("{path}{query}"), found.etag).await?;
+    warn_of_pending(&answer.body);
     say(output, &found.body, &group.name, format!("deleted group {}", group.name))
 }
 

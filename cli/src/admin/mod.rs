@@ -24,6 +24,15 @@ fn say(output: &Output, object: &Value, name: &str, sentence: String) -> Result<
     Ok(())
 }
 
+/// A change is done, and some brokers have yet to follow.
+fn warn_of_pending(answer: &Value) {
+    let pending = answer["pending_on"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let names: Vec<_> = pending.iter().filter_map(Value::as_str).collect();
+    if !names.is_empty() {
+        eprintln!("warning: not yet on {}; it gets there as soon as they can be reached", names.join(", "));
+    }
+}
+
 /// Asks before something is lost. Where nobody can answer, `--yes` has to have been given.
 fn confirm(what: &str, is_agreed: bool) -> Result<(), Failure> {
     if is_agreed {

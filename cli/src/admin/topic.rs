@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, encode};
-use super::{confirm, say};
+use super::{confirm, say, warn_of_pending};
 use crate::args::Target;
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
@@ -119,7 +119,21 @@ pub struct Topic {
     pub transactions_prepared: u64,
     pub retention: Option<Retention>,
     #[serde(default)]
+    pub brokers: Vec<TopicCopy>,
+    #[serde(default)]
     pub warnings: Vec<String>,
+}
+
+/// As one of the brokers has it.
+#[derive(Debug, Deserialize)]
+pub struct TopicCopy {
+    pub broker: String,
+    #[serde(rename = "type")]
+    pub topic_type: Option<String>,
+    pub queues: u16,
+    pub changed_at: String,
+    #[serde(default)]
+    pub differs: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -170,6 +184,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
                 true => format!("created topic {} ({kind}, {queues} queues)", spec.name),
                 false => format!("topic {} is there with these settings", spec.name),
             };
+            warn_of_pending(&topic);
             say(output, &topic, &spec.name, sentence)
         }
         Verb::List => list(&mut api, output).await,
@@ -214,6 +229,7 @@ async fn update(api: &mut Api, changes: &Update, output: &Output) -> Result<(), 
     }
     let path = format!("/topics/{}", encode(&changes.name));
     let answer = api.patch(&path, &Value::Object(body)).await?;
+    warn_of_pending(&answer.body);
     let topic: Topic = api.read(&path, answer.body.clone())?;
     for warning in &topic.warnings {
         eprintln!("warning: {warning}");
@@ -264,6 +280,16 @@ async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Fail
         ("retention", topic.retention.as_ref().map(Retention::text).unwrap_or_default()),
     ])?;
     output.line("")?;
+    if !topic.brokers.is_empty() {
+        let row = |copy: &TopicCopy| {
+            let differs = if copy.differs.is_empty() { "-".into() } else { copy.differs.join(", ") };
+            let topic_type = copy.topic_type.clone().unwrap_or_else(|| "?".into());
+            vec![copy.broker.clone(), topic_type, copy.queues.to_string(), copy.changed_at.clone(), differs]
+        };
+        let header = ["BROKER", "TYPE", "QUEUES", "CHANGED", "DIFFERS"];
+        output.table(&header, topic.brokers.iter().map(row).collect())?;
+        output.line("")?;
+    }
     let row = |queue: &Queue| {
         let newest = queue.newest_at.clone().unwrap_or_else(|| "-".into());
         vec![queue.queue.to_string(), queue.first.to_string(), queue.next.to_string(), newest]
@@ -287,6 +313,7 @@ async fn delete(api: &mut Api, options: &Delete, output: &Output) -> Result<(), 
     }
     confirm(&format!("This {loss}"), options.yes)?;
     let query = if options.force { "?force=true" } else { "" };
-    api.delete(&format!("{path}{query}"), found.etag).await?;
+    let answer = api.delete(&format!("{path}{query}"), found.etag).await?;
+    warn_of_pending(&answer.body);
     say(output, &found.body, &topic.name, format!("deleted topic {}", topic.name))
 }

@@ -50,13 +50,14 @@ pub fn of(record: &Record, names: &Names) -> (&'static str, Map<String, Value>) 
         Record::Topic(spec) => {
             let kind = format!("{:?}", spec.kind).to_lowercase();
             let own = json!({"id": spec.id.0, "name": spec.name.as_str(), "type": kind, "queues": spec.queues,
-                "dropped": spec.is_dropped});
+                "dropped": spec.is_dropped, "changed_at": rfc3339(spec.changed_at)});
             ("topic", merged([own]))
         }
         Record::Group(spec) => {
             let order = format!("{:?}", spec.order).to_lowercase();
             let own = json!({"id": spec.id.0, "name": spec.name.as_str(), "order": order,
-                "attempts_max": spec.attempts_max, "dropped": spec.is_dropped});
+                "attempts_max": spec.attempts_max, "dropped": spec.is_dropped,
+                "changed_at": rfc3339(spec.changed_at)});
             ("group", merged([own]))
         }
         Record::Fact(fact) => of_fact(fact, names),

@@ -1,12 +1,14 @@
 //! What becomes of a store whose checkpoints, or what they need, are damaged.
 
-use base::QueueOffset;
+use base::{QueueOffset, TopicName};
 
-use super::old_store::{OldStore, SEGMENT_BYTES};
+use super::old_store::{GROUP, OldStore, SEGMENT_BYTES};
 use super::*;
 use crate::disk::Disk;
 use crate::log::recovery;
+use crate::request::{Done, Request};
 use crate::store::OpenError;
+use crate::view::catalog::{TopicKind, TopicSpec};
 
 fn newest(store: &mut OldStore) -> Manifest {
     store.parts().upkeep.newest().expect("a checkpoint was taken").clone()
@@ -198,4 +200,27 @@ fn a_checkpoint_that_fails_leaves_the_older_ones_and_the_next_one_is_complete() 
     assert_eq!(store.meaning(), before);
     let names = store.disk.list().expect("power");
     assert!(names.iter().all(|name| !name.starts_with(crate::table::TEMPORARY_PREFIX)), "{names:?}");
+}
+
+#[test]
+fn what_was_dropped_is_remembered_when_the_log_that_says_so_is_not_read_any_more() {
+    let mut store = OldStore::new();
+    let name = TopicName::parse("gone").expect("legal");
+    let group = store.parts().reader.catalog().group_by_id(GROUP).expect("made").name.clone();
+    let topic = TopicSpec::new(name.clone(), TopicKind::Delay, 1, Timestamp(1));
+    let Ok(Done::Topic { spec, .. }) = store.commit(Request::CreateTopic(topic)) else { panic!("no topic") };
+    store.commit(Request::DropTopic(spec.id)).expect("room");
+    store.commit(Request::DropGroup(GROUP)).expect("room");
+    let buried = |store: &mut OldStore| {
+        let catalog = store.parts().reader.catalog();
+        (catalog.topic_buried(&name, TopicKind::Delay), catalog.group_buried(&group))
+    };
+    let before = buried(&mut store);
+    assert!(before.0.is_some() && before.1.is_some());
+    store.fill_segments(2);
+    store.seal_all();
+    store.checkpoint().expect("room");
+    store.open().expect("a sound checkpoint");
+    assert!(newest(&mut store).replay_from > LogPosition(0));
+    assert_eq!(buried(&mut store), before);
 }

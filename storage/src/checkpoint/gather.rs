@@ -29,6 +29,8 @@ pub(super) const NEXT_IDS: u8 = 0;
 pub(super) const TOPIC: u8 = 1;
 pub(super) const GROUP: u8 = 2;
 pub(super) const SCHEDULE: u8 = 3;
+pub(super) const BURIED_TOPIC: u8 = 4;
+pub(super) const BURIED_GROUP: u8 = 5;
 
 /// A chain is merged before it is longer.
 const TABLES_MAX: usize = 12;
@@ -155,6 +157,19 @@ impl Gathering<'_> {
             add(SCHEDULE, number as u64, &|out| {
                 out.text(&schedule.name);
                 out.blob(&schedule.content);
+            });
+        }
+        for (number, (name, kind, at)) in catalog.buried_topics().enumerate() {
+            add(BURIED_TOPIC, number as u64, &|out| {
+                out.text(name.as_str());
+                out.u8(kind as u8);
+                out.varint(at.0);
+            });
+        }
+        for (number, (name, at)) in catalog.buried_groups().enumerate() {
+            add(BURIED_GROUP, number as u64, &|out| {
+                out.text(name.as_str());
+                out.varint(at.0);
             });
         }
         rows.sort_unstable();

@@ -98,6 +98,7 @@ impl OldStore {
             backoff: BackoffSpec::Steps(vec![std::time::Duration::from_secs(1)]),
             invisible: std::time::Duration::from_secs(30),
             created_at,
+            changed_at: created_at,
             is_dropped: false,
         };
         store.commit(Request::CreateTopic(topic)).expect("room");

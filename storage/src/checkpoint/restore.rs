@@ -3,10 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
-use base::{GroupId, LogPosition, QueueIndex, QueueOffset, TopicId};
+use base::{GroupId, GroupName, LogPosition, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
 
 use super::files::{self, ManifestFile, Pair};
-use super::gather::{CATALOG_KEY, GROUP, NEXT_IDS, QUEUE_KEY, SCHEDULE, TOPIC, TRANSACTION_KEY};
+use super::gather::{
+    BURIED_GROUP, BURIED_TOPIC, CATALOG_KEY, GROUP, NEXT_IDS, QUEUE_KEY, SCHEDULE, TOPIC, TRANSACTION_KEY,
+};
 use super::runs::open_runs;
 use super::{Manifest, ManifestError};
 use crate::codec::{Decoder, Malformed};
@@ -16,7 +18,7 @@ use crate::table::map::Chain;
 use crate::table::{Kind, Table, TableError};
 use crate::timer::TimerCore;
 use crate::view::Views;
-use crate::view::catalog::{Catalog, GroupSpec, TopicSpec};
+use crate::view::catalog::{Catalog, GroupSpec, TopicKind, TopicSpec};
 use crate::view::progress::rows::{KEY_BYTES, pair_of};
 use crate::view::queue::Kept;
 use crate::view::timers::Bounds;
@@ -133,6 +135,15 @@ impl Reading<'_> {
                     is_dropped: false,
                     content: from.blob()?.into(),
                 }),
+                BURIED_TOPIC => {
+                    let name = TopicName::parse(from.text()?).map_err(|_| from.malformed())?;
+                    let kind = TopicKind::decode(&mut from)?;
+                    catalog.bury_topic(name, kind, Timestamp(from.varint()?));
+                }
+                BURIED_GROUP => {
+                    let name = GroupName::parse(from.text()?).map_err(|_| from.malformed())?;
+                    catalog.bury_group(name, Timestamp(from.varint()?));
+                }
                 _ => return Err(from.malformed()),
             }
             from.end()

@@ -34,6 +34,7 @@ fn samples() -> Vec<Record> {
             backoff,
             invisible: std::time::Duration::from_secs(60),
             created_at: due,
+            changed_at: due.plus_ms(1),
             is_dropped: false,
         })
     };

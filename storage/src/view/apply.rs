@@ -139,13 +139,19 @@ impl Views {
             }
             Record::Fact(fact) => self.apply_fact(fact, at),
             Record::Topic(spec) => {
-                self.change_catalog(at, |catalog| catalog.apply_topic(spec));
+                self.change_catalog(at, |catalog| {
+                    catalog.forget_buried(stored_at);
+                    catalog.apply_topic(spec);
+                });
                 if spec.is_dropped {
                     self.drop_topic(spec.id, at);
                 }
             }
             Record::Group(spec) => {
-                self.change_catalog(at, |catalog| catalog.apply_group(spec));
+                self.change_catalog(at, |catalog| {
+                    catalog.forget_buried(stored_at);
+                    catalog.apply_group(spec);
+                });
                 if spec.is_dropped {
                     self.progress.lock().retain(|(group, _), _| *group != spec.id);
                 }

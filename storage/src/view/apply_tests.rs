@@ -34,6 +34,7 @@ impl Story {
             backoff: BackoffSpec::Steps(Vec::new()),
             invisible: std::time::Duration::from_secs(30),
             created_at,
+            changed_at: created_at,
             is_dropped: false,
         }));
         let filter = FilterSpec { is_sql: false, expression: "*".into() };

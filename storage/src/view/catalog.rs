@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::limits::BURIED_MS;
 use base::{GroupId, GroupName, LogPosition, QueueIndex, Timestamp, TopicId, TopicName};
 use hashbrown::HashMap;
 
@@ -39,6 +40,21 @@ impl TopicKind {
             Self::Fifo | Self::Mixed | Self::DeadLetter | Self::Retry | Self::Lite | Self::Priority => true,
             Self::Normal | Self::Delay | Self::Transaction => false,
         }
+    }
+
+    pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(match from.u8()? {
+            1 => Self::Normal,
+            2 => Self::Fifo,
+            3 => Self::Delay,
+            4 => Self::Transaction,
+            5 => Self::Mixed,
+            6 => Self::DeadLetter,
+            7 => Self::Retry,
+            8 => Self::Lite,
+            9 => Self::Priority,
+            _ => return Err(from.malformed()),
+        })
     }
 }
 
@@ -88,6 +104,8 @@ pub struct TopicSpec {
     pub kind: TopicKind,
     pub queues: u16,
     pub created_at: Timestamp,
+    /// When it was made, changed or dropped last: of two brokers' words about it the newer one holds.
+    pub changed_at: Timestamp,
     pub is_dropped: bool,
     /// How long messages are kept; none = as the store's default says.
     pub retention: Option<Duration>,
@@ -106,6 +124,8 @@ pub struct GroupSpec {
     pub backoff: BackoffSpec,
     pub invisible: Duration,
     pub created_at: Timestamp,
+    /// As that of a topic.
+    pub changed_at: Timestamp,
     pub is_dropped: bool,
 }
 
@@ -131,6 +151,9 @@ pub struct Catalog {
     groups: HashMap<GroupName, Arc<GroupSpec>>,
     groups_by_id: HashMap<GroupId, Arc<GroupSpec>>,
     schedules: HashMap<Arc<str>, ScheduleSpec>,
+    /// What was dropped lately, and when. A topic that is made anew as another kind is another topic.
+    buried_topics: HashMap<(TopicName, TopicKind), Timestamp>,
+    buried_groups: HashMap<GroupName, Timestamp>,
     next_topic: u32,
     next_group: u32,
     /// Everything that lies below is in here.
@@ -187,6 +210,23 @@ impl Catalog {
         self.schedules.values()
     }
 
+    /// When a topic of this name and kind was dropped, unless that is long ago or it was made anew since.
+    pub fn topic_buried(&self, name: &TopicName, kind: TopicKind) -> Option<Timestamp> {
+        self.buried_topics.get(&(name.clone(), kind)).copied()
+    }
+
+    pub fn group_buried(&self, name: &GroupName) -> Option<Timestamp> {
+        self.buried_groups.get(name).copied()
+    }
+
+    pub fn buried_topics(&self) -> impl Iterator<Item = (&TopicName, TopicKind, Timestamp)> {
+        self.buried_topics.iter().map(|((name, kind), at)| (name, *kind, *at))
+    }
+
+    pub fn buried_groups(&self) -> impl Iterator<Item = (&GroupName, Timestamp)> {
+        self.buried_groups.iter().map(|(name, at)| (name, *at))
+    }
+
     /// The number of the next new topic.
     pub fn next_topic(&self) -> TopicId {
         TopicId(self.next_topic)
@@ -204,8 +244,10 @@ impl Catalog {
             self.topics.remove(&known.spec.name);
         }
         if spec.is_dropped {
+            self.bury_topic(spec.name.clone(), spec.kind, spec.changed_at);
             return;
         }
+        self.buried_topics.remove(&(spec.name.clone(), spec.kind));
         let (mut queues, watchers): (Vec<_>, _) = match known {
             Some(known) => (known.queues.clone(), known.watchers.clone()),
             None => Default::default(),
@@ -224,11 +266,34 @@ impl Catalog {
         if let Some(known) = self.groups_by_id.remove(&spec.id) {
             self.groups.remove(&known.name);
         }
-        if !spec.is_dropped {
+        if spec.is_dropped {
+            self.bury_group(spec.name.clone(), spec.changed_at);
+        } else {
+            self.buried_groups.remove(&spec.name);
             let group = Arc::new(spec.clone());
             self.groups.insert(spec.name.clone(), group.clone());
             self.groups_by_id.insert(spec.id, group);
         }
+    }
+
+    /// Topics that the server derives from groups go and come with them.
+    pub(crate) fn bury_topic(&mut self, name: TopicName, kind: TopicKind, at: Timestamp) {
+        if !name.is_derived() {
+            let known = self.buried_topics.entry((name, kind)).or_default();
+            *known = at.max(*known);
+        }
+    }
+
+    pub(crate) fn bury_group(&mut self, name: GroupName, at: Timestamp) {
+        let known = self.buried_groups.entry(name).or_default();
+        *known = at.max(*known);
+    }
+
+    /// What was dropped too long ago is forgotten.
+    pub(crate) fn forget_buried(&mut self, now: Timestamp) {
+        let is_kept = |at: &Timestamp| at.plus_ms(BURIED_MS) > now;
+        self.buried_topics.retain(|_, at| is_kept(at));
+        self.buried_groups.retain(|_, at| is_kept(at));
     }
 
     pub(crate) fn apply_schedule(&mut self, spec: &ScheduleSpec) {
@@ -249,6 +314,7 @@ impl TopicSpec {
             kind,
             queues,
             created_at,
+            changed_at: created_at,
             is_dropped: false,
             retention: None,
             retention_bytes: None,
@@ -264,26 +330,17 @@ impl TopicSpec {
         out.u8(self.is_dropped.into());
         encode_duration(out, self.retention.unwrap_or_default());
         out.varint(self.retention_bytes.unwrap_or(0));
+        out.varint(self.changed_at.0);
     }
 
     pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
         let mut spec = Self {
             id: TopicId(from.number()?),
             name: TopicName::parse(from.text()?).map_err(|_| from.malformed())?,
-            kind: match from.u8()? {
-                1 => TopicKind::Normal,
-                2 => TopicKind::Fifo,
-                3 => TopicKind::Delay,
-                4 => TopicKind::Transaction,
-                5 => TopicKind::Mixed,
-                6 => TopicKind::DeadLetter,
-                7 => TopicKind::Retry,
-                8 => TopicKind::Lite,
-                9 => TopicKind::Priority,
-                _ => return Err(from.malformed()),
-            },
+            kind: TopicKind::decode(from)?,
             queues: from.u16()?,
             created_at: Timestamp(from.varint()?),
+            changed_at: Timestamp::ZERO,
             is_dropped: from.u8()? != 0,
             retention: None,
             retention_bytes: None,
@@ -293,6 +350,7 @@ impl TopicSpec {
             spec.retention = Some(decode_duration(from)?).filter(|time| !time.is_zero());
             spec.retention_bytes = Some(from.varint()?).filter(|bytes| *bytes > 0);
         }
+        spec.changed_at = decode_changed_at(from, spec.created_at)?;
         Ok(spec)
     }
 }
@@ -319,10 +377,11 @@ impl GroupSpec {
         encode_duration(out, self.invisible);
         out.varint(self.created_at.0);
         out.u8(self.is_dropped.into());
+        out.varint(self.changed_at.0);
     }
 
     pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
-        Ok(Self {
+        let mut spec = Self {
             id: GroupId(from.number()?),
             name: GroupName::parse(from.text()?).map_err(|_| from.malformed())?,
             order: match from.u8()? {
@@ -335,9 +394,17 @@ impl GroupSpec {
             backoff: decode_backoff(from)?,
             invisible: decode_duration(from)?,
             created_at: Timestamp(from.varint()?),
+            changed_at: Timestamp::ZERO,
             is_dropped: from.u8()? != 0,
-        })
+        };
+        spec.changed_at = decode_changed_at(from, spec.created_at)?;
+        Ok(spec)
     }
+}
+
+/// The first stores did not say it.
+fn decode_changed_at(from: &mut Decoder<'_>, created_at: Timestamp) -> Result<Timestamp, Malformed> {
+    if from.rest().is_empty() { Ok(created_at) } else { Ok(Timestamp(from.varint()?)) }
 }
 
 fn decode_backoff(from: &mut Decoder<'_>) -> Result<BackoffSpec, Malformed> {
@@ -364,28 +431,5 @@ fn decode_duration(from: &mut Decoder<'_>) -> Result<Duration, Malformed> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_topic_that_says_nothing_of_retention_is_read() {
-        let spec = TopicSpec {
-            id: TopicId(3),
-            ..TopicSpec::new(TopicName::parse("old").expect("legal"), TopicKind::Normal, 4, Timestamp(5))
-        };
-        let mut bytes = Vec::new();
-        spec.encode(&mut bytes);
-        for written in [&bytes[..], &bytes[..bytes.len() - 2]] {
-            assert_eq!(TopicSpec::decode(&mut Decoder::new("test", written)), Ok(spec.clone()));
-        }
-    }
-
-    #[test]
-    fn back_off_repeats_its_last_step_and_never_exceeds_its_maximum() {
-        let steps = BackoffSpec::Steps([1, 5].map(Duration::from_secs).into());
-        assert_eq!([1, 2, 3, 900].map(|n| steps.after(n).as_secs()), [1, 5, 5, 5]);
-        let doubling =
-            BackoffSpec::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
-        assert_eq!([1, 2, 3, 11, 12, 900].map(|n| doubling.after(n).as_secs()), [5, 10, 20, 5120, 7200, 7200]);
-    }
-}
+#[path = "catalog_tests.rs"]
+mod tests;

@@ -1,8 +1,8 @@
 //! Everything that a log means, in a form that can be compared: two stores with equal snapshots answer alike.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use base::{GroupId, QueueOffset, TopicId};
+use base::{GroupId, QueueOffset, Timestamp, TopicId};
 use storage::record::ScheduleSpec;
 use storage::timer::TimerCore;
 use storage::view::Views;
@@ -25,6 +25,8 @@ pub struct Snapshot {
     topics: BTreeMap<TopicId, (TopicSpec, Vec<Queue>)>,
     groups: BTreeMap<GroupId, GroupSpec>,
     next_ids: (TopicId, GroupId),
+    /// What was dropped, and when.
+    buried: BTreeSet<(String, Timestamp)>,
     schedules: BTreeMap<String, ScheduleSpec>,
     progress: BTreeMap<(GroupId, TopicId), Progress>,
     transactions: Transactions,
@@ -58,8 +60,11 @@ impl Snapshot {
             timers.sort_unstable_by_key(|timer| (timer.pointer.position, timer.due));
             timers
         });
+        let buried_topics = catalog.buried_topics().map(|(name, kind, at)| (format!("topic {name} {kind:?}"), at));
+        let buried_groups = catalog.buried_groups().map(|(name, at)| (format!("group {name}"), at));
         Self {
             topics,
+            buried: buried_topics.chain(buried_groups).collect(),
             groups: catalog.groups().map(|group| (group.id, GroupSpec::clone(group))).collect(),
             next_ids: (catalog.next_topic(), catalog.next_group()),
             schedules: catalog.schedules().map(|spec| (spec.name.to_string(), spec.clone())).collect(),
@@ -76,6 +81,7 @@ impl Snapshot {
             ("topics", self.topics == other.topics),
             ("groups", self.groups == other.groups),
             ("next ids", self.next_ids == other.next_ids),
+            ("buried", self.buried == other.buried),
             ("schedules", self.schedules == other.schedules),
             ("transactions", self.transactions == other.transactions),
             ("timers", is_same),

@@ -179,6 +179,7 @@ fn of_topic(spec: &TopicSpec) -> Fields {
         ("dropped", number(u8::from(spec.is_dropped))),
         ("retention", number(spec.retention.map_or(0, |time| time.as_millis() as u64))),
         ("retention bytes", number(spec.retention_bytes.unwrap_or(0))),
+        ("changed", time(spec.changed_at)),
     ]
 }
 
@@ -198,6 +199,7 @@ fn of_group(spec: &GroupSpec) -> Fields {
         ("invisible", ms(spec.invisible)),
         ("created", time(spec.created_at)),
         ("dropped", number(u8::from(spec.is_dropped))),
+        ("changed", time(spec.changed_at)),
     ]
 }
 

@@ -331,6 +331,7 @@ fn payload_of(kind: u8, from: &mut Bytes<'_>) -> Fields {
             ("dropped", Number(from.bool())),
             ("retention", Number(from.varint())),
             ("retention bytes", Number(from.varint())),
+            ("changed", Number(from.varint())),
         ],
         14 => vec![
             ("id", Number(from.varint())),
@@ -341,6 +342,7 @@ fn payload_of(kind: u8, from: &mut Bytes<'_>) -> Fields {
             ("invisible", Number(from.varint())),
             ("created", Number(from.varint())),
             ("dropped", Number(from.bool())),
+            ("changed", Number(from.varint())),
         ],
         15 => {
             vec![("name", Text(from.text())), ("dropped", Number(from.bool())), ("content", Value::Bytes(from.blob()))]

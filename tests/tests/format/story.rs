@@ -130,6 +130,7 @@ impl Story {
                 backoff,
                 invisible: Duration::from_secs(60),
                 created_at,
+                changed_at: created_at,
                 is_dropped: false,
             })
         };

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use base::{Clock, GroupName, QueueIndex, QueueOffset, TopicName};
+use base::{Clock, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
 use storage::message::{BodyPart, Envelope, MessageKind};
 use storage::record::{AckRange, Fact, FilterSpec, Head, LeaseEntry, Pending, RetryEntry, ScheduleSpec, Why};
 use storage::request::{BodyKind, Change, NewBody, Request};
-use storage::view::catalog::{OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{GroupSpec, OrderSpec, TopicKind, TopicSpec};
 
 use super::super::oracle::body_of;
 use super::scene::PAIRS;
@@ -67,7 +67,7 @@ impl World {
                 let settle = Change::Fact(Fact::Settle { group, topic, acks, retries: Vec::new() });
                 Request::Changes([publish, settle].into_iter().collect())
             }
-            9 => self.named_topic(number),
+            9 => self.adopted(number),
             10 => {
                 let name = TopicName::parse(&format!("extra{number}")).expect("legal");
                 let found = self.run().reader.catalog().topic(&name).map(|topic| topic.spec.id);
@@ -115,6 +115,19 @@ impl World {
             })),
         };
         self.submit(Owner::Nobody, request);
+    }
+
+    /// A topic or a group as another broker has it, newer or older than what is known here.
+    fn adopted(&mut self, number: u64) -> Request {
+        let (spread, is_dropped) = (self.chance.below(10_000), self.chance.one_in(3));
+        let changed_at = Timestamp(self.clock.now().0.saturating_sub(5_000) + spread);
+        if self.chance.one_in(2) {
+            let name = TopicName::parse(&format!("extra{number}")).expect("legal");
+            let topic = TopicSpec::new(name, TopicKind::Mixed, 2, changed_at);
+            return Request::AdoptTopic(TopicSpec { is_dropped, retention_bytes: Some(1 << 20), ..topic });
+        }
+        let group = self.group(&format!("extra{number}"), OrderSpec::Auto, 6);
+        Request::AdoptGroup(GroupSpec { changed_at, is_dropped, ..group })
     }
 
     pub(super) fn named_topic(&self, number: u64) -> Request {

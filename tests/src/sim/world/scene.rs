@@ -76,6 +76,7 @@ impl World {
     }
 
     pub(super) fn group(&self, name: &str, order: OrderSpec, attempts_max: u32) -> GroupSpec {
+        let created_at = self.clock.now();
         GroupSpec {
             id: GroupId(0),
             name: GroupName::parse(name).expect("legal"),
@@ -83,7 +84,8 @@ impl World {
             attempts_max,
             backoff: BackoffSpec::Steps(vec![Duration::from_secs(1), Duration::from_secs(5)]),
             invisible: Duration::from_secs(30),
-            created_at: self.clock.now(),
+            created_at,
+            changed_at: created_at,
             is_dropped: false,
         }
     }

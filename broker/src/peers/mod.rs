@@ -2,23 +2,23 @@
 //!
 //! P1. Of itself a broker believes its own catalog, of others what name servers say.
 
+mod own;
+mod spread;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::TopicName;
-use cluster::{Cluster, Node, Own, Place, Registrar, Served, State, Table};
-use hashbrown::HashMap;
+use cluster::{Cluster, Node, Own, Place, Registrar, State, Table};
 use parking_lot::Mutex;
 use storage::threads::Store;
-use storage::view::catalog::{Catalog, Topic, TopicKind};
 use storage::watch::Watcher;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::drain;
-use crate::operate::accepts;
 use crate::shared::Shared;
 
 /// Topics that are made one after the other are told together.
@@ -158,49 +158,14 @@ pub fn register(shared: &Arc<Shared>, grpc: SocketAddr, http: Option<SocketAddr>
             http: http.map(reachable),
             state: shared.state(),
         },
-        topics: Arc::new(served(&reader.catalog())),
+        catalog: Arc::new(own::catalog(&reader.catalog())),
     };
     let (own, told) = watch::channel(Arc::new(own));
     let registrars = Registrar::all(&peers.cluster, &told);
     let tasks = registrars.into_iter().map(|registrar| shared.spawn(registrar.run())).collect();
     *peers.registered.lock() = Some(Registered { own, tasks, _bell: watcher });
-    drop(shared.spawn(tell_changes(shared.clone(), bell)));
     drop(shared.spawn(drain::tell_state(shared.clone())));
-}
-
-/// Tells what changes in the catalog, for as long as this broker is registered.
-async fn tell_changes(shared: Arc<Shared>, bell: Arc<Bell>) {
-    loop {
-        bell.0.notified().await;
-        {
-            let registered = shared.peers.registered.lock();
-            let Some(registered) = &*registered else { return };
-            let topics = served(&shared.store.reader().catalog());
-            registered.own.send_if_modified(|own| {
-                let is_new = *own.topics != topics;
-                if is_new {
-                    *own = Arc::new(Own { topics: Arc::new(topics), version: own.version + 1, ..Own::clone(own) });
-                }
-                is_new
-            });
-        }
-        tokio::time::sleep(TELL_EVERY).await;
-    }
-}
-
-fn served(catalog: &Catalog) -> HashMap<TopicName, Served> {
-    catalog.topics().map(|topic| (topic.spec.name.clone(), served_topic(topic))).collect()
-}
-
-fn served_topic(topic: &Topic) -> Served {
-    let kind = topic.spec.kind;
-    Served {
-        queues: topic.spec.queues,
-        accepts: accepts(kind),
-        is_writable: !matches!(kind, TopicKind::DeadLetter | TopicKind::Retry),
-        is_placed: matches!(kind, TopicKind::Fifo | TopicKind::Mixed | TopicKind::Lite),
-        created_at: topic.spec.created_at,
-    }
+    drop(shared.spawn(spread::keep_up(shared.clone(), bell)));
 }
 
 /// The address as others reach it; without a host where this is any address of the machine.
