@@ -79,14 +79,21 @@ impl Broker {
         self.shared.peers.table().brokers().map(|broker| broker.name.clone()).collect()
     }
 
-    /// Where the broker is that gave out this recall handle or transaction id, when it was not this one. What is of no broker
-    /// that is known may be nobody's, and is this broker's to refuse.
-    pub fn elsewhere(&self, handle: &str) -> Result<Option<Arc<str>>, Refusal> {
+    /// Where the broker is that gave out this recall handle or transaction id, when it was not this one. One that is
+    /// away comes back: what it holds is not to be given up. What cannot be of another broker is this one's to refuse.
+    pub fn elsewhere(&self, text: &str) -> Result<Option<Arc<str>>, Refusal> {
         let peers = &self.shared.peers;
-        let Some(group) = handle::broker_group(handle).filter(|group| *group != peers.broker_group()) else {
+        let Some(group) = handle::broker_group(text).filter(|group| *group != peers.broker_group()) else {
             return Ok(None);
         };
-        Ok(peers.table().broker_of_group(group).map(|broker| broker.node.relay.clone()))
+        if let Some(broker) = peers.table().broker_of_group(group) {
+            return Ok(Some(broker.node.relay.clone()));
+        }
+        // Of this store, which was called otherwise then; or there are no others.
+        if handle::is_sealed(text, self.shared.store.reader().hash_key()) || !peers.has_nameservers() {
+            return Ok(None);
+        }
+        Err(Refusal::HolderAway { broker: format!("of group {group:08x}") })
     }
 
     /// Registers with every name server of the configuration: clients are served at these addresses from now on.
@@ -239,6 +246,10 @@ impl Broker {
             },
         ];
         checks.extend(self.registration());
+        if self.shared.drain.is_on() {
+            let detail = "new messages are refused, or will be".into();
+            checks.push(Check { name: "draining", is_ok: false, detail });
+        }
         checks
     }
 

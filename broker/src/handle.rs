@@ -85,13 +85,15 @@ impl Recall {
     }
 
     pub fn decode(text: &str, key: &HashKey) -> Option<Self> {
-        open(RECALL, text, key, |from| {
-            Ok(Self {
-                broker_group: from.number()?,
-                topic: TopicId(from.number()?),
-                origin: LogPosition(from.varint()?),
-                due: Timestamp(from.varint()?),
-            })
+        open(RECALL, text, key, Self::read)
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        Ok(Self {
+            broker_group: from.number()?,
+            topic: TopicId(from.number()?),
+            origin: LogPosition(from.varint()?),
+            due: Timestamp(from.varint()?),
         })
     }
 }
@@ -106,22 +108,34 @@ impl Transaction {
     }
 
     pub fn decode(text: &str, key: &HashKey) -> Option<Self> {
-        open(TRANSACTION, text, key, |from| {
-            let broker_group = from.number()?;
-            Ok(Self { broker_group, topic: TopicId(from.number()?), origin: LogPosition(from.varint()?) })
-        })
+        open(TRANSACTION, text, key, Self::read)
+    }
+
+    fn read(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
+        let broker_group = from.number()?;
+        Ok(Self { broker_group, topic: TopicId(from.number()?), origin: LogPosition(from.varint()?) })
     }
 }
 
-/// The broker group that a recall handle or transaction id says it is of. Nobody vouches for it: the store that gave the
-/// text out checks it, and others only pass it on. None when it is of neither form.
+/// The broker group that a recall handle or transaction id says it is of. Nobody vouches for it: the store that gave
+/// the text out checks it, and others only pass it on. None when it has neither form.
 pub fn broker_group(text: &str) -> Option<u32> {
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() <= HANDLE_BYTES_MAX)?;
-    let (&kind, rest) = bytes.split_first()?;
-    if kind != RECALL && kind != TRANSACTION {
-        return None;
-    }
-    Decoder::new("handle", rest).number().ok()
+    let bytes = decoded(text)?;
+    let (content, _unchecked) = bytes.split_last_chunk::<4>()?;
+    let (&kind, rest) = content.split_first()?;
+    let mut from = Decoder::new("handle", rest);
+    let group = match kind {
+        RECALL => Recall::read(&mut from).ok()?.broker_group,
+        TRANSACTION => Transaction::read(&mut from).ok()?.broker_group,
+        _ => return None,
+    };
+    from.end().ok()?;
+    Some(group)
+}
+
+/// Whether the store with this key gave a text out, as whatever.
+pub fn is_sealed(text: &str, key: &HashKey) -> bool {
+    unseal(text, key).is_some()
 }
 
 fn seal(kind: u8, key: &HashKey, encode: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -138,19 +152,27 @@ fn open<T>(
     key: &HashKey,
     decode: impl FnOnce(&mut Decoder<'_>) -> Result<T, Malformed>,
 ) -> Option<T> {
-    if text.len() > HANDLE_BYTES_MAX {
-        return None;
-    }
-    let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
-    let (content, check) = bytes.split_last_chunk::<4>()?;
-    if key.bytes(content).to_le_bytes()[..4] != *check {
-        return None;
-    }
+    let content = unseal(text, key)?;
     let rest = content.strip_prefix(&[kind])?;
     let mut decoder = Decoder::new("handle", rest);
     let value = decode(&mut decoder).ok()?;
     decoder.end().ok()?;
     Some(value)
+}
+
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    (text.len() <= HANDLE_BYTES_MAX).then(|| URL_SAFE_NO_PAD.decode(text).ok()).flatten()
+}
+
+/// What was sealed.
+fn unseal(text: &str, key: &HashKey) -> Option<Vec<u8>> {
+    let mut bytes = decoded(text)?;
+    let (content, check) = bytes.split_last_chunk::<4>()?;
+    if key.bytes(content).to_le_bytes()[..4] != *check {
+        return None;
+    }
+    bytes.truncate(content.len());
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -174,11 +196,30 @@ mod tests {
         assert_eq!(Receipt::decode(&text, &KEY), Some(receipt));
         assert_eq!(Receipt::decode(&text, &HashKey([8; 16])), None, "another store's");
         assert_eq!(Recall::decode(&text, &KEY), None, "another kind");
+        assert!(is_sealed(&text, &KEY) && !is_sealed(&text, &HashKey([8; 16])));
         for cut in 0..text.len() {
             assert_eq!(Receipt::decode(&text[..cut], &KEY), None, "cut to {cut}");
         }
         for bad in ["", "garbage", "ü", &"x".repeat(50_000)] {
             assert_eq!(Receipt::decode(bad, &KEY), None, "{bad:.20}");
+        }
+    }
+
+    #[test]
+    fn the_broker_group_is_read_without_the_key_and_only_of_what_has_the_form() {
+        let (topic, origin) = (TopicId(3), LogPosition(1 << 33));
+        let recall = Recall { broker_group: u32::MAX, topic, origin, due: Timestamp(9) }.encode(&KEY);
+        let transaction = Transaction { broker_group: 7, topic, origin }.encode(&KEY);
+        assert_eq!((broker_group(&recall), broker_group(&transaction)), (Some(u32::MAX), Some(7)));
+        for text in [&recall, &transaction] {
+            for cut in 0..text.len() {
+                assert_eq!(broker_group(&text[..cut]), None, "{text} cut to {cut}");
+            }
+            assert_eq!(broker_group(&format!("{text}AAAA")), None, "with more behind it");
+        }
+        // Base64 of words that begin as handles do.
+        for bad in ["", "dGVzdA", "ZGVsYXllZA", "made up"] {
+            assert_eq!(broker_group(bad), None, "{bad}");
         }
     }
 }

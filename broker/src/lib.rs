@@ -7,6 +7,7 @@ pub mod api;
 mod broker;
 mod checks;
 pub mod config;
+mod drain;
 pub mod filter;
 pub mod gateways;
 pub mod grpc;
@@ -29,4 +30,5 @@ mod topics;
 mod validate;
 
 pub use broker::Broker;
+pub use drain::Drained;
 pub(crate) use shared::store_refusal;

@@ -51,11 +51,42 @@ pub struct Member {
     pub last_seen: u64,
 }
 
+/// Everything that is known of a client.
+#[derive(Debug, Clone)]
+pub struct ClientDescription {
+    pub client_id: String,
+    /// Unknown before its settings or first heartbeat.
+    pub kind: Option<ClientKind>,
+    pub group: Option<GroupName>,
+    /// Published by a producer.
+    pub topics: Vec<TopicName>,
+    pub language: Language,
+    pub version: String,
+    pub address: Option<SocketAddr>,
+    pub last_seen: u64,
+    /// Telemetry streams that are open.
+    pub streams: usize,
+}
+
 /// A mutex, because every call of every worker is a sign of life; held for one look-up.
 #[derive(Debug)]
 pub struct Membership {
     clients: Mutex<HashMap<Arc<str>, Client>>,
     started: u64,
+}
+
+impl ClientKind {
+    /// As metrics and the admin API say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Producer => "producer",
+            Self::PushConsumer => "push",
+            Self::SimpleConsumer => "simple",
+            Self::PullConsumer => "pull",
+            Self::LitePushConsumer => "lite_push",
+            Self::LiteSimpleConsumer => "lite_simple",
+        }
+    }
 }
 
 impl Membership {
@@ -145,6 +176,25 @@ impl Membership {
                 last_seen: client.last_seen,
             })
             .collect()
+    }
+
+    /// Every client, by its id.
+    pub fn all(&self) -> Vec<ClientDescription> {
+        let clients = self.clients.lock();
+        let described = clients.iter().map(|(id, client)| ClientDescription {
+            client_id: id.to_string(),
+            kind: client.kind,
+            group: client.group.clone(),
+            topics: client.topics.iter().cloned().collect(),
+            language: client.language,
+            version: client.version.to_string(),
+            address: client.address,
+            last_seen: client.last_seen,
+            streams: client.streams.iter().filter(|stream| !stream.is_closed()).count(),
+        });
+        let mut described: Vec<_> = described.collect();
+        described.sort_unstable_by(|a, b| a.client_id.cmp(&b.client_id));
+        described
     }
 
     /// Shows every client.

@@ -6,6 +6,7 @@
 use std::sync::{Arc, Weak};
 
 use base::{GroupId, TopicId};
+use cluster::State as NodeState;
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
@@ -117,6 +118,7 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("rocketmq_topic_number", "Topics of users", &[]),
     ("rocketmq_consumer_group_number", "Consumer groups", &[]),
     ("rocketmq_broker_permission", "6 read and write, 4 read only", &[]),
+    ("carillon_state", "1 for the state that the broker is in", &["state"]),
     ("rocketmq_consumer_lag_messages", "Messages visible and not acknowledged, handed out or not", GROUP),
     ("rocketmq_consumer_ready_messages", "Messages visible and not handed out", GROUP),
     ("rocketmq_consumer_inflight_messages", "Messages handed out and not acknowledged", GROUP),
@@ -244,9 +246,11 @@ impl Gauges {
         let users = catalog.topics().filter(|topic| !topic.spec.name.is_derived()).count();
         self.set("rocketmq_topic_number", &[], users as u64);
         self.set("rocketmq_consumer_group_number", &[], catalog.groups().count() as u64);
-        let reserve = shared.store.reserve();
-        let is_writable = shared.store.failure().is_none() && reserve.free >= reserve.reserve;
-        self.set("rocketmq_broker_permission", &[], if is_writable { 6 } else { 4 });
+        let state = shared.state();
+        self.set("rocketmq_broker_permission", &[], if state == NodeState::Ready { 6 } else { 4 });
+        for (known, word) in crate::peers::STATES {
+            self.set("carillon_state", &[word], u64::from(known == state));
+        }
         let (depth, capacity) = shared.store.inbox_depth();
         self.set("carillon_queue_depth", &["writer_inbox"], depth as u64);
         self.set("carillon_queue_capacity", &["writer_inbox"], capacity as u64);

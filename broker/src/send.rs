@@ -33,6 +33,7 @@ impl Shared {
     }
 
     pub async fn send(&self, caller: &Caller, messages: Vec<NewMessage>) -> Result<Vec<Sent>, Refusal> {
+        self.drain.check(|| self.clock.monotonic_ms())?;
         let now = self.clock.now();
         let (name, first_type) = self.check_messages(&messages, now)?;
         let topic = match self.topic(&name) {

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::drain::Drain;
 use crate::mailbox::{Mailbox, current_worker};
 use crate::membership::Membership;
 use crate::metrics::Messages;
@@ -26,6 +27,7 @@ pub struct Shared {
     pub subscriptions: Subscriptions,
     pub messages: Messages,
     pub peers: Peers,
+    pub drain: Drain,
     mailboxes: Vec<Arc<Mailbox>>,
     workers: Vec<Handle>,
 }
@@ -53,6 +55,7 @@ impl Shared {
             subscriptions: Subscriptions::default(),
             messages,
             peers,
+            drain: Drain::default(),
             mailboxes,
             workers,
         })

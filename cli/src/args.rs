@@ -2,7 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::admin::{group, topic};
+use crate::admin::{client, group, nameserver, node, topic};
 use crate::bench;
 use crate::dev;
 use crate::doctor;
@@ -73,6 +73,21 @@ pub enum Command {
         after_help = "Examples:\n  carillon group create billing --attempts 6\n  carillon group describe billing"
     )]
     Group(group::Verb),
+    /// Brokers of the cluster: list, show, drain, resume.
+    #[command(subcommand, after_help = "Examples:\n  carillon node list\n  carillon --server broker-a:8080 node drain")]
+    Node(node::Verb),
+    /// Name servers: what brokers they know, where a topic is.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon --server ns-1:9877 nameserver list\n  carillon --server ns-1:9877 nameserver routes orders"
+    )]
+    Nameserver(nameserver::Verb),
+    /// Clients of a broker: list, show.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon client list --group billing\n  carillon client show host@1@0@abc"
+    )]
+    Client(client::Verb),
     Send(send::Options),
     Receive(receive::Options),
     Tail(tail::Options),

@@ -19,6 +19,8 @@ pub enum Exit {
     Refused,
     NotAllowed,
     Unreachable,
+    /// Done in part.
+    Partly,
     /// `doctor`, as monitoring expects it.
     Warning,
     /// `doctor`: something does not work, or will not.
@@ -45,6 +47,7 @@ impl From<Exit> for u8 {
             Exit::Refused | Exit::AddressInUse => 4,
             Exit::NotAllowed | Exit::NoPermission => 5,
             Exit::Unreachable => 6,
+            Exit::Partly => 7,
         }
     }
 }

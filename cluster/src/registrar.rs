@@ -6,6 +6,7 @@
 use std::hash::Hash;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use proto::cluster as wire;
 use proto::cluster::registry_client::RegistryClient;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Sleep;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic::transport::{Endpoint, Uri};
@@ -188,6 +190,9 @@ impl Registrar {
         let mut client = RegistryClient::new(channel).max_decoding_message_size(UPDATE_BYTES_MAX);
         let mut inbound = client.register(ReceiverStream::new(updates)).await?.into_inner();
         let mut others = Table::default();
+        // To a name server that was started again the others come back one by one: until then they are where they were.
+        let mut before = Some(Table::clone(&self.cluster.table()));
+        let mut settled = None;
         let mut is_ready = false;
         let mut renew = tokio::time::interval(RENEW_EVERY);
         loop {
@@ -208,31 +213,50 @@ impl Registrar {
                     let Some(message) = message? else { return Err(End::Closed) };
                     match message.content {
                         Some(wire::cluster_update::Content::Update(update)) => drop(others.apply(update.try_into()?)?),
-                        Some(wire::cluster_update::Content::Gone(broker)) => drop(others.remove(&broker)),
+                        Some(wire::cluster_update::Content::Gone(broker)) => {
+                            others.remove(&broker);
+                            if let Some(before) = &mut before {
+                                before.remove(&broker);
+                            }
+                        }
                         Some(wire::cluster_update::Content::Ready(ready)) => {
                             let every = Duration::from_millis(ready.renew_every_ms.max(1).into());
                             renew = tokio::time::interval(every.min(RENEW_EVERY));
+                            settled = Some(Box::pin(tokio::time::sleep(Duration::from_millis(ready.settling_ms.into()))));
+                            before = before.filter(|_| ready.settling_ms > 0);
                             is_ready = true;
                         }
                         // Of a newer name server.
                         None => continue,
                     }
                     if is_ready {
-                        self.take_over(&others, address.as_deref());
+                        self.take_over(&others, before.as_ref(), address.as_deref());
                     }
+                }
+                () = passed(&mut settled) => {
+                    (before, settled) = (None, None);
+                    self.take_over(&others, None, address.as_deref());
                 }
             }
         }
     }
 
-    fn take_over(&self, others: &Table, address: Option<&str>) {
+    fn take_over(&self, others: &Table, before: Option<&Table>, address: Option<&str>) {
         let known = self.known();
-        known.table.lock().clone_from(others);
+        *known.table.lock() = Table::merged(std::iter::once(others).chain(before));
         if !known.is_live.swap(true, Ordering::AcqRel) {
             tracing::info!(nameserver = known.nameserver, address, "registered with a name server");
             self.cluster.own_address.store(address.map(|address| Arc::new(address.to_owned())));
         }
         self.cluster.merge();
+    }
+}
+
+/// Never, when there is nothing to wait for.
+async fn passed(sleep: &mut Option<Pin<Box<Sleep>>>) {
+    match sleep {
+        Some(sleep) => sleep.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -237,9 +237,10 @@ impl Table {
         conflicts
     }
 
-    /// A broker for a call about `topic`, or about none that is known. The same for the same `key` for as long as that
-    /// broker is there, so that what was handed out is settled where it was.
-    pub fn pick(&self, topic: Option<&TopicName>, key: &[u8]) -> Option<&Arc<Broker>> {
+    /// A broker for a call about `topic`, or about none that is known; one that is `stale` only if nobody else serves
+    /// it. The same for the same `key` for as long as that broker is there, so that what was handed out is settled
+    /// where it was.
+    pub fn pick(&self, topic: Option<&TopicName>, key: &[u8], stale: &[Arc<str>]) -> Option<&Arc<Broker>> {
         let serving = topic.map(|topic| (self.keeper(topic), topic));
         let serves = |broker: &Arc<Broker>| {
             serving.is_some_and(|(keeper, topic)| match keeper {
@@ -249,7 +250,7 @@ impl Table {
         };
         self.brokers().max_by_key(|broker| {
             let is_ready = broker.node.state == State::Ready;
-            (serves(broker), is_ready, weight(key, &broker.name))
+            (serves(broker), !stale.contains(&broker.name), is_ready, weight(key, &broker.name))
         })
     }
 }

@@ -95,7 +95,7 @@ fn a_topic_in_which_order_is_kept_belongs_to_who_has_had_it_longest() {
     assert_eq!(names(&table.places(&topic("orders"))), [("b", true)]);
     let conflict = Conflict { topic: topic("orders"), keeper: "b".into(), refused: "a".into() };
     assert_eq!(table.conflicts(), [conflict]);
-    assert_eq!(table.pick(Some(&topic("orders")), b"k").unwrap().name, "b".into());
+    assert_eq!(table.pick(Some(&topic("orders")), b"k", &[]).unwrap().name, "b".into());
     table.remove("b");
     assert_eq!(names(&table.places(&topic("orders"))), [("a", true)]);
     assert!(table.conflicts().is_empty());
@@ -114,13 +114,13 @@ fn equal_ages_are_decided_by_name() {
 #[test]
 fn calls_of_one_key_go_to_one_broker_that_serves_the_topic() {
     let mut table = Table::default();
-    assert!(table.pick(None, b"k").is_none());
+    assert!(table.pick(None, b"k", &[]).is_none());
     for broker in ["a", "b", "c"] {
         let topics: &[_] = if broker == "c" { &[] } else { &[("t", false, 1)] };
         table.apply(complete(broker, topics)).unwrap();
     }
     let chosen = |table: &Table, topic: Option<&TopicName>| -> Vec<Arc<str>> {
-        (0..64_u8).map(|key| table.pick(topic, &[key]).unwrap().name.clone()).collect()
+        (0..64_u8).map(|key| table.pick(topic, &[key], &[]).unwrap().name.clone()).collect()
     };
     let with_topic = chosen(&table, Some(&topic("t")));
     assert!(with_topic.iter().all(|name| &**name != "c") && with_topic.iter().any(|name| **name != *with_topic[0]));
@@ -129,6 +129,12 @@ fn calls_of_one_key_go_to_one_broker_that_serves_the_topic() {
     let unknown = chosen(&table, Some(&topic("unknown")));
     assert_eq!(unknown, chosen(&table, None), "a topic that nobody serves is as good as none");
 
+    let without = |stale: &str, topic: Option<&TopicName>| -> Vec<Arc<str>> {
+        (0..64_u8).map(|key| table.pick(topic, &[key], &[stale.into()]).unwrap().name.clone()).collect()
+    };
+    assert!(without("a", Some(&topic("t"))).iter().all(|name| &**name == "b"), "it probably does not answer");
+    assert!(without("a", None).iter().all(|name| &**name != "a"));
+
     let before = chosen(&table, None);
     table.remove("c");
     let after = chosen(&table, None);
@@ -136,6 +142,9 @@ fn calls_of_one_key_go_to_one_broker_that_serves_the_topic() {
     let draining = Update { node: Some(node(State::Draining)), ..next(&complete("a", &[])) };
     table.apply(draining).unwrap();
     assert!(chosen(&table, None).iter().all(|name| &**name == "b"));
+    table.remove("a");
+    let only = table.pick(Some(&topic("t")), b"k", &["b".into()]).unwrap();
+    assert_eq!(&*only.name, "b", "nobody else has the topic");
 }
 
 #[test]

@@ -3,43 +3,39 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use base::{Clock, SystemClock, TopicName};
 use cluster::{Place, endpoints};
 use http::{HeaderMap, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use proto::cluster::registry_server::RegistryServer;
 use proto::codec::Bounded;
 use proto::v2::{self, Code};
+use serve::port::Draining;
 use tonic::Status;
 use tonic::server::Grpc;
 use tower::Service as _;
 
 use crate::registry::{Registry, Service, UPDATE_BYTES_MAX};
-use crate::relay::{Opened, Relay};
+use crate::relay::{Ending, Opened, Relay};
 
 const MESSAGING: &str = "/apache.rocketmq.v2.MessagingService/";
 const REGISTRY: &str = "/carillon.cluster.v1.Registry/";
-/// After a start brokers come back one by one: routes wait for so long, rather than leave somebody out.
-const SETTLING: Duration = Duration::from_secs(1);
+/// Brokers send these on to the one that is meant, or say that it is away.
+const FOR_ANY_BROKER: [&str; 2] = ["RecallMessage", "EndTransaction"];
 
 /// What all connections share.
 #[derive(Debug, Clone)]
 pub struct Gateway {
     registry: Arc<Registry>,
     relay: Arc<Relay>,
-    /// By the monotonic clock.
-    settled_at_ms: u64,
+    draining: Draining,
 }
 
 type Answer = Response<tonic::body::Body>;
 
 impl Gateway {
-    pub fn new(registry: Arc<Registry>) -> Self {
-        let settling = u64::try_from(SETTLING.as_millis()).unwrap_or(u64::MAX);
-        let settled_at_ms = SystemClock.monotonic_ms() + settling;
-        Self { registry, relay: Arc::new(Relay::new()), settled_at_ms }
+    pub fn new(registry: Arc<Registry>, draining: Draining) -> Self {
+        Self { registry, relay: Arc::new(Relay::new()), draining }
     }
 
     /// `local`: which of our addresses the client used.
@@ -62,15 +58,17 @@ impl Gateway {
     /// Answers from the table. A broker says what nobody is known to serve: its own catalog is newer than what it told us,
     /// and it may create topics by itself.
     async fn route(&self, local: SocketAddr, request: Request<Incoming>) -> Result<Answer, Status> {
-        let left = self.settled_at_ms.saturating_sub(SystemClock.monotonic_ms());
-        if left > 0 {
-            tokio::time::sleep(Duration::from_millis(left)).await;
+        // Brokers come back one by one: nobody is to be left out.
+        let settling = self.registry.settling();
+        if !settling.is_zero() {
+            tokio::time::sleep(settling).await;
         }
         let (head, body) = request.into_parts();
-        let body = Opened::read(body).await;
-        let places = body.topic("QueryRoute").map(|topic| self.registry.table().places(&topic)).unwrap_or_default();
+        let body = Opened::read("QueryRoute", body).await;
+        let places = body.topic().map(|topic| self.registry.table().places(topic)).unwrap_or_default();
         let request = Request::from_parts(head, body);
-        if places.is_empty() {
+        // Who does not say who is asking is refused, which brokers do too.
+        if places.is_empty() || client(request.headers()).is_empty() {
             return self.pass_on("QueryRoute", request).await;
         }
         let here = found_at(request.headers(), request.uri(), local);
@@ -80,18 +78,37 @@ impl Gateway {
 
     async fn relay(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {
         let (head, body) = request.into_parts();
-        let body = Opened::read(body).await;
+        let body = Opened::read(method, body).await;
         self.pass_on(method, Request::from_parts(head, body)).await
     }
 
     async fn pass_on(&self, method: &str, request: Request<Opened>) -> Result<Answer, Status> {
-        let client = request.headers().get("x-mq-client-id").map(|id| id.as_bytes().to_vec()).unwrap_or_default();
-        let topic: Option<TopicName> = request.body().topic(method);
+        let client = client(request.headers()).to_vec();
+        let topic = request.body().topic();
         let table = self.registry.table();
-        let key = topic.as_ref().map_or(&*client, |topic| topic.as_str().as_bytes());
-        let broker = table.pick(topic.as_ref(), key).ok_or_else(|| Status::unavailable("no broker is registered"))?;
-        self.relay.call(&broker.node.relay, &client, request).await
+        let stale = self.registry.stale();
+        let key = topic.map_or(&*client, |topic| topic.as_str().as_bytes());
+        let mut broker =
+            table.pick(topic, key, &stale).ok_or_else(|| Status::unavailable("no broker is registered"))?;
+        if FOR_ANY_BROKER.contains(&method) && stale.contains(&broker.name) {
+            broker = table.pick(None, key, &stale).unwrap_or(broker);
+        }
+        // Neither ends by itself soon.
+        let is_stream = method == "Telemetry";
+        let is_poll = matches!(method, "ReceiveMessage" | "PullMessage");
+        let ending = is_stream.then(|| -> Ending { Box::pin(self.draining.begins()) });
+        tokio::select! {
+            answer = self.relay.call(&broker.node.relay, &client, request, ending) => answer,
+            () = self.draining.begins(), if is_stream || is_poll => {
+                Err(Status::unavailable("the name server is stopping"))
+            }
+        }
     }
+}
+
+/// Who calls; empty when it does not say.
+fn client(headers: &HeaderMap) -> &[u8] {
+    headers.get("x-mq-client-id").map_or(&[], |id| id.as_bytes().trim_ascii())
 }
 
 /// Answers with where a topic is.

@@ -4,11 +4,12 @@
 //!     leaves orderly.
 //! R2. What changes reaches every stream in the order in which the table changed.
 
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use base::TopicName;
+use base::{Clock, SystemClock, TopicName};
 use cluster::{Table, Update, UpdateError};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
@@ -27,9 +28,11 @@ use crate::config::Config;
 
 /// For a broker whose connection broke to come back, before clients are told that it has gone.
 const LEASE: Duration = Duration::from_millis(1500);
+/// After a start brokers come back one by one; every one of them tries each 200 ms.
+const SETTLING: Duration = Duration::from_secs(1);
 /// What one broker serves, in one message.
 pub const UPDATE_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// Changes that a slow broker may be behind before it is told everything anew.
+/// Changes that a slow broker may be behind before it has to begin anew.
 const CHANGES_MAX: usize = 1024;
 const OUTBOUND_MAX: usize = 64;
 /// Renewals within the time after which a broker is forgotten.
@@ -45,6 +48,8 @@ pub struct Registry {
     changes: broadcast::Sender<wire::ClusterUpdate>,
     registrations: IntCounterVec,
     draining: Draining,
+    /// By the monotonic clock.
+    settled_at_ms: u64,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +85,7 @@ impl Registry {
             changes: broadcast::Sender::new(CHANGES_MAX),
             registrations,
             draining,
+            settled_at_ms: SystemClock.monotonic_ms() + milliseconds(SETTLING),
         });
         Shown::register(&registry, metrics)?;
         Ok(registry)
@@ -88,6 +94,17 @@ impl Registry {
     /// Everybody who is registered.
     pub fn table(&self) -> Arc<Table> {
         self.state.lock().table.clone()
+    }
+
+    /// How long it may still take until every broker has come back after a start of this name server.
+    pub fn settling(&self) -> Duration {
+        Duration::from_millis(self.settled_at_ms.saturating_sub(SystemClock.monotonic_ms()))
+    }
+
+    /// Brokers whose connection broke a moment ago: they are in the table still, and probably do not answer.
+    pub fn stale(&self) -> Vec<Arc<str>> {
+        let state = self.state.lock();
+        state.streams.iter().filter(|(_, stream)| stream.is_stale).map(|(broker, _)| broker.clone()).collect()
     }
 
     fn renew_every(&self) -> Duration {
@@ -169,37 +186,44 @@ impl Registry {
         self.remove(&broker, number);
     }
 
-    /// Ends well when the broker leaves.
+    /// Ends well when the broker leaves. What others say must not count as a word of this one, so both sides go on by
+    /// themselves.
     async fn converse(
         &self,
         registered: Registered,
         inbound: &mut Streaming<wire::BrokerUpdate>,
         outbound: &mpsc::Sender<Result<wire::ClusterUpdate, Status>>,
     ) -> Result<(), Status> {
-        let Registered { number, table, mut changes } = registered;
+        let number = registered.number;
+        tokio::select! {
+            end = self.hear(number, inbound) => end,
+            Err(status) = self.tell_changes(registered, outbound) => Err(status),
+            () = self.draining.begins() => Err(Status::unavailable("the name server is stopping")),
+        }
+    }
+
+    async fn hear(&self, stream: u64, inbound: &mut Streaming<wire::BrokerUpdate>) -> Result<(), Status> {
+        loop {
+            let said = tokio::time::timeout(self.expiry, inbound.message()).await;
+            let said = said.map_err(|_| Status::deadline_exceeded("it says nothing any more"))?;
+            let Some(update) = said? else { return Ok(()) };
+            let update = Update::try_from(update).map_err(|error| Status::invalid_argument(error.to_string()))?;
+            self.apply(update, Some(stream)).map_err(|error| refused(&error))?;
+        }
+    }
+
+    async fn tell_changes(
+        &self,
+        registered: Registered,
+        outbound: &mpsc::Sender<Result<wire::ClusterUpdate, Status>>,
+    ) -> Result<Infallible, Status> {
+        let Registered { table, mut changes, .. } = registered;
         self.tell_all(&table, outbound).await?;
         loop {
-            tokio::select! {
-                said = tokio::time::timeout(self.expiry, inbound.message()) => {
-                    let said = said.map_err(|_| Status::deadline_exceeded("it says nothing any more"))?;
-                    let Some(update) = said? else { return Ok(()) };
-                    let update = Update::try_from(update).map_err(|error| Status::invalid_argument(error.to_string()))?;
-                    self.apply(update, Some(number)).map_err(|error| refused(&error))?;
-                }
-                change = changes.recv() => match change {
-                    Ok(change) => self.send(outbound, change).await?,
-                    Err(_) => {
-                        // It was too slow: everything anew, as of a moment after which nothing is missed.
-                        let (table, anew) = {
-                            let state = self.state.lock();
-                            (state.table.clone(), self.changes.subscribe())
-                        };
-                        changes = anew;
-                        self.tell_all(&table, outbound).await?;
-                    }
-                },
-                () = self.draining.begins() => return Err(Status::unavailable("the name server is stopping")),
-            }
+            // One that is too slow has missed who has gone: it begins anew, with nothing.
+            let change = changes.recv().await;
+            let change = change.map_err(|_| Status::resource_exhausted("it does not keep up with what it is told"))?;
+            self.send(outbound, change).await?;
         }
     }
 
@@ -209,9 +233,10 @@ impl Registry {
         outbound: &mpsc::Sender<Result<wire::ClusterUpdate, Status>>,
     ) -> Result<(), Status> {
         use wire::cluster_update::Content;
-        let renew_every_ms = u32::try_from(self.renew_every().as_millis()).unwrap_or(u32::MAX);
+        let as_u32 = |duration| u32::try_from(milliseconds(duration)).unwrap_or(u32::MAX);
+        let (renew_every_ms, settling_ms) = (as_u32(self.renew_every()), as_u32(self.settling()));
         let brokers = table.brokers().map(|broker| Content::Update((&**broker).into()));
-        for content in brokers.chain([Content::Ready(wire::Ready { renew_every_ms })]) {
+        for content in brokers.chain([Content::Ready(wire::Ready { renew_every_ms, settling_ms })]) {
             self.send(outbound, wire::ClusterUpdate { content: Some(content) }).await?;
         }
         Ok(())
@@ -244,6 +269,10 @@ fn warn_of_conflict(table: &Table, topic: &TopicName, broker: &str) {
     {
         tracing::error!(%topic, keeper = &*keeper.name, "an ordered topic is on several brokers; routes lead to one");
     }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn refused(error: &UpdateError) -> Status {

@@ -3,15 +3,17 @@
 //! The broker is found by the topic that the first message of the call names, else by the client's id; the same as long as
 //! it is there, so that what was handed out is settled where it was.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::hash::{BuildHasher, RandomState};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use base::TopicName;
 use bytes::Bytes;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Request, Response, Uri, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Uri, Version, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
@@ -30,6 +32,8 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const RELAYED: HeaderName = HeaderName::from_static(cluster::RELAYED);
 /// gRPC puts this before each message: whether it is compressed, and its length.
 const PREFIX_BYTES: usize = 5;
+/// What stands before the name of a topic is shorter in every message.
+const BEGINNING_MAX: usize = 16 * 1024;
 
 /// Connections to brokers.
 #[derive(Debug)]
@@ -40,9 +44,56 @@ pub struct Relay {
 
 /// The body of a call, of which the beginning was read already.
 #[derive(Debug)]
-pub struct Opened {
-    first: Option<Frame<Bytes>>,
-    rest: Incoming,
+pub struct Opened<B = Incoming> {
+    first: VecDeque<Frame<Bytes>>,
+    topic: Option<TopicName>,
+    rest: B,
+}
+
+/// Ends when the name server begins to stop.
+pub type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What a broker answers. However it ends, the client is told in the words of gRPC.
+struct Answered {
+    body: Incoming,
+    ending: Option<Ending>,
+    is_over: bool,
+}
+
+impl Answered {
+    fn end(&mut self, status: &Status) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.is_over = true;
+        let mut trailers = HeaderMap::new();
+        // Only what is no header fails, and these are ours.
+        let _is_complete = status.add_header(&mut trailers);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+}
+
+impl Body for Answered {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        if self.ending.as_mut().is_some_and(|ending| ending.as_mut().poll(context).is_ready()) {
+            return self.end(&Status::ok("the name server is stopping"));
+        }
+        match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+            Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+            Some(Err(error)) => self.end(&Status::unavailable(format!("the broker has gone: {error}"))),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over || self.body.is_end_stream()
+    }
 }
 
 impl Relay {
@@ -60,12 +111,14 @@ impl Relay {
         Self { clients: (0..CONNECTIONS).map(client).collect(), spread: RandomState::new() }
     }
 
-    /// Passes a call on to a broker, `host:port`. `client`: whose calls go over one connection.
+    /// Passes a call on to a broker, `host:port`. `client`: whose calls go over one connection. `ending`: when a call
+    /// that lasts has to end.
     pub async fn call(
         &self,
         broker: &str,
         client: &[u8],
         call: Request<Opened>,
+        ending: Option<Ending>,
     ) -> Result<Response<tonic::body::Body>, Status> {
         let (mut head, body) = call.into_parts();
         let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
@@ -81,52 +134,73 @@ impl Relay {
             tracing::debug!(broker, %error, "a call cannot be relayed");
             Status::unavailable(format!("broker {broker} does not answer"))
         })?;
-        Ok(answer.map(|body| {
-            tonic::body::Body::new(body.map_err(|error| Status::unavailable(format!("the broker has gone: {error}"))))
-        }))
+        Ok(answer.map(|body| tonic::body::Body::new(Answered { body, ending, is_over: false })))
     }
 }
 
-impl Opened {
-    /// Reads what comes first, if it comes soon.
-    pub async fn read(mut body: Incoming) -> Self {
-        let first = tokio::time::timeout(FIRST_WORD_MAX, body.frame()).await;
-        let first = first.ok().flatten().and_then(Result::ok);
-        Self { first, rest: body }
+impl<B: Body<Data = Bytes> + Unpin> Opened<B> {
+    /// Reads what comes first, if it comes soon; of a message that has begun, until it says what topic it is about.
+    pub async fn read(method: &str, body: B) -> Self {
+        let mut opened = Self { first: VecDeque::new(), topic: None, rest: body };
+        let first = tokio::time::timeout(FIRST_WORD_MAX, opened.rest.frame()).await;
+        let Ok(Some(Ok(first))) = first else { return opened };
+        let data = first.data_ref().cloned().unwrap_or_default();
+        opened.first.push_back(first);
+        opened.topic = topic(method, &data);
+        if opened.topic.is_some() || !is_cut(method, &data) {
+            return opened;
+        }
+        // On a busy connection a frame may end anywhere.
+        let mut beginning = data.to_vec();
+        while opened.topic.is_none() && is_cut(method, &beginning) {
+            let Some(Ok(next)) = opened.rest.frame().await else { break };
+            beginning.extend_from_slice(next.data_ref().map_or(&[][..], |data| &data[..]));
+            opened.topic = topic(method, &beginning);
+            opened.first.push_back(next);
+        }
+        opened
     }
 
     /// The topic that the first message names.
-    pub fn topic(&self, method: &str) -> Option<TopicName> {
-        let data = self.first.as_ref()?.data_ref()?;
-        let is_compressed = data.first().is_none_or(|flag| *flag != 0);
-        let message = data.get(PREFIX_BYTES..).filter(|_| !is_compressed)?;
-        let name = paths(method).iter().find_map(|path| field(message, path))?;
-        TopicName::parse(std::str::from_utf8(name).ok()?).ok()
+    pub fn topic(&self) -> Option<&TopicName> {
+        self.topic.as_ref()
     }
 }
 
-impl Body for Opened {
+impl<B: Body<Data = Bytes> + Unpin> Body for Opened<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.first.take() {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match self.first.pop_front() {
             Some(first) => Poll::Ready(Some(Ok(first))),
             None => Pin::new(&mut self.rest).poll_frame(context),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.is_end_stream()
+        self.first.is_empty() && self.rest.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         // Only says how much there is at least; what was read first is a part of it.
         SizeHint::new()
     }
+}
+
+/// The topic that a message names, as far as it is there.
+fn topic(method: &str, data: &[u8]) -> Option<TopicName> {
+    let is_compressed = data.first().is_none_or(|flag| *flag != 0);
+    let message = data.get(PREFIX_BYTES..).filter(|_| !is_compressed)?;
+    let name = paths(method).iter().find_map(|path| field(message, path))?;
+    TopicName::parse(std::str::from_utf8(name).ok()?).ok()
+}
+
+/// Whether there is more of the first message to come that may name its topic.
+fn is_cut(method: &str, data: &[u8]) -> bool {
+    let Some((prefix, message)) = data.split_at_checked(PREFIX_BYTES) else { return !paths(method).is_empty() };
+    let length = prefix[1..].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+    !paths(method).is_empty() && message.len() < length.min(BEGINNING_MAX)
 }
 
 /// Where the requests of a method have the name of a topic: numbers of nested fields.
@@ -223,6 +297,38 @@ mod tests {
         }
         assert_eq!(found("Heartbeat", &calls[0].1), None);
         assert_eq!(found("SendMessage", &calls[1].1[..40]).as_deref(), Some("orders"), "the body is not there yet");
+    }
+
+    #[tokio::test]
+    async fn a_message_is_read_until_it_names_its_topic_and_passed_on_whole() {
+        let message = v2::Message { topic: topic(), body: vec![7; 100].into(), ..Default::default() };
+        let message = v2::SendMessageRequest { messages: vec![message] }.encode_to_vec();
+        let mut whole = vec![0];
+        whole.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
+        whole.extend_from_slice(&message);
+        for size in [1, 2, 5, 7, 50, 1000] {
+            // An empty frame is one too.
+            let pieces = std::iter::once(&[][..]).chain(whole.chunks(size)).map(Bytes::copy_from_slice);
+            let pieces = pieces.map(|piece| Ok::<_, hyper::Error>(Frame::data(piece)));
+            let body = http_body_util::StreamBody::new(tokio_stream::iter(pieces.collect::<Vec<_>>()));
+            let opened = Opened::read("SendMessage", body).await;
+            assert_eq!(opened.topic().map(TopicName::as_str), Some("orders"), "frames of {size}");
+            assert!(
+                size > 50 || opened.first.len() * size < whole.len(),
+                "frames of {size}: the body is not waited for"
+            );
+            assert_eq!(opened.collect().await.unwrap().to_bytes(), whole, "frames of {size}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_without_a_topic_is_read_to_its_end_and_no_further() {
+        let whole = [&[0, 0, 0, 0, 3][..], &[0xff; 3], b"the next one"].concat();
+        let pieces: Vec<_> = whole.chunks(1).map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece)))).collect();
+        let body = http_body_util::StreamBody::new(tokio_stream::iter::<Vec<Result<_, hyper::Error>>>(pieces));
+        let opened = Opened::read("SendMessage", body).await;
+        assert_eq!((opened.topic(), opened.first.len()), (None, 8));
+        assert_eq!(opened.collect().await.unwrap().to_bytes(), whole);
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Server {
             connections_max: config.connections_max,
             metrics: connections,
         };
-        let gateway = Gateway::new(registry);
+        let gateway = Gateway::new(registry, bound.draining());
         let port = bound.serve(runtime, options, move |peer| {
             let gateway = gateway.clone();
             hyper::service::service_fn(move |request| gateway.clone().call(peer.local, request))

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::Admin;
 use super::json::{GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicChangesJson, TopicJson};
-use super::messages;
+use super::{messages, node};
 use crate::admin::{Created, TopicType};
 use serve::http::{Json, Name, Parameters, Problem};
 
@@ -32,6 +32,7 @@ pub(super) fn routes() -> Router<Admin> {
         .route("/messages/{id}/body", get(messages::body))
         .route("/groups", get(groups).post(create_group))
         .route("/groups/{name}", get(group).delete(delete_group))
+        .merge(node::routes())
 }
 
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
@@ -177,7 +178,12 @@ pub(super) fn invalid_cursor(cursor: &str) -> Problem {
 }
 
 /// What comes after the name `cursor`, at most `limit` of it; everything without a limit.
-fn page<T, J: From<T>>(sorted: Vec<T>, name: fn(&T) -> &str, limit: Option<usize>, cursor: Option<String>) -> Page<J> {
+pub(super) fn page<T, J: From<T>>(
+    sorted: Vec<T>,
+    name: fn(&T) -> &str,
+    limit: Option<usize>,
+    cursor: Option<String>,
+) -> Page<J> {
     let start = cursor.map_or(0, |cursor| sorted.partition_point(|item| name(item) <= cursor.as_str()));
     let end = limit.map_or(sorted.len(), |limit| (start + limit).min(sorted.len()));
     let next_cursor = (end < sorted.len()).then(|| BASE64_URL_SAFE_NO_PAD.encode(name(&sorted[end - 1])));

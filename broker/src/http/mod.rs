@@ -5,6 +5,7 @@ mod health;
 pub mod json;
 mod message_json;
 mod messages;
+mod node;
 mod problem;
 
 use std::io;

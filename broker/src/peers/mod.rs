@@ -18,12 +18,17 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use crate::config::Config;
+use crate::drain;
 use crate::shared::Shared;
 
 /// Topics that are made one after the other are told together.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 /// For name servers to hear that this broker leaves.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
+
+/// As operators read them.
+pub const STATES: [(State, &str); 3] =
+    [(State::Ready, "ready"), (State::ReadOnly, "read_only"), (State::Draining, "draining")];
 
 /// Everything a broker has to do with others. Without name servers there are none.
 #[derive(Debug)]
@@ -74,18 +79,26 @@ impl Peers {
         &self.cluster
     }
 
+    /// Whether there may be other brokers.
+    pub fn has_nameservers(&self) -> bool {
+        self.cluster.nameservers().next().is_some()
+    }
+
     pub fn table(&self) -> Arc<Table> {
         self.cluster.table()
     }
 
     /// Where a topic is served that is, or is not, served `here`, in order of the brokers' names.
-    pub fn places(&self, topic: &TopicName, here: Option<Place>) -> Vec<Place> {
+    pub fn places(&self, topic: &TopicName, here: Option<Place>, state: State) -> Vec<Place> {
         let table = self.table();
         let mut places = table.places(topic);
         // A topic in which order is kept may be here although another broker has it longer: clients go there.
         let is_kept_elsewhere = table.keeper(topic).is_some_and(|keeper| keeper.name != self.name);
         places.retain(|place| place.broker != self.name);
-        if let Some(here) = here.filter(|_| !is_kept_elsewhere) {
+        if let Some(mut here) = here.filter(|_| !is_kept_elsewhere) {
+            // Alone, it says itself why it takes no messages.
+            let is_alone = places.iter().all(|place| !place.is_writable);
+            here.is_writable &= is_alone || state == State::Ready;
             let at = places.partition_point(|place| place.broker < here.broker);
             places.insert(at, here);
         }
@@ -143,7 +156,7 @@ pub fn register(shared: &Arc<Shared>, grpc: SocketAddr, http: Option<SocketAddr>
             grpc: advertised.unwrap_or_else(|| reachable(grpc)),
             relay: reachable(grpc),
             http: http.map(reachable),
-            state: State::Ready,
+            state: shared.state(),
         },
         catalog: Arc::new(own::catalog(&reader.catalog())),
     };
@@ -152,6 +165,7 @@ pub fn register(shared: &Arc<Shared>, grpc: SocketAddr, http: Option<SocketAddr>
     let tasks = registrars.into_iter().map(|registrar| shared.spawn(registrar.run())).collect();
     *peers.registered.lock() = Some(Registered { own, tasks, _bell: watcher });
     drop(shared.spawn(spread::keep_up(shared.clone(), bell)));
+    drop(shared.spawn(drain::tell_state(shared.clone())));
 }
 
 /// The address as others reach it; without a host where this is any address of the machine.

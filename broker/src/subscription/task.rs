@@ -247,6 +247,11 @@ impl Subscriptions {
         inbox
     }
 
+    /// Messages that are handed out and not settled.
+    pub fn in_flight(&self) -> u64 {
+        self.running.lock().values().map(|inbox| inbox.counts().in_flight).sum()
+    }
+
     /// Leaves an event at every subscription that `wanted` names.
     pub fn push_to(&self, mut wanted: impl FnMut(Pair) -> Option<Event>) {
         let running: Vec<(Pair, Arc<Inbox>)> = self.running.lock().iter().map(|(p, i)| (*p, i.clone())).collect();

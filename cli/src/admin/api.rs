@@ -101,18 +101,34 @@ impl Api {
 
     /// All items of a list, page after page.
     pub async fn list(&mut self, path: &str) -> Result<Vec<Value>, ApiError> {
+        self.list_where(path, []).await
+    }
+
+    /// Those items of a list that fit the parameters.
+    pub async fn list_where<'a>(
+        &mut self,
+        path: &str,
+        parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Vec<Value>, ApiError> {
+        let parameters: Vec<_> =
+            parameters.into_iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
+        let path = match parameters.is_empty() {
+            true => path.to_owned(),
+            false => format!("{path}?{}", parameters.join("&")),
+        };
+        let separator = if parameters.is_empty() { '?' } else { '&' };
         let mut items = Vec::new();
-        let mut next = path.to_owned();
+        let mut next = path.clone();
         for _ in 0..PAGES_MAX {
             let answer = self.get(&next).await?;
             let page: Page = self.read(&next, answer.body)?;
             items.extend(page.items);
             match page.next_cursor {
-                Some(cursor) => next = format!("{path}?cursor={}", encode(&cursor)),
+                Some(cursor) => next = format!("{path}{separator}cursor={}", encode(&cursor)),
                 None => return Ok(items),
             }
         }
-        Err(self.not_ours(path, "its list has no end"))
+        Err(self.not_ours(&path, "its list has no end"))
     }
 
     /// One page of a list.

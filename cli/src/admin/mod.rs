@@ -1,7 +1,10 @@
 //! Verbs that look at and change what a server has, through its admin API.
 
 pub mod api;
+pub mod client;
 pub mod group;
+pub mod nameserver;
+pub mod node;
 pub mod topic;
 
 use std::io::{self, BufRead, IsTerminal, Write};

@@ -21,9 +21,12 @@ impl Pair {
     pub fn put_off(&mut self, slot: Slot, asked: Now, after_ms: u64, wall_set_at: u64, is_certain: bool) {
         let wall = (asked.tick > wall_set_at).then(|| asked.wall.plus_ms(after_ms));
         let wait = Wait { tick: asked.tick + after_ms, wall, is_restored: false };
-        let is_sooner = self.waits.get(&slot).is_some_and(|known| wait.tick < known.tick);
-        if is_certain || is_sooner {
+        if is_certain {
             self.waits.insert(slot, wait);
+        } else if let Some(known) = self.waits.get_mut(&slot) {
+            // Either may hold, by both clocks: the wall clock may have been set between the two.
+            known.tick = known.tick.min(wait.tick);
+            known.wall = known.wall.zip(wait.wall).map(|(known, wait)| known.min(wait));
         }
     }
 

@@ -1,0 +1,172 @@
+//! Brokers and clients, to operators: who is there, and draining this broker.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract;
+use axum::routing::{get, post};
+use cluster::State;
+use http::StatusCode;
+use serve::http::{Json, Name, Parameters, Problem};
+
+use super::Admin;
+use super::admin::{Answer, page, paging};
+use super::json::{ClientJson, DrainJson, DrainedJson, NameserverJson, NodeJson, Page};
+use crate::Broker;
+use crate::membership::ClientDescription;
+use crate::peers::STATES;
+
+const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+pub(super) fn routes() -> Router<Admin> {
+    Router::new()
+        .route("/nodes", get(nodes))
+        .route("/nodes/{name}", get(node))
+        .route("/node/drain", post(drain))
+        .route("/node/resume", post(resume))
+        .route("/clients", get(clients))
+        .route("/clients/{id}", get(client))
+}
+
+async fn nodes(extract::State(admin): extract::State<Admin>, mut parameters: Parameters) -> Answer<Page<NodeJson>> {
+    let (limit, cursor) = paging(&mut parameters)?;
+    parameters.finish()?;
+    Ok(axum::Json(page(known_nodes(&admin.broker), |node| node.name.as_str(), limit, cursor)))
+}
+
+async fn node(
+    extract::State(admin): extract::State<Admin>,
+    Name(name): Name,
+    parameters: Parameters,
+) -> Answer<NodeJson> {
+    parameters.finish()?;
+    let node = known_nodes(&admin.broker).into_iter().find(|node| node.name == name);
+    node.map(axum::Json).ok_or_else(|| {
+        let detail = format!("there is no broker {name:?}, as far as this one knows");
+        Problem::new(StatusCode::NOT_FOUND, "node_not_found", detail).value(name)
+    })
+}
+
+/// Answers when nothing is out any more, or the time is over. The broker stays drained.
+async fn drain(
+    extract::State(admin): extract::State<Admin>,
+    parameters: Parameters,
+    Json(asked): Json<DrainJson>,
+) -> Answer<DrainedJson> {
+    parameters.finish()?;
+    let timeout = within("timeout", asked.timeout.map_or(TIMEOUT_DEFAULT, |time| time.0))?;
+    let grace = asked.grace.map(|time| within("grace", time.0)).transpose()?;
+    Ok(axum::Json(admin.broker.drain(timeout, grace).await.into()))
+}
+
+fn within(field: &'static str, time: Duration) -> Result<Duration, Problem> {
+    if time <= TIMEOUT_MAX {
+        return Ok(time);
+    }
+    let (value, max) = (base::duration::format(time), base::duration::format(TIMEOUT_MAX));
+    let detail = format!("{field} is {value}; it must be at most {max}");
+    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(field).value(value).limit(max))
+}
+
+async fn resume(extract::State(admin): extract::State<Admin>, parameters: Parameters) -> Result<StatusCode, Problem> {
+    parameters.finish()?;
+    admin.broker.resume();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn clients(extract::State(admin): extract::State<Admin>, mut parameters: Parameters) -> Answer<Page<ClientJson>> {
+    let wanted = [parameters.text("role")?, parameters.text("group")?, parameters.text("language")?];
+    let (limit, cursor) = paging(&mut parameters)?;
+    parameters.finish()?;
+    let mut clients = known_clients(&admin.broker);
+    let fits = |wanted: &Option<String>, value: Option<&str>| match wanted {
+        Some(wanted) => value.is_some_and(|value| value.eq_ignore_ascii_case(wanted)),
+        None => true,
+    };
+    let [role, group, language] = wanted;
+    clients.retain(|client| {
+        let of_group = fits(&group, client.group.as_deref());
+        fits(&role, client.role.as_deref()) && of_group && fits(&language, Some(&*client.language))
+    });
+    Ok(axum::Json(page(clients, |client| client.client_id.as_str(), limit, cursor)))
+}
+
+async fn client(
+    extract::State(admin): extract::State<Admin>,
+    Name(id): Name,
+    parameters: Parameters,
+) -> Answer<ClientJson> {
+    parameters.finish()?;
+    let client = known_clients(&admin.broker).into_iter().find(|client| client.client_id == id);
+    client.map(axum::Json).ok_or_else(|| {
+        let detail = format!("client {id:?} is not connected to this broker");
+        Problem::new(StatusCode::NOT_FOUND, "client_not_found", detail).value(id)
+    })
+}
+
+/// This broker and the others, by their names.
+fn known_nodes(broker: &Broker) -> Vec<NodeJson> {
+    let shared = broker.shared();
+    let peers = &shared.peers;
+    let table = peers.table();
+    let mut nodes: Vec<_> = table.brokers().filter(|other| other.name != *peers.name()).map(|b| other(b)).collect();
+    let told = || broker.own_address().map(|address| address.to_string());
+    nodes.push(NodeJson {
+        name: peers.name().to_string(),
+        here: true,
+        state: word(shared.state()),
+        version: env!("CARGO_PKG_VERSION").into(),
+        grpc: broker.config().grpc.advertise.clone().or_else(told),
+        http: Some(broker.config().http.listen.clone()).filter(|listen| !listen.is_empty()),
+        topics: shared.store.reader().catalog().topics().count(),
+        nameservers: peers
+            .cluster()
+            .nameservers()
+            .map(|(address, registered)| NameserverJson { address: address.into(), registered })
+            .collect(),
+    });
+    nodes.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    nodes
+}
+
+/// Everybody who was heard of lately, by client id.
+fn known_clients(broker: &Broker) -> Vec<ClientJson> {
+    let shared = broker.shared();
+    let tick = shared.now().tick;
+    shared.membership.all().into_iter().map(|client| described(client, tick)).collect()
+}
+
+fn other(broker: &cluster::Broker) -> NodeJson {
+    NodeJson {
+        name: broker.name.to_string(),
+        here: false,
+        state: word(broker.node.state),
+        version: broker.node.version.to_string(),
+        grpc: Some(broker.node.grpc.to_string()),
+        http: broker.node.http.as_deref().map(String::from),
+        topics: broker.catalog.topics.len(),
+        nameservers: Vec::new(),
+    }
+}
+
+fn word(state: State) -> String {
+    let found = STATES.iter().find(|(known, _)| *known == state);
+    found.map_or("", |(_, word)| word).into()
+}
+
+fn described(client: ClientDescription, tick: u64) -> ClientJson {
+    let mut topics: Vec<_> = client.topics.iter().map(ToString::to_string).collect();
+    topics.sort_unstable();
+    ClientJson {
+        client_id: client.client_id,
+        role: client.kind.map(|kind| kind.word().into()),
+        group: client.group.map(|group| group.to_string()),
+        topics,
+        language: format!("{:?}", client.language),
+        version: client.version,
+        address: client.address.map(|address| address.to_string()),
+        last_seen_ms_ago: tick.saturating_sub(client.last_seen),
+        streams: client.streams,
+    }
+}
