@@ -6,6 +6,7 @@ use std::time::Duration;
 use base::duration::ms;
 use base::limits::*;
 use base::{GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
+use cluster::State;
 use storage::message::StoredMessage;
 use storage::request::{Lane, Request};
 use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, Topic, TopicKind};
@@ -183,7 +184,7 @@ impl Shared {
     pub fn topic_to_operate(&self, name: &str) -> Result<Arc<Topic>, AdminRefusal> {
         let name = TopicName::parse(name).map_err(AdminRefusal::IllegalName)?;
         self.topic(&name).ok_or_else(|| {
-            let places = self.peers.places(&name, None, self.state());
+            let places = self.peers.places(&name, None, State::Ready);
             let brokers: Vec<_> = places.iter().map(|place| place.broker.to_string()).collect();
             match brokers.is_empty() {
                 true => AdminRefusal::TopicNotFound(name),

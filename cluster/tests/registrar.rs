@@ -6,7 +6,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Cluster, Node, Own, Registrar, State, Update};
+use base::{MessageType, Timestamp, TopicName};
+use cluster::{Cluster, Kind, Node, Own, Registrar, Served, State, Update};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
@@ -56,14 +57,26 @@ fn node() -> Node {
 }
 
 fn broker(name: &str) -> Content {
-    let node = Some(node());
+    let served = Served {
+        kind: Kind::Normal,
+        retention: None,
+        retention_bytes: None,
+        changed_at: Timestamp(1),
+        queues: 1,
+        accepts: vec![MessageType::Normal],
+        is_writable: true,
+        is_placed: false,
+        created_at: Timestamp(1),
+    };
     let update = Update {
         broker: name.into(),
         store: 1,
         incarnation: 1,
         sequence: 1,
+        since: 0,
         is_complete: true,
-        node,
+        node: Some(node()),
+        topics: vec![(TopicName::parse("orders").unwrap(), served)],
         ..Update::default()
     };
     Content::Update((&update).into())

@@ -15,8 +15,8 @@ const WITHIN: Duration = Duration::from_secs(60);
 const STOPPED_WITHIN: Duration = Duration::from_secs(5);
 
 fn nameserver() -> nameserver::server::Server {
-    let mut config = nameserver::config::Config::default();
-    config.listen = "127.0.0.1:0".into();
+    let listen = "127.0.0.1:0".into();
+    let mut config = nameserver::config::Config { listen, ..nameserver::config::Config::default() };
     config.http.listen = String::new();
     config.runtime.workers = 1;
     nameserver::server::Server::start(&config).unwrap_or_else(|failure| panic!("no name server: {failure:?}"))

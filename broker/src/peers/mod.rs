@@ -164,8 +164,8 @@ pub fn register(shared: &Arc<Shared>, grpc: SocketAddr, http: Option<SocketAddr>
     let registrars = Registrar::all(&peers.cluster, &told);
     let tasks = registrars.into_iter().map(|registrar| shared.spawn(registrar.run())).collect();
     *peers.registered.lock() = Some(Registered { own, tasks, _bell: watcher });
-    drop(shared.spawn(drain::tell_state(shared.clone())));
     drop(shared.spawn(spread::keep_up(shared.clone(), bell)));
+    drop(shared.spawn(drain::tell_state(shared.clone())));
 }
 
 /// The address as others reach it; without a host where this is any address of the machine.
