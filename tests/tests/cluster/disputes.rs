@@ -15,18 +15,21 @@ async fn an_ordered_topic_on_two_brokers_is_served_by_the_one_that_has_had_it_lo
     // Nobody is there who would refuse the second one. The order of names is not the one of age.
     let (a, b, c) = (&cluster.brokers[0], &cluster.brokers[1], &cluster.brokers[2]);
     b.create_topic("steps", "fifo", 3).await;
-    let since = async |broker: &Node| broker.get("/api/v1/topics/steps").await.json()["created_at"].to_string();
-    let oldest = since(b).await;
+    let since = async |broker: &Node, topic: &str| {
+        let topic = broker.get(&format!("/api/v1/topics/{topic}")).await.json();
+        topic["created_at"].as_str().expect("a time").to_owned()
+    };
+    let oldest = since(b, "steps").await;
     let mut topics = 0;
     until("the clock has gone on", async || {
         topics += 1;
         let name = format!("clock-{topics}");
         c.create_topic(&name, "normal", 1).await;
-        c.get(&format!("/api/v1/topics/{name}")).await.json()["created_at"].to_string() > oldest
+        since(c, &name).await > oldest
     })
     .await;
     a.create_topic("steps", "fifo", 3).await;
-    assert!(since(a).await > oldest);
+    assert!(since(a, "steps").await > oldest);
     // Everybody knows it alone so far.
     until_routes(&[a], "steps", &queues_of(&[a], 3)).await;
 
