@@ -16,7 +16,7 @@ use tonic::server::Grpc;
 use tower::Service as _;
 
 use crate::registry::{Registry, Service, UPDATE_BYTES_MAX};
-use crate::relay::{Ending, Opened, Relay};
+use crate::relay::{Opened, Relay};
 
 const MESSAGING: &str = "/apache.rocketmq.v2.MessagingService/";
 const REGISTRY: &str = "/carillon.cluster.v1.Registry/";
@@ -96,7 +96,7 @@ impl Gateway {
         // Neither ends by itself soon.
         let is_stream = method == "Telemetry";
         let is_poll = matches!(method, "ReceiveMessage" | "PullMessage");
-        let ending = is_stream.then(|| -> Ending { Box::pin(self.draining.begins()) });
+        let ending = is_stream.then_some(&self.draining);
         tokio::select! {
             answer = self.relay.call(&broker.node.relay, &client, request, ending) => answer,
             () = self.draining.begins(), if is_stream || is_poll => {

@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use serve::port::Draining;
 use serve::runtime::Tasks;
 use tonic::Status;
 
@@ -43,15 +44,15 @@ pub struct Relay {
 }
 
 /// The body of a call, of which the beginning was read already.
-#[derive(Debug)]
 pub struct Opened<B = Incoming> {
     first: VecDeque<Frame<Bytes>>,
     topic: Option<TopicName>,
     rest: B,
+    ending: Option<Ending>,
 }
 
-/// Ends when the name server begins to stop.
-pub type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Ends when the name server begins to stop: both directions of a stream do then.
+type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What a broker answers. However it ends, the client is told in the words of gRPC.
 struct Answered {
@@ -81,7 +82,7 @@ impl Body for Answered {
         if self.is_over {
             return Poll::Ready(None);
         }
-        if self.ending.as_mut().is_some_and(|ending| ending.as_mut().poll(context).is_ready()) {
+        if has_passed(&mut self.ending, context) {
             return self.end(&Status::ok("the name server is stopping"));
         }
         match ready!(Pin::new(&mut self.body).poll_frame(context)) {
@@ -118,9 +119,11 @@ impl Relay {
         broker: &str,
         client: &[u8],
         call: Request<Opened>,
-        ending: Option<Ending>,
+        ending: Option<&Draining>,
     ) -> Result<Response<tonic::body::Body>, Status> {
-        let (mut head, body) = call.into_parts();
+        let (mut head, mut body) = call.into_parts();
+        let ending = || ending.map(|draining| -> Ending { Box::pin(draining.begins()) });
+        body.ending = ending();
         let path = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let authority = Authority::try_from(broker).map_err(|error| Status::internal(error.to_string()))?;
         let uri = Uri::builder().scheme(Scheme::HTTP).authority(authority).path_and_query(path).build();
@@ -134,14 +137,14 @@ impl Relay {
             tracing::debug!(broker, %error, "a call cannot be relayed");
             Status::unavailable(format!("broker {broker} does not answer"))
         })?;
-        Ok(answer.map(|body| tonic::body::Body::new(Answered { body, ending, is_over: false })))
+        Ok(answer.map(|body| tonic::body::Body::new(Answered { body, ending: ending(), is_over: false })))
     }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Opened<B> {
     /// Reads what comes first, if it comes soon; of a message that has begun, until it says what topic it is about.
     pub async fn read(method: &str, body: B) -> Self {
-        let mut opened = Self { first: VecDeque::new(), topic: None, rest: body };
+        let mut opened = Self { first: VecDeque::new(), topic: None, rest: body, ending: None };
         let first = tokio::time::timeout(FIRST_WORD_MAX, opened.rest.frame()).await;
         let Ok(Some(Ok(first))) = first else { return opened };
         let data = first.data_ref().cloned().unwrap_or_default();
@@ -172,10 +175,13 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Opened<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.first.pop_front() {
-            Some(first) => Poll::Ready(Some(Ok(first))),
-            None => Pin::new(&mut self.rest).poll_frame(context),
+        if let Some(first) = self.first.pop_front() {
+            return Poll::Ready(Some(Ok(first)));
         }
+        if has_passed(&mut self.ending, context) {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut self.rest).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -186,6 +192,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Opened<B> {
         // Only says how much there is at least; what was read first is a part of it.
         SizeHint::new()
     }
+}
+
+fn has_passed(ending: &mut Option<Ending>, context: &mut Context<'_>) -> bool {
+    ending.as_mut().is_some_and(|ending| ending.as_mut().poll(context).is_ready())
 }
 
 /// The topic that a message names, as far as it is there.

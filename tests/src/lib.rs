@@ -1,5 +1,8 @@
 //! What the tests of several crates share: simulation, real servers, the sources themselves.
 
+pub mod cluster;
+pub mod http;
+pub mod process;
 pub mod server;
 pub mod sim;
 pub mod sources;
