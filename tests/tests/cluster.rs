@@ -88,7 +88,8 @@ async fn every_node_answers_routes_for_the_whole_cluster() {
     for broker in &cluster.brokers {
         broker.create_topic("orders", "normal", 2).await;
     }
-    cluster.brokers[1].create_topic("elsewhere", "normal", 1).await;
+    // Others spread over all brokers.
+    cluster.brokers[1].create_topic("elsewhere", "fifo", 1).await;
     let nodes = all(&cluster);
     let everywhere = queues_of(&brokers(&cluster), 2);
     until_routes(&nodes, "orders", &everywhere).await;
@@ -174,7 +175,7 @@ async fn a_broker_that_stops_leaves_at_once_and_a_silent_one_when_its_time_is_ov
     let nodes = [&cluster.nameservers[0], &cluster.nameservers[1], talking, silent];
     until_routes(&nodes, "orders", &queues_of(&[talking, silent], 2)).await;
     // It heard what it had missed.
-    until_routes(&nodes, &format!("new-{topics}"), &queues_of(&[talking], 1)).await;
+    until_routes(&nodes, &format!("new-{topics}"), &queues_of(&[talking, silent], 1)).await;
 }
 
 #[tokio::test]
@@ -197,7 +198,7 @@ async fn a_name_server_that_comes_back_knows_everybody_and_is_not_missed_meanwhi
     cluster.brokers[1].create_topic("meanwhile", "normal", 1).await;
     cluster.nameservers[0].start().await;
     until_routes(&all(&cluster), "orders", &everywhere).await;
-    until_routes(&all(&cluster), "meanwhile", &queues_of(&[&cluster.brokers[1]], 1)).await;
+    until_routes(&all(&cluster), "meanwhile", &queues_of(&brokers(&cluster), 1)).await;
     until_registered(&brokers(&cluster)).await;
 
     let before: Vec<_> = cluster.brokers.iter().map(|broker| broker.log().len()).collect();

@@ -18,7 +18,8 @@ async fn handles_find_their_way_to_the_broker_that_gave_them_out() {
     holder.create_topic("later", "delay", 1).await;
     holder.create_topic("paid", "transaction", 1).await;
     let names = &cluster.nameservers[0];
-    until_routes(&[names, holder, &others[0], &others[1]], "paid", &queues_of(&[holder], 1)).await;
+    until_routes(&[names, holder, &others[0], &others[1]], "paid", &queues_of(&[holder, &others[0], &others[1]], 1))
+        .await;
 
     let client = connect(holder).await;
     let producer = client.producer(&["later", "paid"]).await.expect("a producer");
@@ -55,14 +56,7 @@ async fn handles_find_their_way_to_the_broker_that_gave_them_out() {
     .await;
     for is_forgotten in [false, true] {
         if is_forgotten {
-            until("nobody has the topic", async || {
-                let mut is_gone = true;
-                for node in nodes {
-                    is_gone &= Caller::new(node).route("paid").await == Err(Code::TopicNotFound);
-                }
-                is_gone
-            })
-            .await;
+            until_routes(&nodes, "paid", &queues_of(&[&others[0], &others[1]], 1)).await;
         }
         for node in nodes {
             let caller = Caller::new(node);
@@ -73,7 +67,8 @@ async fn handles_find_their_way_to_the_broker_that_gave_them_out() {
     }
 
     holder.start().await;
-    until_routes(&[names, holder, &others[0], &others[1]], "paid", &queues_of(&[holder], 1)).await;
+    until_routes(&[names, holder, &others[0], &others[1]], "paid", &queues_of(&[holder, &others[0], &others[1]], 1))
+        .await;
     let caller = Caller::new(&others[1]);
     assert_eq!(caller.recall("later", &handle(delayed)).await, Ok(delayed.message_id.clone()));
     assert_eq!(caller.commit("paid", &prepared.transaction_id).await, Ok(()));

@@ -16,7 +16,8 @@ use super::{EXPIRY, queues_of, until_registered};
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
 const HOUR_MS: u64 = 3_600_000;
 
-/// One name server, and two brokers of which one has topics that the other one lacks, so that it matters who is asked.
+/// One name server and two brokers. One topic is on one of them only, and messages of the others are on the one that they were
+/// sent to, so it matters who is asked.
 async fn cluster() -> Cluster {
     let settings = ["topics.auto_create=false", "transactions.check_after=1s", "transactions.check_every=1s"];
     let cluster = Cluster::start_with(1, 2, &[EXPIRY], &settings).await;
@@ -31,7 +32,9 @@ async fn cluster() -> Cluster {
     until_registered(&[a, b]).await;
     let names = &cluster.nameservers[0];
     super::until_routes(&[names], "steps", &queues_of(&[a], 2)).await;
-    super::until_routes(&[names], "plain", &queues_of(&[b], 2)).await;
+    for topic in ["paid", "later", "plain"] {
+        super::until_routes(&[names], topic, &queues_of(&[a, b], 2)).await;
+    }
     cluster
 }
 
