@@ -74,12 +74,12 @@ pub enum Command {
     )]
     Group(group::Verb),
     /// Brokers of the cluster: list, show, drain, resume.
-    #[command(subcommand, after_help = "Examples:\n  carillon node list\n  carillon --server broker-a:8080 node drain")]
+    #[command(subcommand, after_help = "Examples:\n  carillon node list\n  carillon node drain --server broker-a:8080")]
     Node(node::Verb),
     /// Name servers: what brokers they know, where a topic is.
     #[command(
         subcommand,
-        after_help = "Examples:\n  carillon --server ns-1:9877 nameserver list\n  carillon --server ns-1:9877 nameserver routes orders"
+        after_help = "Examples:\n  carillon nameserver list --server ns-1:9877\n  carillon nameserver routes orders --server ns-1:9877"
     )]
     Nameserver(nameserver::Verb),
     /// Clients of a broker: list, show.

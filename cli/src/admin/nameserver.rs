@@ -12,12 +12,12 @@ use crate::output::{Form, Output};
 pub enum Verb {
     /// Brokers that are registered with it.
     #[command(
-        after_help = "Examples:\n  carillon --server ns-1:9877 nameserver list\n  carillon --server ns-1:9877 nameserver list --json"
+        after_help = "Examples:\n  carillon nameserver list --server ns-1:9877\n  carillon nameserver list --server ns-1:9877 --json"
     )]
     List,
     /// Where a topic is served.
     #[command(
-        after_help = "Examples:\n  carillon --server ns-1:9877 nameserver routes orders\n  carillon --server ns-1:9877 nameserver routes orders -q"
+        after_help = "Examples:\n  carillon nameserver routes orders --server ns-1:9877\n  carillon nameserver routes orders --server ns-1:9877 -q"
     )]
     Routes {
         /// Name of the topic.

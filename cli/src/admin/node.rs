@@ -31,11 +31,11 @@ pub enum Verb {
     },
     /// Lead new messages elsewhere, and wait until nothing is out any more. Then it may be stopped.
     #[command(
-        after_help = "Examples:\n  carillon --server broker-a:8080 node drain\n  carillon --server broker-a:8080 node drain --timeout 5m --grace 0s\n\nExit codes: 0 nothing is out any more, 7 the time was over first; the broker stays drained either way."
+        after_help = "Examples:\n  carillon node drain --server broker-a:8080\n  carillon node drain --server broker-a:8080 --timeout 5m --grace 0s\n\nExit codes: 0 nothing is out any more, 7 the time was over first; the broker stays drained either way."
     )]
     Drain(Drain),
     /// Take messages again.
-    #[command(after_help = "Examples:\n  carillon --server broker-a:8080 node resume\n  carillon node resume -q")]
+    #[command(after_help = "Examples:\n  carillon node resume --server broker-a:8080\n  carillon node resume -q")]
     Resume,
 }
 
