@@ -105,24 +105,37 @@ impl Peer {
         self.unary(rpc, R::default(), async { Err(Denial::NotImplemented(what)) }).await
     }
 
-    /// This server as the client that sent `request` should reach it: as configured; else as the client's access point says
-    /// when that is this server; else as name servers tell everybody; else as it called us. Java's `:authority` is a word
-    /// of its library, so it comes last.
+    /// This server as the client that sent `request` should reach it: as configured; else as name servers tell everybody,
+    /// or, where they leave the host to where they were found, or there are none, as the client's access point says when
+    /// that is this server; else as it called us. Java's `:authority` is a word of its library, so it comes last.
     fn here<T>(&self, request: &Request<T>, access_point: Option<&v2::Endpoints>) -> v2::Endpoints {
         let port = self.local.port();
+        let told = self.gateway.broker.own_address();
         let first = || endpoints::first_of(access_point?);
-        // Found through a name server, or as one of several.
+        // Calls that come straight from a client may name a name server too: its access point is one, whoever it calls.
         let is_other = request.metadata().contains_key(cluster::RELAYED)
-            || access_point.is_some_and(|access_point| access_point.addresses.len() > 1);
-        let by_access_point = || first().filter(|_| !is_other);
+            || access_point.is_some_and(|access_point| access_point.addresses.len() > 1)
+            || first().is_some_and(|first| self.is_nameserver(&first));
+        let is_told = told.as_ref().is_some_and(|told| is_other || !told.starts_with(':'));
         let as_told = || {
             let found = first().unwrap_or_else(|| endpoints::of_address(self.local));
-            Some(endpoints::at(&self.gateway.broker.own_address()?, &found))
+            Some(endpoints::at(told.as_deref().filter(|_| is_told)?, &found))
         };
+        let by_access_point = || first().filter(|_| !is_other);
         let by_authority = || endpoints::parse(request.extensions().get::<Authority>()?.as_str(), port);
         let advertised =
-            self.gateway.advertised.clone().or_else(by_access_point).or_else(as_told).or_else(by_authority);
+            self.gateway.advertised.clone().or_else(as_told).or_else(by_access_point).or_else(by_authority);
         advertised.unwrap_or_else(|| endpoints::of_address(self.local))
+    }
+
+    /// Names may lead to it in many ways; its port is one.
+    fn is_nameserver(&self, found: &v2::Endpoints) -> bool {
+        let nameservers = self.gateway.broker.config().nameservers.iter().filter_map(|name| name.rsplit_once(':'));
+        let mut ports = nameservers.filter_map(|(_, port)| port.parse::<u16>().ok());
+        ports.any(|port| {
+            let is_there = found.addresses.iter().any(|address| address.port == i32::from(port));
+            is_there && port != self.local.port()
+        })
     }
 
     /// The broker that a handle or transaction id is of, when that is another one; calls that were sent on stay here.

@@ -56,11 +56,13 @@ impl Caller {
     }
 
     pub async fn assignment(&self, name: &str, group: &str) -> Result<Vec<Queue>, Code> {
-        let call = v2::QueryAssignmentRequest {
-            topic: topic(name),
-            group: topic(group),
-            endpoints: Some(endpoints(&[&self.address])),
-        };
+        self.assignment_for(name, group, &self.address).await
+    }
+
+    /// As a client asks that was given another access point.
+    pub async fn assignment_for(&self, name: &str, group: &str, access_point: &str) -> Result<Vec<Queue>, Code> {
+        let endpoints = Some(endpoints(&[access_point]));
+        let call = v2::QueryAssignmentRequest { topic: topic(name), group: topic(group), endpoints };
         let answer = self.rpc.clone().query_assignment(self.request(call)).await;
         let answer = sound(answer)?;
         checked(answer.status)?;
