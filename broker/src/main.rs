@@ -8,7 +8,8 @@ use broker::config::Config;
 use broker::server::Server;
 use clap::Parser;
 use serve::arguments::Arguments;
-use serve::process::{self, Exit, Failure, PortsFile};
+use serve::process::{self, Failure, PortsFile};
+use serve::settings::Layers;
 use serve::{logging, runtime, stop};
 
 /// Requests are allocated on one thread and freed on another (the log writer's): it does that better than the system's.
@@ -25,6 +26,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Options {
     #[command(flatten)]
     arguments: Arguments,
+    /// Look at the settings, say what is wrong with them, and end.
+    #[arg(long)]
+    check: bool,
     /// Where messages are kept; the setting `data`.
     #[arg(long, value_name = "DIRECTORY")]
     data: Option<PathBuf>,
@@ -37,12 +41,13 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, started: Instant) -> Result<(), Failure> {
-    let mut layers = options.arguments.weaker(std::env::vars())?;
+    let mut layers = Layers::<Config>::new();
+    options.arguments.add(&mut layers, std::env::vars())?;
     if let Some(data) = &options.data {
         layers.flag("--data", "data", &data.display().to_string());
     }
-    let config: Config = options.arguments.build(layers)?;
-    if options.arguments.check {
+    let config = options.arguments.build(layers)?;
+    if options.check {
         println!("the settings are right");
         return Ok(());
     }
@@ -50,16 +55,14 @@ fn run(options: &Options, started: Instant) -> Result<(), Failure> {
     let data = Path::new(&config.data);
     process::create_directory(data)?;
     let ports = PortsFile::clear(data)?;
-    let mut stop = stop::on_signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+    let mut stop = stop::on_signals()?;
     let server = Server::start(&config, data)?;
     server.tell_what_was_found();
     ports.write(&server.ports());
     say(&config, &server, started);
     runtime::block_on(async {
         stop.requested().await;
-        if !server.stop(config.shutdown.timeout).await {
-            tracing::warn!(timeout = ?config.shutdown.timeout, "calls in progress were cut off; nothing acknowledged is lost");
-        }
+        server.stop(config.shutdown.timeout).await;
     });
     Ok(())
 }

@@ -27,14 +27,8 @@ pub enum Exit {
     Critical,
     /// `doctor`: it could not be found out.
     Unknown,
-    /// `dev`: the configuration is wrong.
-    Configuration,
-    /// `dev`: the data directory is in use, or not ours.
-    DataLocked,
-    /// `dev`: another process listens there.
-    AddressInUse,
-    /// `dev`: the operating system forbids it.
-    NoPermission,
+    /// `dev`, as every server.
+    Server(process::Exit),
 }
 
 impl From<Exit> for u8 {
@@ -42,12 +36,13 @@ impl From<Exit> for u8 {
         match exit {
             Exit::Done => 0,
             Exit::Failed | Exit::Warning => 1,
-            Exit::Usage | Exit::Configuration | Exit::Critical => 2,
-            Exit::NotFound | Exit::DataLocked | Exit::Unknown => 3,
-            Exit::Refused | Exit::AddressInUse => 4,
-            Exit::NotAllowed | Exit::NoPermission => 5,
+            Exit::Usage | Exit::Critical => 2,
+            Exit::NotFound | Exit::Unknown => 3,
+            Exit::Refused => 4,
+            Exit::NotAllowed => 5,
             Exit::Unreachable => 6,
             Exit::Partly => 7,
+            Exit::Server(exit) => exit.into(),
         }
     }
 }
@@ -86,15 +81,7 @@ impl fmt::Display for Failure {
 
 impl From<process::Failure> for Failure {
     fn from(failure: process::Failure) -> Self {
-        let exit = match failure.exit {
-            process::Exit::Done => Exit::Done,
-            process::Exit::Failed => Exit::Failed,
-            process::Exit::Configuration => Exit::Configuration,
-            process::Exit::DataLocked => Exit::DataLocked,
-            process::Exit::AddressInUse => Exit::AddressInUse,
-            process::Exit::NoPermission => Exit::NoPermission,
-        };
-        Self::new(exit, failure.to_string())
+        Self::new(Exit::Server(failure.exit), failure.to_string())
     }
 }
 
@@ -192,7 +179,9 @@ mod tests {
 
     #[test]
     fn the_codes_of_dev_are_those_of_a_server() {
-        let codes = [Exit::Configuration, Exit::DataLocked, Exit::AddressInUse, Exit::NoPermission].map(u8::from);
+        use process::Exit::{AddressInUse, Configuration, DataLocked, NoPermission};
+        let exits = [Configuration, DataLocked, AddressInUse, NoPermission];
+        let codes = exits.map(|exit| Failure::from(process::Failure::new(exit, "")).exit).map(u8::from);
         assert_eq!(codes, [2, 3, 4, 5]);
     }
 }

@@ -1,15 +1,11 @@
-//! The one place of this program that reads clocks, waits, and starts tasks and threads.
+//! The one place of this program that reads clocks, waits, and starts tasks and threads; what servers need too is theirs.
 
 use std::future::Future;
 use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The monotonic clock.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock; load is timed to the µs")]
-pub fn now() -> Instant {
-    Instant::now()
-}
+pub use serve::runtime::{block_on, now};
 
 /// The wall clock, in microseconds since 1970: lateness of timers is below the millisecond of `base::Timestamp`.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock to the µs")]
@@ -40,13 +36,4 @@ pub fn start(work: impl Future<Output = ()> + Send + 'static) {
 /// A thread with a name, joined by whoever starts it.
 pub fn thread<T: Send + 'static>(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
     std::thread::Builder::new().name(name.into()).spawn(work)
-}
-
-/// Runs `work` to its end on this thread, with a runtime of its own.
-pub fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("the operating system gives an event queue")
-        .block_on(work)
 }

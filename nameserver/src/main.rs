@@ -7,7 +7,8 @@ use clap::Parser;
 use nameserver::config::Config;
 use nameserver::server::Server;
 use serve::arguments::Arguments;
-use serve::process::{self, Exit, Failure};
+use serve::process::{self, Failure};
+use serve::settings::Layers;
 use serve::{logging, runtime, stop};
 
 #[global_allocator]
@@ -23,6 +24,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Options {
     #[command(flatten)]
     arguments: Arguments,
+    /// Look at the settings, say what is wrong with them, and end.
+    #[arg(long)]
+    check: bool,
 }
 
 fn main() -> ExitCode {
@@ -32,14 +36,15 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, started: Instant) -> Result<(), Failure> {
-    let layers = options.arguments.weaker(std::env::vars())?;
-    let config: Config = options.arguments.build(layers)?;
-    if options.arguments.check {
+    let mut layers = Layers::<Config>::new();
+    options.arguments.add(&mut layers, std::env::vars())?;
+    let config = options.arguments.build(layers)?;
+    if options.check {
         println!("the settings are right");
         return Ok(());
     }
     logging::start(&config.log)?;
-    let mut stop = stop::on_signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+    let mut stop = stop::on_signals()?;
     let server = Server::start(&config)?;
     println!("Carillon name server {}", env!("CARGO_PKG_VERSION"));
     println!("  listen  {}  for clients and brokers of cluster {}", server.address(), config.cluster.name);
@@ -49,9 +54,7 @@ fn run(options: &Options, started: Instant) -> Result<(), Failure> {
     println!("ready in {} ms", started.elapsed().as_millis());
     runtime::block_on(async {
         stop.requested().await;
-        if !server.stop(config.shutdown.timeout).await {
-            tracing::warn!(timeout = ?config.shutdown.timeout, "calls in progress were cut off");
-        }
+        server.stop(config.shutdown.timeout).await;
     });
     Ok(())
 }

@@ -79,12 +79,12 @@ impl Server {
         self.http.as_ref().map(serve::http::Server::address)
     }
 
-    /// Tells clients and brokers to go elsewhere, and waits for calls in progress until `within` has passed. True when
-    /// none was cut off.
-    pub async fn stop(self, within: Duration) -> bool {
-        let is_quiet = self.port.stop(within).await;
+    /// Tells clients and brokers to go elsewhere, and waits for calls in progress until `within` has passed.
+    pub async fn stop(self, within: Duration) {
+        if !self.port.stop(within).await {
+            tracing::warn!(timeout = ?within, "calls in progress were cut off");
+        }
         drop(self.http);
         self.runtime.stop();
-        is_quiet
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::files;
 use crate::process::{Exit, Failure};
 use crate::settings::{Layers, Settings};
 
@@ -15,26 +16,23 @@ pub struct Arguments {
     /// A setting, such as http.listen=127.0.0.1:8080; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Look at the settings, say what is wrong with them, and end.
-    #[arg(long)]
-    pub check: bool,
 }
 
 impl Arguments {
-    /// The file and the environment; flags come after them.
-    pub fn weaker<C: Settings>(
+    /// Adds what the file and the environment say. Presets come before that, flags for single keys after it.
+    pub fn add<C: Settings>(
         &self,
+        layers: &mut Layers<C>,
         variables: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Layers<C>, Failure> {
-        let mut layers = Layers::new();
+    ) -> Result<(), Failure> {
         if let Some(file) = &self.config {
             let name = file.display().to_string();
-            let read = std::fs::OpenOptions::new().read(true).open(file).and_then(std::io::read_to_string);
-            let text = read.map_err(|error| Failure::new(Exit::Configuration, format!("--config {name}: {error}")))?;
+            let text = files::read_text(file)
+                .map_err(|error| Failure::new(Exit::Configuration, format!("--config {name}: {error}")))?;
             layers.file(&name, &text);
         }
         layers.environment(variables);
-        Ok(layers)
+        Ok(())
     }
 
     /// The settings, after `--set`.

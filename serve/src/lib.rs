@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod connection;
+pub mod files;
 pub mod http;
 pub mod logging;
 pub mod metrics;

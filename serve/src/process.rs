@@ -5,17 +5,10 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::files;
+
 /// Tells other programs which ports were chosen; in the data directory.
 const PORTS_FILE: &str = "ports.json";
-
-/// Writes the ports that listen. Readers see the old file or the new one, never a part.
-#[expect(clippy::disallowed_methods, reason = "a file for other programs, not of a store")]
-fn write_ports(file: &Path, ports: &[(&str, Option<u16>)]) -> io::Result<()> {
-    let ports: serde_json::Map<_, _> = ports.iter().map(|(name, port)| ((*name).into(), (*port).into())).collect();
-    let temporary = file.with_extension("new");
-    std::fs::write(&temporary, serde_json::Value::Object(ports).to_string())?;
-    std::fs::rename(&temporary, file)
-}
 
 /// The ports that listen, told to other programs for as long as this lives.
 #[derive(Debug)]
@@ -27,14 +20,13 @@ impl PortsFile {
     /// Nobody who waits for the file in `directory` finds the ports of an earlier run.
     pub fn clear(directory: &Path) -> Result<Self, Failure> {
         let path = directory.join(PORTS_FILE);
-        match remove(&path) {
-            Ok(()) => Ok(Self { path }),
-            Err(error) => Err(Failure::file("remove", &path, &error)),
-        }
+        files::remove(&path).map_err(|error| Failure::file("remove", &path, &error))?;
+        Ok(Self { path })
     }
 
     pub fn write(&self, ports: &[(&str, Option<u16>)]) {
-        if let Err(error) = write_ports(&self.path, ports) {
+        let ports: serde_json::Map<_, _> = ports.iter().map(|(name, port)| ((*name).into(), (*port).into())).collect();
+        if let Err(error) = files::write(&self.path, serde_json::Value::Object(ports).to_string().as_bytes()) {
             tracing::error!(file = %self.path.display(), %error, "the chosen ports cannot be written");
         }
     }
@@ -43,17 +35,9 @@ impl PortsFile {
 impl Drop for PortsFile {
     /// The server has ended: nobody must find a port that another process may get.
     fn drop(&mut self) {
-        if let Err(error) = remove(&self.path) {
+        if let Err(error) = files::remove(&self.path) {
             tracing::error!(file = %self.path.display(), %error, "the file of ports is left behind");
         }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a file for other programs, not of a store")]
-fn remove(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
     }
 }
 
@@ -149,13 +133,16 @@ mod tests {
     fn ports_are_written_as_json() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join(PORTS_FILE);
-        write_ports(&file, &[("grpc", Some(1)), ("http", None)]).unwrap();
-        let text = std::io::read_to_string(std::fs::OpenOptions::new().read(true).open(&file).unwrap()).unwrap();
+        let ports = PortsFile::clear(directory.path()).unwrap();
+        ports.write(&[("grpc", Some(1)), ("http", None)]);
+        let text = files::read_text(&file).unwrap();
         assert_eq!(text, r#"{"grpc":1,"http":null}"#);
-        drop(PortsFile::clear(directory.path()).unwrap());
-        assert!(!file.exists());
-        PortsFile::clear(directory.path()).unwrap().write(&[("grpc", Some(2))]);
+        drop(ports);
         assert!(!file.exists(), "the ports go with who had them");
+        // As a server that was killed leaves it.
+        files::write(&file, b"old").unwrap();
+        let _ports = PortsFile::clear(directory.path()).unwrap();
+        assert!(!file.exists());
     }
 
     #[test]

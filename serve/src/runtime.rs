@@ -143,8 +143,8 @@ pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     tokio::task::spawn_blocking(work).await.ok()
 }
 
-/// The monotonic clock, to say how long a start took.
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock for people")]
+/// The monotonic clock, finer than `base::Clock`: for how long a start took, and for load.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the monotonic clock to the µs")]
 pub fn now() -> Instant {
     Instant::now()
 }

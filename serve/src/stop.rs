@@ -3,12 +3,10 @@
 //!
 //! They are heard on a thread of their own, so that the second one works while a start or a stop hangs.
 
-use std::io;
-
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::process::Exit;
+use crate::process::{Exit, Failure};
 use crate::runtime;
 
 /// Tells when to stop. Any number of clones, in any runtime.
@@ -25,9 +23,10 @@ impl Stop {
     }
 }
 
-pub fn on_signals() -> io::Result<Stop> {
+/// Hears signals from now on.
+pub fn on_signals() -> Result<Stop, Failure> {
     let (request, requested) = watch::channel(false);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
+    let heard = std::thread::Builder::new().name("signals".into()).spawn(move || {
         runtime::block_on(async move {
             let (Ok(mut terminate), Ok(mut interrupt)) =
                 (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -48,7 +47,8 @@ pub fn on_signals() -> io::Result<Stop> {
                 eprintln!("stopping; a second signal stops at once");
             }
         });
-    })?;
+    });
+    heard.map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
     Ok(Stop { requested })
 }
 

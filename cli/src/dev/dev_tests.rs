@@ -1,4 +1,5 @@
 use clap::Parser;
+use serve::process::Exit;
 
 use super::*;
 use crate::files;

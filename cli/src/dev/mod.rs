@@ -13,10 +13,11 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use serve::arguments::Arguments;
 use serve::process::{self, PortsFile};
 use serve::{logging, stop};
 
-use crate::exit::{Exit, Failure};
+use crate::exit::Failure;
 use crate::values::{self, TopicSpec};
 use server::Ports;
 
@@ -26,6 +27,8 @@ use server::Ports;
     after_help = "Examples:\n  carillon dev\n  carillon dev --ephemeral --port-grpc 0 --port-http 0 --topics orders:fifo:8,reminders:delay\n  carillon dev --config broker.toml --set storage.log.flush=write\n\nSettings: flags beat CARILLON__SECTION__KEY variables beat the file beat the defaults.\nExit codes: 0 clean stop, 1 failure, 2 configuration, 3 data directory in use, 4 address in use, 5 no permission."
 )]
 pub struct Options {
+    #[command(flatten)]
+    arguments: Arguments,
     /// Where messages are kept. Default ./data.
     #[arg(long, value_name = "DIRECTORY")]
     data: Option<PathBuf>,
@@ -50,12 +53,6 @@ pub struct Options {
     /// Port of the name server; 0 is any free one. Default 9876, or any free one when --port-grpc is given.
     #[arg(long, value_name = "PORT")]
     port_nameserver: Option<u16>,
-    /// A setting, such as storage.log.flush=write; may be repeated.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    set: Vec<String>,
-    /// A file with settings, TOML.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
 }
 
 pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
@@ -64,7 +61,7 @@ pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     settings::warn_of_open_listeners(&config);
     let data = Data::prepare(&options, &config.data)?;
     let ports_file = PortsFile::clear(&data.path)?;
-    let stop = stop::on_signals().map_err(|error| Failure::new(Exit::Failed, format!("no signals: {error}")))?;
+    let stop = stop::on_signals()?;
     let (mut topics, mut groups) = (options.topics.clone(), Vec::new());
     if options.demo {
         topics.extend(demo::topics());

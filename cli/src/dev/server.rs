@@ -64,10 +64,7 @@ async fn serve(
         ready(Ports { grpc: server.grpc_address().port(), http, nameserver });
         stop.requested().await;
     }
-    let within = config.shutdown.timeout;
-    if !server.stop(within).await {
-        tracing::warn!(timeout = ?within, "calls in progress were cut off; nothing acknowledged is lost");
-    }
+    server.stop(config.shutdown.timeout).await;
     created
 }
 

@@ -1,10 +1,9 @@
 //! The settings of `carillon dev`: its own presets, then file, environment and flags.
 
 use broker::config::{Config, Http, Node, Runtime};
+use serve::process::Failure;
 
 use super::Options;
-use crate::exit::{Exit, Failure};
-use crate::files;
 
 type Layers = serve::settings::Layers<Config>;
 
@@ -23,22 +22,13 @@ pub fn read(options: &Options, variables: impl IntoIterator<Item = (String, Stri
     for (key, value) in PRESETS {
         layers.preset(key, value);
     }
-    if let Some(file) = &options.config {
-        let name = file.display().to_string();
-        let text = files::read_text(file)
-            .map_err(|error| Failure::new(Exit::Configuration, format!("--config {name}: {error}")))?;
-        layers.file(&name, &text);
-    }
-    layers.environment(variables);
+    options.arguments.add(&mut layers, variables)?;
     if let Some(data) = &options.data {
         layers.flag("--data", "data", &data.display().to_string());
     }
     listen(&mut layers, options, "grpc.listen", "--port-grpc", options.port_grpc);
     listen(&mut layers, options, "http.listen", "--port-http", options.port_http);
-    for assignment in &options.set {
-        layers.assignment("--set", assignment);
-    }
-    layers.build().map_err(|refused| Failure::new(Exit::Configuration, refused.to_string()))
+    options.arguments.build(layers)
 }
 
 /// The name server beside the broker: of the same cluster, on the same address.
