@@ -4,6 +4,8 @@
 
 /// Topic names, §3.1.
 pub const TOPIC_NAME_BYTES_MAX: usize = 127;
+/// Bytes of the name of a broker, a name server or a cluster: labels of metrics and part of routes.
+pub const NODE_NAME_BYTES_MAX: usize = 127;
 /// Names of derived topics (`%DLQ%group`): the prefix and a group name fit with room.
 pub const DERIVED_TOPIC_NAME_BYTES_MAX: usize = 255;
 /// Group names, §3.1.

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::limits::{DERIVED_TOPIC_NAME_BYTES_MAX, GROUP_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
+use crate::limits::{DERIVED_TOPIC_NAME_BYTES_MAX, GROUP_NAME_BYTES_MAX, NODE_NAME_BYTES_MAX, TOPIC_NAME_BYTES_MAX};
 
 /// Prefix of the topic that holds a group's dead letters.
 pub const DEAD_LETTER_PREFIX: &str = "%DLQ%";
@@ -24,6 +24,11 @@ const SYSTEM_TOPICS: [&str; 10] = [
     "OFFSET_MOVED_EVENT",
     "CHECKPOINT_TOPIC",
 ];
+
+/// Whether a broker, a name server or a cluster may be called so.
+pub fn is_node_name(text: &str) -> bool {
+    !text.trim().is_empty() && text.len() <= NODE_NAME_BYTES_MAX && !text.contains(char::is_control)
+}
 
 /// Why a name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

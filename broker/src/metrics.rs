@@ -248,8 +248,8 @@ impl Gauges {
         self.set("rocketmq_consumer_group_number", &[], catalog.groups().count() as u64);
         let state = shared.state();
         self.set("rocketmq_broker_permission", &[], if state == NodeState::Ready { 6 } else { 4 });
-        for (known, word) in crate::peers::STATES {
-            self.set("carillon_state", &[word], u64::from(known == state));
+        for known in NodeState::ALL {
+            self.set("carillon_state", &[known.word()], u64::from(known == state));
         }
         let (depth, capacity) = shared.store.inbox_depth();
         self.set("carillon_queue_depth", &["writer_inbox"], depth as u64);

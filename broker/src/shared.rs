@@ -45,7 +45,7 @@ impl Shared {
         for (worker, mailbox) in workers.iter().zip(&mailboxes) {
             worker.spawn(mailbox.clone().run());
         }
-        let peers = Peers::new(&config, &store);
+        let peers = Peers::new(&config);
         let membership = Membership::new(clock.monotonic_ms());
         Arc::new(Self {
             store,

@@ -4,8 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use proto::v2;
 
+use crate::message_type;
 use crate::table::Place;
-use crate::wire::type_number;
 
 /// `host:port`, or `host` alone with `port`, as an endpoint of exactly one address. None when it is neither.
 pub fn parse(text: &str, port: u16) -> Option<v2::Endpoints> {
@@ -101,7 +101,7 @@ fn queue(id: i32, place: &Place, topic: &v2::Resource, here: &v2::Endpoints) -> 
         id,
         permission: permission.into(),
         broker: Some(v2::Broker { name: place.broker.to_string(), id: 0, endpoints: Some(endpoints) }),
-        accept_message_types: place.accepts.iter().map(|&kind| type_number(kind)).collect(),
+        accept_message_types: place.accepts.iter().map(|&kind| message_type::to_protocol(kind).into()).collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod endpoints;
+pub mod message_type;
 mod registrar;
 mod table;
 mod wire;
@@ -13,4 +14,4 @@ pub const RELAYED: &str = "x-carillon-relayed";
 pub use catalog::{Buried, Catalog, Group, Kind, Others, Served, Step};
 pub use registrar::{Cluster, Own, Registrar};
 pub use table::{Broker, Conflict, Node, Place, State, Table, Update, UpdateError};
-pub use wire::WireError;
+pub use wire::{UPDATE_BYTES_MAX, WireError};

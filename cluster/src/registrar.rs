@@ -26,7 +26,7 @@ use tonic::transport::{Endpoint, Uri};
 
 use crate::catalog::Catalog;
 use crate::table::{Node, Table, Update, UpdateError};
-use crate::wire::WireError;
+use crate::wire::{UPDATE_BYTES_MAX, WireError};
 
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// A name server that is silent for so long is given up; another connection may do better.
@@ -37,8 +37,6 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Until the name server has said how often.
 const RENEW_EVERY: Duration = Duration::from_secs(5);
 const OUTBOUND_MAX: usize = 16;
-/// What one broker serves, in one message: about a million topics.
-const UPDATE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// What a broker says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,6 +24,19 @@ pub enum State {
     Draining,
 }
 
+impl State {
+    pub const ALL: [Self; 3] = [Self::Ready, Self::ReadOnly, Self::Draining];
+
+    /// As metrics and operators read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::ReadOnly => "read_only",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// A broker without what it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {

@@ -4,16 +4,15 @@ mod catalog;
 
 use std::sync::Arc;
 
-use base::{GroupName, MessageType, TopicName};
+use base::{GroupName, TopicName};
 use proto::cluster as wire;
-use proto::v2;
 
 use crate::endpoints;
 use crate::table::{Broker, Node, State, Update};
 use catalog::{buried, group, read_buried, read_group, read_topic, topic};
 
-/// Names of brokers and clusters.
-const NAME_BYTES_MAX: usize = 127;
+/// What one broker serves, in one message: about a million topics.
+pub const UPDATE_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// What is wrong with an update.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,21 +23,6 @@ pub enum WireError {
     Topic(#[source] base::NameError),
     #[error("groups: {0}")]
     Group(#[source] base::NameError),
-}
-
-/// The kinds of messages that exist, with their numbers in the protocol.
-pub(crate) const TYPES: [(MessageType, v2::MessageType); 6] = [
-    (MessageType::Normal, v2::MessageType::Normal),
-    (MessageType::Fifo, v2::MessageType::Fifo),
-    (MessageType::Delay, v2::MessageType::Delay),
-    (MessageType::Transaction, v2::MessageType::Transaction),
-    (MessageType::Lite, v2::MessageType::Lite),
-    (MessageType::Priority, v2::MessageType::Priority),
-];
-
-pub(crate) fn type_number(message_type: MessageType) -> i32 {
-    let found = TYPES.iter().find(|(known, _)| *known == message_type);
-    found.map_or(0, |(_, number)| (*number).into())
 }
 
 impl From<&Update> for wire::BrokerUpdate {
@@ -134,7 +118,7 @@ fn read_group_name(text: &str) -> Result<GroupName, WireError> {
 }
 
 fn read_name(field: &'static str, text: &str) -> Result<Arc<str>, WireError> {
-    if text.trim().is_empty() || text.len() > NAME_BYTES_MAX || text.contains(char::is_control) {
+    if !base::name::is_node_name(text) {
         let problem = "must have 1 to 127 bytes, without control characters";
         return Err(WireError::Field { field, value: text.into(), problem });
     }
@@ -189,11 +173,12 @@ mod tests {
     use crate::catalog::{Backoff, Buried, Group, Kind, Order, Served};
 
     fn update() -> Update {
+        use base::MessageType::{Delay, Fifo, Lite, Normal, Priority, Transaction};
         let (topic, group) = (TopicName::parse("t").unwrap(), GroupName::parse("g").unwrap());
         let served = Served {
             kind: Kind::Delay,
             queues: 3,
-            accepts: TYPES.map(|(kind, _)| kind).to_vec(),
+            accepts: vec![Normal, Fifo, Delay, Transaction, Lite, Priority],
             is_writable: true,
             is_placed: true,
             retention: Some(Duration::from_secs(60)),

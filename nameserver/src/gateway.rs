@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use cluster::{Place, endpoints};
+use cluster::{Place, UPDATE_BYTES_MAX, endpoints};
 use http::{HeaderMap, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use proto::cluster::registry_server::RegistryServer;
@@ -15,7 +15,7 @@ use tonic::Status;
 use tonic::server::Grpc;
 use tower::Service as _;
 
-use crate::registry::{Registry, Service, UPDATE_BYTES_MAX};
+use crate::registry::{Registry, Service};
 use crate::relay::{Opened, Relay};
 
 const MESSAGING: &str = "/apache.rocketmq.v2.MessagingService/";

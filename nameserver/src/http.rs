@@ -99,14 +99,9 @@ async fn route(State(shared): State<Shared>, Name(name): Name) -> Result<Respons
 
 impl From<&Broker> for BrokerJson {
     fn from(broker: &Broker) -> Self {
-        let state = match broker.node.state {
-            cluster::State::Ready => "ready",
-            cluster::State::ReadOnly => "read_only",
-            cluster::State::Draining => "draining",
-        };
         Self {
             name: broker.name.to_string(),
-            state: state.into(),
+            state: broker.node.state.word().into(),
             version: broker.node.version.to_string(),
             grpc: broker.node.grpc.to_string(),
             http: broker.node.http.as_deref().map(String::from),

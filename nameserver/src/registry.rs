@@ -30,8 +30,6 @@ use crate::config::Config;
 const LEASE: Duration = Duration::from_millis(1500);
 /// After a start brokers come back one by one; every one of them tries each 200 ms.
 const SETTLING: Duration = Duration::from_secs(1);
-/// What one broker serves, in one message.
-pub const UPDATE_BYTES_MAX: usize = 128 * 1024 * 1024;
 /// Changes that a slow broker may be behind before it has to begin anew.
 const CHANGES_MAX: usize = 1024;
 const OUTBOUND_MAX: usize = 64;
@@ -111,10 +109,20 @@ impl Registry {
         (self.expiry / RENEWALS).min(RENEW_MAX)
     }
 
-    /// Takes over what a broker says, and tells everybody. `stream`: none for the first word of a new one.
-    fn apply(&self, update: Update, stream: Option<u64>) -> Result<Registered, UpdateError> {
+    /// Takes over the first word of a broker on a new stream.
+    fn register(&self, first: Update) -> Result<Registered, UpdateError> {
         let mut state = self.state.lock();
-        let state = &mut *state;
+        let broker = first.broker.clone();
+        self.take_over(&mut state, first)?;
+        state.next_stream += 1;
+        let number = state.next_stream;
+        state.streams.insert(broker, Stream { number, is_stale: false });
+        // Subscribed under the lock: nothing comes between the table as it is and what changes then (R2).
+        Ok(Registered { number, table: state.table.clone(), changes: self.changes.subscribe() })
+    }
+
+    /// Takes over what a broker says, and tells everybody.
+    fn take_over(&self, state: &mut State, update: Update) -> Result<(), UpdateError> {
         let broker = update.broker.clone();
         let told = wire::BrokerUpdate::from(&update);
         let placed: Vec<_> =
@@ -123,18 +131,10 @@ impl Registry {
         for topic in &placed {
             warn_of_conflict(&state.table, topic, &broker);
         }
-        let number = stream.unwrap_or_else(|| {
-            state.next_stream += 1;
-            let number = state.next_stream;
-            state.streams.insert(broker, Stream { number, is_stale: false });
-            number
-        });
-        // Subscribed under the lock: nothing comes between the table as it is and what changes then (R2).
-        let changes = self.changes.subscribe();
         if is_new {
             self.tell(wire::cluster_update::Content::Update(told));
         }
-        Ok(Registered { number, table: state.table.clone(), changes })
+        Ok(())
     }
 
     fn tell(&self, content: wire::cluster_update::Content) {
@@ -194,21 +194,20 @@ impl Registry {
         inbound: &mut Streaming<wire::BrokerUpdate>,
         outbound: &mpsc::Sender<Result<wire::ClusterUpdate, Status>>,
     ) -> Result<(), Status> {
-        let number = registered.number;
         tokio::select! {
-            end = self.hear(number, inbound) => end,
+            end = self.hear(inbound) => end,
             Err(status) = self.tell_changes(registered, outbound) => Err(status),
             () = self.draining.begins() => Err(Status::unavailable("the name server is stopping")),
         }
     }
 
-    async fn hear(&self, stream: u64, inbound: &mut Streaming<wire::BrokerUpdate>) -> Result<(), Status> {
+    async fn hear(&self, inbound: &mut Streaming<wire::BrokerUpdate>) -> Result<(), Status> {
         loop {
             let said = tokio::time::timeout(self.expiry, inbound.message()).await;
             let said = said.map_err(|_| Status::deadline_exceeded("it says nothing any more"))?;
             let Some(update) = said? else { return Ok(()) };
             let update = Update::try_from(update).map_err(|error| Status::invalid_argument(error.to_string()))?;
-            self.apply(update, Some(stream)).map_err(|error| refused(&error))?;
+            self.take_over(&mut self.state.lock(), update).map_err(|error| refused(&error))?;
         }
     }
 
@@ -307,7 +306,7 @@ impl registry_server::Registry for Service {
                 return Err(Status::failed_precondition(problem));
             }
             let broker = first.broker.clone();
-            let registered = registry.apply(first, None).map_err(|error| refused(&error))?;
+            let registered = registry.register(first).map_err(|error| refused(&error))?;
             Ok((broker, registered))
         };
         let (broker, registered) = match result.await {

@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use serve::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
 use serve::port::Draining;
 use serve::runtime::Tasks;
 use tonic::Status;
@@ -27,8 +28,6 @@ const CONNECTIONS: usize = 8;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 /// A client that says nothing yet may wait for an answer first.
 const FIRST_WORD_MAX: Duration = Duration::from_millis(100);
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Tells a broker that the client found a name server, and not it.
 const RELAYED: HeaderName = HeaderName::from_static(cluster::RELAYED);
 /// gRPC puts this before each message: whether it is compressed, and its length.

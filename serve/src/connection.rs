@@ -37,9 +37,9 @@ const STREAMS_MAX: u32 = 4096;
 /// A call carries a few dozen short headers.
 const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
 /// One window a round trip: at 1 ms this is 1 GB/s for a single stream, more than a log takes.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+pub const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Several senders at a time; a stream that is not read never stops the others, because requests are always read.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Fewer frames for large bodies; small ones do not notice.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
 

@@ -4,11 +4,10 @@
 use std::time::Duration;
 
 use base::Timestamp;
+use cluster::message_type;
 use proto::v2;
 
-use crate::api::{
-    BodyDigest, BodyEncoding, FilterKind, FilterText, Language, MessageType, NewMessage, Receive, Resolution,
-};
+use crate::api::{BodyDigest, BodyEncoding, FilterKind, FilterText, Language, NewMessage, Receive, Resolution};
 use crate::membership::ClientKind;
 
 /// The name of a topic or group. Namespaces are echoed, they do not tell names apart.
@@ -24,7 +23,7 @@ pub(super) fn message(message: v2::Message) -> NewMessage {
     NewMessage {
         topic: name(message.topic),
         message_id: system.message_id,
-        declared_type: message_type(system.message_type),
+        declared_type: message_type::from_protocol(system.message_type),
         tag: system.tag,
         keys: system.keys,
         properties,
@@ -118,18 +117,6 @@ fn instant_not_before(time: prost_types::Timestamp) -> Timestamp {
     Timestamp(u64::try_from(ms).unwrap_or(0))
 }
 
-fn message_type(kind: i32) -> Option<MessageType> {
-    match v2::MessageType::try_from(kind).ok()? {
-        v2::MessageType::Unspecified => None,
-        v2::MessageType::Normal => Some(MessageType::Normal),
-        v2::MessageType::Fifo => Some(MessageType::Fifo),
-        v2::MessageType::Delay => Some(MessageType::Delay),
-        v2::MessageType::Transaction => Some(MessageType::Transaction),
-        v2::MessageType::Lite => Some(MessageType::Lite),
-        v2::MessageType::Priority => Some(MessageType::Priority),
-    }
-}
-
 /// Bytes are stored as they came; an encoding that receivers could not name to their users counts as none.
 fn encoding(encoding: i32) -> BodyEncoding {
     match v2::Encoding::try_from(encoding).unwrap_or_default() {
@@ -155,6 +142,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::api::MessageType;
 
     #[test]
     fn numbers_at_the_edges_become_the_nearest_that_can_be_meant() {

@@ -5,9 +5,10 @@
 use std::time::Duration;
 
 use base::Timestamp;
+use cluster::message_type;
 use proto::v2;
 
-use crate::api::{BodyEncoding, Delivery, MessageType, Sent};
+use crate::api::{BodyEncoding, Delivery, Sent};
 
 /// 9999-12-31T23:59:59.999Z, the last time that the libraries of all languages can show.
 const LAST_MS: u64 = 253_402_300_799_999;
@@ -20,7 +21,7 @@ pub(super) fn delivery(delivery: Delivery, store_host: &str) -> v2::Message {
         message_id: delivery.message_id,
         body_digest: Some(v2::Digest { r#type: v2::DigestType::Md5.into(), checksum: upper_hex(&delivery.md5) }),
         body_encoding: encoding(delivery.encoding).into(),
-        message_type: message_type(delivery.message_type).into(),
+        message_type: message_type::to_protocol(delivery.message_type).into(),
         born_timestamp: Some(timestamp(delivery.born_at)),
         born_host: delivery.born_host,
         store_timestamp: Some(timestamp(delivery.stored_at)),
@@ -62,17 +63,6 @@ pub(super) fn resource(name: &str) -> v2::Resource {
     v2::Resource { resource_namespace: String::new(), name: name.into() }
 }
 
-pub(super) fn message_type(kind: MessageType) -> v2::MessageType {
-    match kind {
-        MessageType::Normal => v2::MessageType::Normal,
-        MessageType::Fifo => v2::MessageType::Fifo,
-        MessageType::Delay => v2::MessageType::Delay,
-        MessageType::Transaction => v2::MessageType::Transaction,
-        MessageType::Lite => v2::MessageType::Lite,
-        MessageType::Priority => v2::MessageType::Priority,
-    }
-}
-
 pub(super) fn timestamp(time: Timestamp) -> prost_types::Timestamp {
     let ms = time.0.min(LAST_MS);
     // Both fit by the line above.
@@ -105,6 +95,7 @@ pub(super) mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::api::MessageType;
 
     pub(in crate::grpc) fn some_delivery(body: &'static [u8]) -> Delivery {
         Delivery {

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract;
+use axum::extract::State;
 use axum::routing::{get, post};
-use cluster::State;
 use http::StatusCode;
 use serve::http::{Json, Name, Parameters, Problem};
 
@@ -14,7 +13,6 @@ use super::admin::{Answer, page, paging};
 use super::json::{ClientJson, DrainJson, DrainedJson, NameserverJson, NodeJson, Page};
 use crate::Broker;
 use crate::membership::ClientDescription;
-use crate::peers::STATES;
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
@@ -29,17 +27,13 @@ pub(super) fn routes() -> Router<Admin> {
         .route("/clients/{id}", get(client))
 }
 
-async fn nodes(extract::State(admin): extract::State<Admin>, mut parameters: Parameters) -> Answer<Page<NodeJson>> {
+async fn nodes(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<NodeJson>> {
     let (limit, cursor) = paging(&mut parameters)?;
     parameters.finish()?;
     Ok(axum::Json(page(known_nodes(&admin.broker), |node| node.name.as_str(), limit, cursor)))
 }
 
-async fn node(
-    extract::State(admin): extract::State<Admin>,
-    Name(name): Name,
-    parameters: Parameters,
-) -> Answer<NodeJson> {
+async fn node(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<NodeJson> {
     parameters.finish()?;
     let node = known_nodes(&admin.broker).into_iter().find(|node| node.name == name);
     node.map(axum::Json).ok_or_else(|| {
@@ -50,7 +44,7 @@ async fn node(
 
 /// Answers when nothing is out any more, or the time is over. The broker stays drained.
 async fn drain(
-    extract::State(admin): extract::State<Admin>,
+    State(admin): State<Admin>,
     parameters: Parameters,
     Json(asked): Json<DrainJson>,
 ) -> Answer<DrainedJson> {
@@ -69,13 +63,13 @@ fn within(field: &'static str, time: Duration) -> Result<Duration, Problem> {
     Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(field).value(value).limit(max))
 }
 
-async fn resume(extract::State(admin): extract::State<Admin>, parameters: Parameters) -> Result<StatusCode, Problem> {
+async fn resume(State(admin): State<Admin>, parameters: Parameters) -> Result<StatusCode, Problem> {
     parameters.finish()?;
     admin.broker.resume();
     Ok(StatusCode::NO_CONTENT)
 }
 
-async fn clients(extract::State(admin): extract::State<Admin>, mut parameters: Parameters) -> Answer<Page<ClientJson>> {
+async fn clients(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<ClientJson>> {
     let wanted = [parameters.text("role")?, parameters.text("group")?, parameters.text("language")?];
     let (limit, cursor) = paging(&mut parameters)?;
     parameters.finish()?;
@@ -92,11 +86,7 @@ async fn clients(extract::State(admin): extract::State<Admin>, mut parameters: P
     Ok(axum::Json(page(clients, |client| client.client_id.as_str(), limit, cursor)))
 }
 
-async fn client(
-    extract::State(admin): extract::State<Admin>,
-    Name(id): Name,
-    parameters: Parameters,
-) -> Answer<ClientJson> {
+async fn client(State(admin): State<Admin>, Name(id): Name, parameters: Parameters) -> Answer<ClientJson> {
     parameters.finish()?;
     let client = known_clients(&admin.broker).into_iter().find(|client| client.client_id == id);
     client.map(axum::Json).ok_or_else(|| {
@@ -115,7 +105,7 @@ fn known_nodes(broker: &Broker) -> Vec<NodeJson> {
     nodes.push(NodeJson {
         name: peers.name().to_string(),
         here: true,
-        state: word(shared.state()),
+        state: shared.state().word().into(),
         version: env!("CARGO_PKG_VERSION").into(),
         grpc: broker.config().grpc.advertise.clone().or_else(told),
         http: Some(broker.config().http.listen.clone()).filter(|listen| !listen.is_empty()),
@@ -141,18 +131,13 @@ fn other(broker: &cluster::Broker) -> NodeJson {
     NodeJson {
         name: broker.name.to_string(),
         here: false,
-        state: word(broker.node.state),
+        state: broker.node.state.word().into(),
         version: broker.node.version.to_string(),
         grpc: Some(broker.node.grpc.to_string()),
         http: broker.node.http.as_deref().map(String::from),
         topics: broker.catalog.topics.len(),
         nameservers: Vec::new(),
     }
-}
-
-fn word(state: State) -> String {
-    let found = STATES.iter().find(|(known, _)| *known == state);
-    found.map_or("", |(_, word)| word).into()
 }
 
 fn described(client: ClientDescription, tick: u64) -> ClientJson {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use base::TopicName;
 use cluster::{Cluster, Node, Own, Place, Registrar, State, Table};
 use parking_lot::Mutex;
-use storage::threads::Store;
 use storage::watch::Watcher;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
@@ -25,10 +24,6 @@ use crate::shared::Shared;
 const TELL_EVERY: Duration = Duration::from_millis(20);
 /// For name servers to hear that this broker leaves.
 const LEAVE_MAX: Duration = Duration::from_secs(1);
-
-/// As operators read them.
-pub const STATES: [(State, &str); 3] =
-    [(State::Ready, "ready"), (State::ReadOnly, "read_only"), (State::Draining, "draining")];
 
 /// Everything a broker has to do with others. Without name servers there are none.
 #[derive(Debug)]
@@ -57,7 +52,7 @@ impl Watcher for Bell {
 }
 
 impl Peers {
-    pub fn new(config: &Config, _store: &Store) -> Self {
+    pub fn new(config: &Config) -> Self {
         Self {
             name: config.node.name.as_str().into(),
             broker_group: broker_group(&config.node.name),

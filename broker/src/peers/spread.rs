@@ -3,12 +3,13 @@
 //! Nobody is asked and nobody agrees: each broker makes its own catalog the newest of what is said ([`cluster::catalog`]), for
 //! as long as it runs. A call that changes something only waits, for a moment, until the others say that they have it too.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{GroupName, TopicName};
 use cluster::{Buried, Catalog, Kind, Others, Own, Served, State, Step, Table};
-use hashbrown::HashSet;
+use hashbrown::{HashMap, HashSet};
 use storage::request::{AppendError, Done, Lane};
 use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 
@@ -136,14 +137,10 @@ impl Shared {
         if self.topic(name).is_none() {
             let kinds = [Kind::Normal, Kind::Delay, Kind::Transaction];
             let buried = kinds.map(|kind| Buried::Topic(name.clone(), kind));
+            let topics = std::slice::from_ref(name);
             self.adopt(|all| Catalog {
-                topics: all
-                    .topics
-                    .get_key_value(name)
-                    .map(|(name, topic)| (name.clone(), topic.clone()))
-                    .into_iter()
-                    .collect(),
-                buried: only(all, &buried),
+                topics: only(&all.topics, topics),
+                buried: only(&all.buried, &buried),
                 ..Catalog::default()
             })
             .await;
@@ -153,20 +150,17 @@ impl Shared {
     pub async fn adopt_group(&self, name: &GroupName) {
         if self.group(name).is_none() {
             let buried = [Buried::Group(name.clone())];
+            let groups = std::slice::from_ref(name);
             self.adopt(|all| Catalog {
-                groups: all
-                    .groups
-                    .get_key_value(name)
-                    .map(|(name, group)| (name.clone(), group.clone()))
-                    .into_iter()
-                    .collect(),
-                buried: only(all, &buried),
+                groups: only(&all.groups, groups),
+                buried: only(&all.buried, &buried),
                 ..Catalog::default()
             })
             .await;
         }
     }
 
+    /// Takes over a part of what others have, if they have any of it.
     async fn adopt(&self, part: impl Fn(&Catalog) -> Catalog) {
         let table = self.peers.table();
         let parts: Vec<_> = self.peers.others(&table).map(|broker| part(&broker.catalog)).collect();
@@ -289,6 +283,6 @@ fn say_conflicts(peers: &Peers, table: &Table, own: &Own, said: &mut Said) {
     said.conflicts = conflicts;
 }
 
-fn only(all: &Catalog, what: &[Buried]) -> hashbrown::HashMap<Buried, base::Timestamp> {
-    what.iter().filter_map(|what| Some((what.clone(), *all.buried.get(what)?))).collect()
+fn only<K: Clone + Eq + Hash, V: Clone>(all: &HashMap<K, V>, keys: &[K]) -> HashMap<K, V> {
+    keys.iter().filter_map(|key| Some((key.clone(), all.get(key)?.clone()))).collect()
 }

@@ -7,8 +7,9 @@ use base::limits::*;
 use base::{GroupName, Timestamp, TopicName};
 use proto::cluster as wire;
 
-use super::{TYPES, WireError, read_group_name, read_topic_name, type_number};
+use super::{WireError, read_group_name, read_topic_name};
 use crate::catalog::{Backoff, Buried, Group, Kind, Order, Served};
+use crate::message_type;
 
 const KINDS: [(Kind, wire::TopicKind); 9] = [
     (Kind::Normal, wire::TopicKind::Normal),
@@ -37,7 +38,7 @@ pub(super) fn topic(name: &TopicName, served: &Served) -> wire::Topic {
     wire::Topic {
         name: name.as_str().into(),
         queues: served.queues.into(),
-        accepts: served.accepts.iter().map(|&kind| type_number(kind)).collect(),
+        accepts: served.accepts.iter().map(|&kind| message_type::to_protocol(kind).into()).collect(),
         is_writable: served.is_writable,
         is_placed: served.is_placed,
         created_at: served.created_at.0,
@@ -84,9 +85,8 @@ pub(super) fn read_topic(topic: wire::Topic) -> Result<(TopicName, Served), Wire
     let name = read_topic_name(&topic.name)?;
     let queues = u16::try_from(topic.queues).ok().filter(|queues| (1..=TOPIC_QUEUES_MAX).contains(queues));
     let queues = queues.ok_or_else(|| wrong("topics.queues", topic.queues, "must be 1 to 1,024"))?;
-    let kind = |number: &i32| TYPES.iter().find(|(_, known)| i32::from(*known) == *number).map(|(kind, _)| *kind);
     // A kind that only newer brokers know is passed over.
-    let accepts: Vec<_> = topic.accepts.iter().filter_map(kind).collect();
+    let accepts: Vec<_> = topic.accepts.iter().filter_map(|number| message_type::from_protocol(*number)).collect();
     if accepts.is_empty() {
         let (field, problem) = ("topics.accepts", "must name a type of messages");
         return Err(WireError::Field { field, value: format!("{:?}", topic.accepts), problem });

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use base::limits::NODE_NAME_BYTES_MAX;
+use base::name::is_node_name;
 use serde::{Deserialize, Serialize};
 
 use super::Checks;
 
-/// Names are labels of metrics and part of routes.
-const NAME_BYTES_MAX: usize = 127;
 const SHUTDOWN_MAX: Duration = Duration::from_secs(3600);
 const WORKERS_MAX: usize = 256;
 
@@ -149,6 +149,6 @@ impl Runtime {
 }
 
 fn name(checks: &mut Checks, key: &'static str, name: &str) {
-    let is_legal = !name.trim().is_empty() && name.len() <= NAME_BYTES_MAX && !name.contains(char::is_control);
-    checks.that(is_legal, key, name, || format!("1 to {NAME_BYTES_MAX} bytes without control characters"));
+    checks
+        .that(is_node_name(name), key, name, || format!("1 to {NODE_NAME_BYTES_MAX} bytes without control characters"));
 }
