@@ -4,6 +4,7 @@
 
 pub mod chance;
 pub mod duration;
+pub mod group;
 pub mod ids;
 pub mod limits;
 pub mod message_type;
@@ -12,6 +13,7 @@ pub mod size;
 pub mod time;
 
 pub use chance::Chance;
+pub use group::{Backoff, GroupOrder};
 pub use ids::{BatchIndex, GroupId, LogPosition, QueueIndex, QueueOffset, Term, TopicId};
 pub use message_type::MessageType;
 pub use name::{GroupName, NameError, TopicName};

@@ -3,10 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use base::{Clock, GroupId, GroupName, QueueIndex, QueueOffset, SystemClock, Timestamp, TopicName};
+use base::{
+    Backoff, Clock, GroupId, GroupName, GroupOrder, QueueIndex, QueueOffset, SystemClock, Timestamp, TopicName,
+};
 use storage::record::{Fact, RetryEntry};
 use storage::request::{Change, Done, Request};
-use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 
 use crate::resources::memory;
 use crate::store::Store;
@@ -23,9 +25,9 @@ pub fn measure(directory: &Path, count: u64) {
     let group = GroupSpec {
         id: GroupId(0),
         name: GroupName::parse("group").expect("a name"),
-        order: OrderSpec::Never,
+        order: GroupOrder::Never,
         attempts_max: 16,
-        backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+        backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(60),
         created_at: Timestamp(1),
         changed_at: Timestamp(1),

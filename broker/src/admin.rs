@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use base::{Backoff, GroupOrder};
 use base::{GroupName, LogPosition, NameError, QueueIndex, QueueOffset, Timestamp, TopicName};
 
 use crate::api::Delivery;
@@ -89,29 +90,6 @@ pub struct QueueDescription {
     pub next: QueueOffset,
     /// When the newest message became visible.
     pub newest_at: Option<Timestamp>,
-}
-
-/// When a group consumes in order.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum GroupOrder {
-    /// On every FIFO topic.
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
-/// Waits between attempts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Backoff {
-    /// One after the other; the last one repeats.
-    Steps(Vec<Duration>),
-    Exponential {
-        first: Duration,
-        factor: u32,
-        max: Duration,
-    },
 }
 
 /// Settings of a group to create; what is none is the server's default for its order.

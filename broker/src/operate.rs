@@ -9,7 +9,7 @@ use base::{GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
 use cluster::State;
 use storage::message::StoredMessage;
 use storage::request::{Lane, Request};
-use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, Topic, TopicKind};
+use storage::view::catalog::{GroupSpec, Topic, TopicKind};
 use storage::view::progress::{Progress, Slot};
 use storage::view::queue::Entry;
 
@@ -97,18 +97,9 @@ impl Shared {
         topics.sort_by(|a, b| a.topic.cmp(&b.topic));
         GroupDescription {
             name: group.name.clone(),
-            order: match group.order {
-                OrderSpec::Auto => GroupOrder::Auto,
-                OrderSpec::Always => GroupOrder::Always,
-                OrderSpec::Never => GroupOrder::Never,
-            },
+            order: group.order,
             attempts_max: group.attempts_max,
-            backoff: match &group.backoff {
-                BackoffSpec::Steps(steps) => Backoff::Steps(steps.clone()),
-                BackoffSpec::Exponential { first, factor, max } => {
-                    Backoff::Exponential { first: *first, factor: *factor, max: *max }
-                }
-            },
+            backoff: group.backoff.clone(),
             invisible: group.invisible,
             created_at: group.created_at,
             members: members
@@ -264,12 +255,7 @@ impl Broker {
 
     pub async fn create_group(&self, new: NewGroup) -> Result<(Created, GroupDescription), AdminRefusal> {
         let name = GroupName::parse(&new.name).map_err(AdminRefusal::IllegalName)?;
-        let order = match new.order {
-            GroupOrder::Auto => OrderSpec::Auto,
-            GroupOrder::Always => OrderSpec::Always,
-            GroupOrder::Never => OrderSpec::Never,
-        };
-        let mut spec = self.shared().default_group(name.clone(), order, new.order == GroupOrder::Always);
+        let mut spec = self.shared().default_group(name.clone(), new.order, new.order == GroupOrder::Always);
         if let Some(attempts) = new.attempts_max {
             if !(1..=ATTEMPTS_MAX).contains(&attempts) {
                 let (value, max) = (attempts.into(), ATTEMPTS_MAX.into());
@@ -278,7 +264,8 @@ impl Broker {
             spec.attempts_max = attempts;
         }
         if let Some(backoff) = &new.backoff {
-            spec.backoff = check_backoff(backoff)?;
+            check_backoff(backoff)?;
+            spec.backoff = backoff.clone();
         }
         if let Some(invisible) = new.invisible {
             let (value, min, max) = (ms(invisible), INVISIBLE_MS_MIN, INVISIBLE_MS_MAX);
@@ -347,7 +334,7 @@ pub fn topic_type(kind: TopicKind) -> TopicType {
     }
 }
 
-fn check_backoff(backoff: &Backoff) -> Result<BackoffSpec, AdminRefusal> {
+fn check_backoff(backoff: &Backoff) -> Result<(), AdminRefusal> {
     let longest = match backoff {
         Backoff::Steps(steps) => {
             let count = steps.len();
@@ -370,12 +357,7 @@ fn check_backoff(backoff: &Backoff) -> Result<BackoffSpec, AdminRefusal> {
             max: DELAY_MS_MAX,
         });
     }
-    Ok(match backoff {
-        Backoff::Steps(steps) => BackoffSpec::Steps(steps.clone()),
-        Backoff::Exponential { first, factor, max } => {
-            BackoffSpec::Exponential { first: *first, factor: *factor, max: *max }
-        }
-    })
+    Ok(())
 }
 
 /// Creating what exists succeeds when everything that was asked for is as it is.

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::limits::*;
-use base::{GroupId, GroupName, TopicName};
+use base::{Backoff, GroupId, GroupName, GroupOrder, TopicName};
 use bytes::Bytes;
 use storage::message::{MessageKind, StoredMessage};
 use storage::reads::{Asker, Job, Urgency};
 use storage::record::Pointer;
 use storage::store::FetchError;
-use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, Topic, TopicKind};
+use storage::view::catalog::{GroupSpec, Topic, TopicKind};
 use tokio::sync::oneshot;
 
 use crate::api::{BodyEncoding, Caller, Delivery, FilterText, MessageType, Receive, Received};
@@ -46,7 +46,7 @@ impl Shared {
             return Err(Refusal::GroupNotFound(name));
         }
         self.adopt_group(&name).await;
-        let spec = self.default_group(name, OrderSpec::Auto, is_ordered);
+        let spec = self.default_group(name, GroupOrder::Auto, is_ordered);
         let (spec, is_new) = self.create_group(spec).await.map_err(|error| store_refusal(&error))?;
         if is_new {
             tracing::info!(group = %spec.name, "created by its first use; it starts at what is sent from now on");
@@ -55,12 +55,12 @@ impl Shared {
     }
 
     /// A group with the server's defaults.
-    pub fn default_group(&self, name: GroupName, order: OrderSpec, is_ordered: bool) -> GroupSpec {
+    pub fn default_group(&self, name: GroupName, order: GroupOrder, is_ordered: bool) -> GroupSpec {
         let backoff = if is_ordered {
-            BackoffSpec::Steps(ORDERED_BACKOFF_SECONDS.map(Duration::from_secs).into())
+            Backoff::Steps(ORDERED_BACKOFF_SECONDS.map(Duration::from_secs).into())
         } else {
             let (first, max) = (Duration::from_secs(5), Duration::from_secs(7200));
-            BackoffSpec::Exponential { first, factor: 2, max }
+            Backoff::Exponential { first, factor: 2, max }
         };
         let created_at = self.clock.now();
         GroupSpec {

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use base::limits::BURIED_MS;
-use base::{GroupName, MessageType, Timestamp, TopicName};
+use base::{Backoff, GroupName, GroupOrder, MessageType, Timestamp, TopicName};
 use hashbrown::{HashMap, HashSet};
 
 /// What a topic is for.
@@ -48,28 +48,13 @@ pub struct Served {
     pub changed_at: Timestamp,
 }
 
-/// When a group consumes in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Order {
-    Auto,
-    Always,
-    Never,
-}
-
-/// Waits between attempts.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Backoff {
-    Steps(Vec<Duration>),
-    Exponential { first: Duration, factor: u32, max: Duration },
-}
-
 /// What a broker says of a group.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Group {
     /// First: it decides which one is newer.
     pub changed_at: Timestamp,
     pub created_at: Timestamp,
-    pub order: Order,
+    pub order: GroupOrder,
     pub attempts_max: u32,
     pub backoff: Backoff,
     pub invisible: Duration,

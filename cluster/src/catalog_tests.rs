@@ -21,7 +21,7 @@ pub(crate) fn group(changed_at: u64, attempts_max: u32) -> Group {
     Group {
         changed_at: Timestamp(changed_at),
         created_at: Timestamp(1),
-        order: Order::Auto,
+        order: GroupOrder::Auto,
         attempts_max,
         backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(60),

@@ -167,10 +167,10 @@ fn read_address(field: &'static str, text: &str) -> Result<Arc<str>, WireError> 
 mod tests {
     use std::time::Duration;
 
-    use base::Timestamp;
+    use base::{Backoff, GroupOrder, Timestamp};
 
     use super::*;
-    use crate::catalog::{Backoff, Buried, Group, Kind, Order, Served};
+    use crate::catalog::{Buried, Group, Kind, Served};
 
     fn update() -> Update {
         use base::MessageType::{Delay, Fifo, Lite, Normal, Priority, Transaction};
@@ -191,13 +191,13 @@ mod tests {
         let grows = Group {
             changed_at: Timestamp(7),
             created_at: Timestamp(6),
-            order: Order::Never,
+            order: GroupOrder::Never,
             attempts_max: 16,
             backoff: grows,
             invisible: Duration::from_secs(60),
         };
         let steps = Backoff::Steps(vec![Duration::ZERO, Duration::from_millis(1500)]);
-        let steps = Group { backoff: steps, order: Order::Always, ..grows.clone() };
+        let steps = Group { backoff: steps, order: GroupOrder::Always, ..grows.clone() };
         let node = Node {
             cluster: "c".into(),
             version: "1".into(),

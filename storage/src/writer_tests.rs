@@ -1,7 +1,7 @@
 //! What becomes of requests that meet in one group.
 
 use base::time::ManualClock;
-use base::{Chance, GroupId, GroupName, TopicName};
+use base::{Backoff, Chance, GroupId, GroupName, GroupOrder, TopicName};
 use parking_lot::Mutex;
 
 use super::*;
@@ -10,7 +10,7 @@ use crate::log::LogOptions;
 use crate::record::AckRange;
 use crate::request::{ReplyTo, TopicChange};
 use crate::store::{self, Reader, Recovered};
-use crate::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use crate::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 use crate::view::timers::Bounds;
 
 const GROUP: GroupId = GroupId(0);
@@ -55,9 +55,9 @@ impl Store {
         let group = GroupSpec {
             id: GROUP,
             name: GroupName::parse("billing").unwrap(),
-            order: OrderSpec::Auto,
+            order: GroupOrder::Auto,
             attempts_max: 3,
-            backoff: BackoffSpec::Steps(vec![std::time::Duration::from_secs(1)]),
+            backoff: Backoff::Steps(vec![std::time::Duration::from_secs(1)]),
             invisible: std::time::Duration::from_secs(30),
             created_at,
             changed_at: created_at,

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use base::limits::{LANE_FOLLOWERS_MAX, REFILL_WALKED_MAX};
-use base::{Chance, GroupId, GroupName, ManualClock, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
+use base::{
+    Backoff, Chance, GroupId, GroupName, GroupOrder, ManualClock, QueueIndex, QueueOffset, Timestamp, TopicId,
+    TopicName,
+};
 use broker::api::Language;
 use broker::filter::Filter;
 use broker::subscription::core::Core;
@@ -21,7 +24,7 @@ use storage::metrics::Metrics;
 use storage::record::{AckRange, Fact, FilterSpec, Head};
 use storage::request::{Answer, BodyKind, Change, Done, NewBody, ReplySink, ReplyTo, Request, Submission};
 use storage::store::{self, Recovered};
-use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 use storage::view::queue::{Bounds, Entry};
 
 /// As a new store numbers them.
@@ -110,9 +113,9 @@ fn set_up(parts: &mut Recovered) {
     let group = GroupSpec {
         id: PAIR.group,
         name: GroupName::parse("billing").expect("legal"),
-        order: OrderSpec::Auto,
+        order: GroupOrder::Auto,
         attempts_max: 9,
-        backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+        backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(30),
         created_at: START,
         changed_at: START,
@@ -158,7 +161,7 @@ impl Story {
         let settings = Settings {
             is_ordered: true,
             attempts_max: 9,
-            backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+            backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
             invisible: Duration::from_secs(30),
             in_flight_max: 1_000,
         };

@@ -1,11 +1,10 @@
 //! The catalog of this broker's store in the words that brokers have for each other.
 
-use base::GroupId;
 use base::limits::TOPIC_QUEUES_MAX;
-use cluster::catalog::{Backoff, Order};
+use base::{Backoff, GroupId, GroupOrder};
 use cluster::{Buried, Catalog, Group, Kind, Served, Step};
 use storage::request::Request;
-use storage::view::catalog::{self as stored, BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{self as stored, GroupSpec, TopicKind, TopicSpec};
 
 use crate::operate::accepts;
 
@@ -39,18 +38,9 @@ pub fn group_of(spec: &GroupSpec) -> Group {
     Group {
         changed_at: spec.changed_at,
         created_at: spec.created_at,
-        order: match spec.order {
-            OrderSpec::Auto => Order::Auto,
-            OrderSpec::Always => Order::Always,
-            OrderSpec::Never => Order::Never,
-        },
+        order: spec.order,
         attempts_max: spec.attempts_max,
-        backoff: match &spec.backoff {
-            BackoffSpec::Steps(steps) => Backoff::Steps(steps.clone()),
-            BackoffSpec::Exponential { first, factor, max } => {
-                Backoff::Exponential { first: *first, factor: *factor, max: *max }
-            }
-        },
+        backoff: spec.backoff.clone(),
         invisible: spec.invisible,
     }
 }
@@ -74,7 +64,7 @@ pub fn request(step: &Step) -> Option<Request> {
             Request::AdoptTopic(TopicSpec { is_dropped: true, ..spec })
         }
         Step::Bury(Buried::Group(name), at) => {
-            let (order, backoff) = (Order::Auto, Backoff::Steps(Vec::new()));
+            let (order, backoff) = (GroupOrder::Auto, Backoff::Steps(Vec::new()));
             let invisible = std::time::Duration::ZERO;
             let group = Group { changed_at: *at, created_at: *at, order, attempts_max: 1, backoff, invisible };
             Request::AdoptGroup(GroupSpec { is_dropped: true, ..group_spec(name.clone(), &group) })
@@ -86,18 +76,9 @@ fn group_spec(name: base::GroupName, group: &Group) -> GroupSpec {
     GroupSpec {
         id: GroupId(0),
         name,
-        order: match group.order {
-            Order::Auto => OrderSpec::Auto,
-            Order::Always => OrderSpec::Always,
-            Order::Never => OrderSpec::Never,
-        },
+        order: group.order,
         attempts_max: group.attempts_max,
-        backoff: match &group.backoff {
-            Backoff::Steps(steps) => BackoffSpec::Steps(steps.clone()),
-            Backoff::Exponential { first, factor, max } => {
-                BackoffSpec::Exponential { first: *first, factor: *factor, max: *max }
-            }
-        },
+        backoff: group.backoff.clone(),
         invisible: group.invisible,
         created_at: group.created_at,
         changed_at: group.changed_at,
@@ -172,11 +153,10 @@ mod tests {
         assert!(request(&unknown).is_none(), "a kind of newer brokers");
 
         let name = GroupName::parse("g").unwrap();
-        let grows =
-            BackoffSpec::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
-        let steps = BackoffSpec::Steps(vec![Duration::from_secs(1)]);
+        let grows = Backoff::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
+        let steps = Backoff::Steps(vec![Duration::from_secs(1)]);
         for (order, backoff) in
-            [(OrderSpec::Auto, grows), (OrderSpec::Always, steps.clone()), (OrderSpec::Never, steps)]
+            [(GroupOrder::Auto, grows), (GroupOrder::Always, steps.clone()), (GroupOrder::Never, steps)]
         {
             let spec = GroupSpec {
                 id: GroupId(0),

@@ -30,14 +30,14 @@ mod story_tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
+use base::{Backoff, GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
 use storage::hash::HashKey;
 use storage::lookup::{self, Wanted};
 use storage::message::StoredMessage;
 use storage::reads::{Asker, Urgency};
 use storage::record::Pointer;
 use storage::request::{AppendError, Change, Done};
-use storage::view::catalog::{BackoffSpec, Topic};
+use storage::view::catalog::Topic;
 use storage::view::queue::{Bounds, Entry};
 use tokio::sync::oneshot;
 
@@ -145,7 +145,7 @@ pub struct Settings {
     pub is_ordered: bool,
     /// Deliveries in all, the first included.
     pub attempts_max: u32,
-    pub backoff: BackoffSpec,
+    pub backoff: Backoff,
     /// The lease of a delivery when the poll does not say.
     pub invisible: Duration,
     pub in_flight_max: usize,

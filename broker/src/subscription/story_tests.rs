@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use base::{GroupId, GroupName, LogPosition, TopicId, TopicName};
+use base::{GroupId, GroupName, GroupOrder, LogPosition, TopicId, TopicName};
 use storage::record::{Fact, FilterSpec, Head, Record};
 use storage::view::Views;
-use storage::view::catalog::{GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 
 use super::core::Core;
 use super::*;
@@ -61,7 +61,7 @@ impl Story {
         let settings = Settings {
             is_ordered,
             attempts_max,
-            backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+            backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
             invisible: Duration::from_secs(60),
             in_flight_max: 1000,
         };
@@ -293,9 +293,9 @@ fn views(queues: u16, created_at: Timestamp) -> Views {
     let group = GroupSpec {
         id: PAIR.group,
         name: GroupName::parse("billing").unwrap(),
-        order: OrderSpec::Auto,
+        order: GroupOrder::Auto,
         attempts_max: 3,
-        backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+        backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(60),
         created_at,
         changed_at: created_at,

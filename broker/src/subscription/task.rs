@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::GroupName;
 use base::limits::SUBSCRIPTION_IDLE_MS;
+use base::{GroupName, GroupOrder};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use storage::reads::{Fetched, Job};
 use storage::record::Fact;
 use storage::request::{Answer, AppendError, Change, Done, Lane, ReplySink, ReplyTo, Request};
-use storage::view::catalog::{OrderSpec, Topic, TopicKind};
+use storage::view::catalog::{Topic, TopicKind};
 use storage::watch::Watcher;
 use tokio::sync::{Notify, oneshot};
 
@@ -375,11 +375,11 @@ pub fn settings_of(shared: &Shared, group: &storage::view::catalog::GroupSpec, t
 }
 
 /// Whether a group consumes a topic in order.
-pub fn is_ordered(order: OrderSpec, kind: TopicKind) -> bool {
+pub fn is_ordered(order: GroupOrder, kind: TopicKind) -> bool {
     match order {
-        OrderSpec::Auto => kind == TopicKind::Fifo,
-        OrderSpec::Always => !matches!(kind, TopicKind::DeadLetter),
-        OrderSpec::Never => false,
+        GroupOrder::Auto => kind == TopicKind::Fifo,
+        GroupOrder::Always => !matches!(kind, TopicKind::DeadLetter),
+        GroupOrder::Never => false,
     }
 }
 

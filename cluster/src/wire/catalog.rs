@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use base::duration::ms;
 use base::limits::*;
-use base::{GroupName, Timestamp, TopicName};
+use base::{Backoff, GroupName, GroupOrder, Timestamp, TopicName};
 use proto::cluster as wire;
 
 use super::{WireError, read_group_name, read_topic_name};
-use crate::catalog::{Backoff, Buried, Group, Kind, Order, Served};
+use crate::catalog::{Buried, Group, Kind, Served};
 use crate::message_type;
 
 const KINDS: [(Kind, wire::TopicKind); 9] = [
@@ -51,9 +51,9 @@ pub(super) fn topic(name: &TopicName, served: &Served) -> wire::Topic {
 
 pub(super) fn group(name: &GroupName, group: &Group) -> wire::Group {
     let order = match group.order {
-        Order::Auto => wire::Order::Auto,
-        Order::Always => wire::Order::Always,
-        Order::Never => wire::Order::Never,
+        GroupOrder::Auto => wire::Order::Auto,
+        GroupOrder::Always => wire::Order::Always,
+        GroupOrder::Never => wire::Order::Never,
     };
     let said = wire::Group {
         name: name.as_str().into(),
@@ -117,9 +117,9 @@ pub(super) fn read_topic(topic: wire::Topic) -> Result<(TopicName, Served), Wire
 pub(super) fn read_group(group: wire::Group) -> Result<(GroupName, Group), WireError> {
     let name = read_group_name(&group.name)?;
     let order = match group.order() {
-        wire::Order::Auto => Order::Auto,
-        wire::Order::Always => Order::Always,
-        wire::Order::Never => Order::Never,
+        wire::Order::Auto => GroupOrder::Auto,
+        wire::Order::Always => GroupOrder::Always,
+        wire::Order::Never => GroupOrder::Never,
         wire::Order::Unspecified => {
             return Err(wrong("groups.order", group.order, "must be AUTO, ALWAYS or NEVER"));
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base::time::ManualClock;
-use base::{Chance, GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
+use base::{Backoff, Chance, GroupId, GroupName, GroupOrder, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName};
 use parking_lot::Mutex;
 
 use super::CheckpointError;
@@ -18,7 +18,7 @@ use crate::request::{
 use crate::store::{self, OpenError, Recovered};
 use crate::timer::TimerCore;
 use crate::upkeep::{Errand, Owners, Standing};
-use crate::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use crate::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 use crate::view::queue::{Entry, Queue};
 use crate::writer::Writer;
 
@@ -93,9 +93,9 @@ impl OldStore {
         let group = GroupSpec {
             id: GROUP,
             name: GroupName::parse("billing").expect("legal"),
-            order: OrderSpec::Auto,
+            order: GroupOrder::Auto,
             attempts_max: 3,
-            backoff: BackoffSpec::Steps(vec![std::time::Duration::from_secs(1)]),
+            backoff: Backoff::Steps(vec![std::time::Duration::from_secs(1)]),
             invisible: std::time::Duration::from_secs(30),
             created_at,
             changed_at: created_at,

@@ -1,9 +1,10 @@
 //! Every kind of record, there and back.
 
+use base::{Backoff, GroupOrder};
 use proptest::prelude::*;
 
 use super::*;
-use crate::view::catalog::{BackoffSpec, OrderSpec, TopicKind};
+use crate::view::catalog::TopicKind;
 
 fn head() -> Head {
     Head { topic: TopicId(7), tag_hash: 9, group_hash: 11, priority: 3 }
@@ -18,8 +19,8 @@ fn samples() -> Vec<Record> {
     let publish = |why| Record::Publish { origin, head: head(), queue, offset, visible_since: due, why };
     let name = |name: &str| base::TopicName::parse(name).expect("legal");
     let backoffs = [
-        BackoffSpec::Steps([1, 300].map(std::time::Duration::from_secs).into()),
-        BackoffSpec::Exponential {
+        Backoff::Steps([1, 300].map(std::time::Duration::from_secs).into()),
+        Backoff::Exponential {
             first: std::time::Duration::from_millis(5),
             factor: 2,
             max: std::time::Duration::from_secs(9),
@@ -29,7 +30,7 @@ fn samples() -> Vec<Record> {
         Record::Group(GroupSpec {
             id: group,
             name: base::GroupName::parse("g").expect("legal"),
-            order: OrderSpec::Always,
+            order: GroupOrder::Always,
             attempts_max: 17,
             backoff,
             invisible: std::time::Duration::from_secs(60),

@@ -1,10 +1,10 @@
 //! Stories of records that do not fit what is there: what was purged, what is not sent yet, what damage took.
 
-use base::{GroupName, QueueIndex, QueueOffset, TopicName};
+use base::{Backoff, GroupName, GroupOrder, QueueIndex, QueueOffset, TopicName};
 
 use super::*;
 use crate::record::FilterSpec;
-use crate::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use crate::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 
 const TOPIC: TopicId = TopicId(0);
 const GROUP: GroupId = GroupId(0);
@@ -29,9 +29,9 @@ impl Story {
         story.apply(Record::Group(GroupSpec {
             id: GROUP,
             name: GroupName::parse("g").expect("legal"),
-            order: OrderSpec::Auto,
+            order: GroupOrder::Auto,
             attempts_max: 3,
-            backoff: BackoffSpec::Steps(Vec::new()),
+            backoff: Backoff::Steps(Vec::new()),
             invisible: std::time::Duration::from_secs(30),
             created_at,
             changed_at: created_at,

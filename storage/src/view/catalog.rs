@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::limits::BURIED_MS;
-use base::{GroupId, GroupName, LogPosition, QueueIndex, Timestamp, TopicId, TopicName};
+use base::{Backoff, GroupId, GroupName, GroupOrder, LogPosition, QueueIndex, Timestamp, TopicId, TopicName};
 use hashbrown::HashMap;
 
 use super::queue::{Queue, QueueId};
@@ -58,44 +58,6 @@ impl TopicKind {
     }
 }
 
-/// When a group consumes in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum OrderSpec {
-    Auto = 1,
-    Always = 2,
-    Never = 3,
-}
-
-/// Waits between attempts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum BackoffSpec {
-    /// One after the other; the last one repeats.
-    Steps(Vec<Duration>),
-    Exponential {
-        first: Duration,
-        factor: u32,
-        max: Duration,
-    },
-}
-
-impl BackoffSpec {
-    /// The wait after `attempts` attempts, at least 1.
-    pub fn after(&self, attempts: u32) -> Duration {
-        let step = attempts.max(1) - 1;
-        match self {
-            Self::Steps(steps) => {
-                let index = usize::try_from(step).unwrap_or(usize::MAX).min(steps.len().saturating_sub(1));
-                steps.get(index).copied().unwrap_or_default()
-            }
-            Self::Exponential { first, factor, max } => {
-                let scaled = factor.checked_pow(step).and_then(|scale| first.checked_mul(scale));
-                scaled.unwrap_or(*max).min(*max)
-            }
-        }
-    }
-}
-
 /// A topic as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -118,10 +80,10 @@ pub struct TopicSpec {
 pub struct GroupSpec {
     pub id: GroupId,
     pub name: GroupName,
-    pub order: OrderSpec,
+    pub order: GroupOrder,
     /// Deliveries in all, the first included.
     pub attempts_max: u32,
-    pub backoff: BackoffSpec,
+    pub backoff: Backoff,
     pub invisible: Duration,
     pub created_at: Timestamp,
     /// As that of a topic.
@@ -362,12 +324,12 @@ impl GroupSpec {
         out.u8(self.order as u8);
         out.varint(self.attempts_max.into());
         match &self.backoff {
-            BackoffSpec::Steps(steps) => {
+            Backoff::Steps(steps) => {
                 out.u8(1);
                 out.varint(steps.len() as u64);
                 steps.iter().for_each(|step| encode_duration(out, *step));
             }
-            BackoffSpec::Exponential { first, factor, max } => {
+            Backoff::Exponential { first, factor, max } => {
                 out.u8(2);
                 encode_duration(out, *first);
                 out.varint((*factor).into());
@@ -385,9 +347,9 @@ impl GroupSpec {
             id: GroupId(from.number()?),
             name: GroupName::parse(from.text()?).map_err(|_| from.malformed())?,
             order: match from.u8()? {
-                1 => OrderSpec::Auto,
-                2 => OrderSpec::Always,
-                3 => OrderSpec::Never,
+                1 => GroupOrder::Auto,
+                2 => GroupOrder::Always,
+                3 => GroupOrder::Never,
                 _ => return Err(from.malformed()),
             },
             attempts_max: from.number()?,
@@ -407,16 +369,16 @@ fn decode_changed_at(from: &mut Decoder<'_>, created_at: Timestamp) -> Result<Ti
     if from.rest().is_empty() { Ok(created_at) } else { Ok(Timestamp(from.varint()?)) }
 }
 
-fn decode_backoff(from: &mut Decoder<'_>) -> Result<BackoffSpec, Malformed> {
+fn decode_backoff(from: &mut Decoder<'_>) -> Result<Backoff, Malformed> {
     match from.u8()? {
         1 => {
             let count = from.count()?;
-            Ok(BackoffSpec::Steps((0..count).map(|_| decode_duration(from)).collect::<Result<_, _>>()?))
+            Ok(Backoff::Steps((0..count).map(|_| decode_duration(from)).collect::<Result<_, _>>()?))
         }
         2 => {
             let first = decode_duration(from)?;
             let factor = from.number()?;
-            Ok(BackoffSpec::Exponential { first, factor, max: decode_duration(from)? })
+            Ok(Backoff::Exponential { first, factor, max: decode_duration(from)? })
         }
         _ => Err(from.malformed()),
     }

@@ -19,9 +19,9 @@ fn a_group_that_does_not_say_when_it_was_changed_is_read() {
     let spec = GroupSpec {
         id: GroupId(3),
         name: GroupName::parse("old").expect("legal"),
-        order: OrderSpec::Auto,
+        order: GroupOrder::Auto,
         attempts_max: 16,
-        backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+        backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
         invisible: Duration::from_secs(60),
         created_at: Timestamp(5),
         changed_at: Timestamp(9),
@@ -61,9 +61,8 @@ fn what_was_dropped_is_remembered_by_kind_until_it_is_made_anew_or_long_ago() {
 
 #[test]
 fn back_off_repeats_its_last_step_and_never_exceeds_its_maximum() {
-    let steps = BackoffSpec::Steps([1, 5].map(Duration::from_secs).into());
+    let steps = Backoff::Steps([1, 5].map(Duration::from_secs).into());
     assert_eq!([1, 2, 3, 900].map(|n| steps.after(n).as_secs()), [1, 5, 5, 5]);
-    let doubling =
-        BackoffSpec::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
+    let doubling = Backoff::Exponential { first: Duration::from_secs(5), factor: 2, max: Duration::from_secs(7200) };
     assert_eq!([1, 2, 3, 11, 12, 900].map(|n| doubling.after(n).as_secs()), [5, 10, 20, 5120, 7200, 7200]);
 }

@@ -1,9 +1,9 @@
 //! What the store says a record is, in the words of the document's reader.
 
-use base::{GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
+use base::{Backoff, GroupId, QueueIndex, QueueOffset, Timestamp, TopicId};
 use storage::message::Envelope;
 use storage::record::{Fact, Head, Pending, Pointer, Record, Why};
-use storage::view::catalog::{BackoffSpec, GroupSpec, TopicSpec};
+use storage::view::catalog::{GroupSpec, TopicSpec};
 
 use super::reader::{Fields, Value};
 
@@ -185,8 +185,8 @@ fn of_topic(spec: &TopicSpec) -> Fields {
 
 fn of_group(spec: &GroupSpec) -> Fields {
     let backoff = match &spec.backoff {
-        BackoffSpec::Steps(steps) => Value::List(steps.iter().map(|step| ms(*step)).collect()),
-        BackoffSpec::Exponential { first, factor, max } => {
+        Backoff::Steps(steps) => Value::List(steps.iter().map(|step| ms(*step)).collect()),
+        Backoff::Exponential { first, factor, max } => {
             Value::Fields(vec![("first", ms(*first)), ("factor", number(*factor)), ("longest", ms(*max))])
         }
     };

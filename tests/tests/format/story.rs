@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{
-    Chance, GroupId, GroupName, LogPosition, ManualClock, QueueIndex, QueueOffset, Timestamp, TopicId, TopicName,
+    Backoff, Chance, GroupId, GroupName, GroupOrder, LogPosition, ManualClock, QueueIndex, QueueOffset, Timestamp,
+    TopicId, TopicName,
 };
 use storage::disk::sim::SimDisk;
 use storage::log::{CommitRule, LogOptions};
@@ -15,7 +16,7 @@ use storage::record::{
 };
 use storage::request::{Answer, BodyKind, Change, Done, NewBody, Placed, ReplySink, ReplyTo, Request, Submission};
 use storage::store::{self, Recovered};
-use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 use storage::view::transactions::Outcome;
 
 pub const DUE: Timestamp = Timestamp(1_800_000_000_000);
@@ -118,9 +119,9 @@ impl Story {
             let name = TopicName::parse(name).expect("legal");
             Request::CreateTopic(TopicSpec::new(name, kind, queues, created_at))
         };
-        let steps = BackoffSpec::Steps([1, 300].map(Duration::from_secs).into());
+        let steps = Backoff::Steps([1, 300].map(Duration::from_secs).into());
         let (first, max) = (Duration::from_millis(5), Duration::from_secs(9));
-        let doubling = BackoffSpec::Exponential { first, factor: 2, max };
+        let doubling = Backoff::Exponential { first, factor: 2, max };
         let group = |name: &str, order, backoff| {
             Request::CreateGroup(GroupSpec {
                 id: GroupId(0),
@@ -138,8 +139,8 @@ impl Story {
             topic("topic", TopicKind::Mixed, 300),
             topic("%DLQ%group", TopicKind::DeadLetter, 1),
             topic("gone", TopicKind::Fifo, 2),
-            group("group", OrderSpec::Always, steps),
-            group("other", OrderSpec::Never, doubling),
+            group("group", GroupOrder::Always, steps),
+            group("other", GroupOrder::Never, doubling),
         ]);
         self.ask_all(vec![Request::DropTopic(TopicId(2)), Request::DropGroup(GroupId(1))]);
     }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use base::{Clock, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
+use base::{Clock, GroupName, GroupOrder, QueueIndex, QueueOffset, Timestamp, TopicName};
 use storage::message::{BodyPart, Envelope, MessageKind};
 use storage::record::{AckRange, Fact, FilterSpec, Head, LeaseEntry, Pending, RetryEntry, ScheduleSpec, Why};
 use storage::request::{BodyKind, Change, NewBody, Request};
-use storage::view::catalog::{GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 
 use super::super::oracle::body_of;
 use super::scene::PAIRS;
@@ -90,9 +90,9 @@ impl World {
                 match found {
                     Some(id) => {
                         self.submit(Owner::Nobody, Request::DropGroup(id));
-                        Request::CreateGroup(self.group(name.as_str(), OrderSpec::Auto, 5))
+                        Request::CreateGroup(self.group(name.as_str(), GroupOrder::Auto, 5))
                     }
-                    None => Request::CreateGroup(self.group(name.as_str(), OrderSpec::Never, 4)),
+                    None => Request::CreateGroup(self.group(name.as_str(), GroupOrder::Never, 4)),
                 }
             }
             12 => {
@@ -126,7 +126,7 @@ impl World {
             let topic = TopicSpec::new(name, TopicKind::Mixed, 2, changed_at);
             return Request::AdoptTopic(TopicSpec { is_dropped, retention_bytes: Some(1 << 20), ..topic });
         }
-        let group = self.group(&format!("extra{number}"), OrderSpec::Auto, 6);
+        let group = self.group(&format!("extra{number}"), GroupOrder::Auto, 6);
         Request::AdoptGroup(GroupSpec { changed_at, is_dropped, ..group })
     }
 

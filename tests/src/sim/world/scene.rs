@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use base::{Clock, GroupId, GroupName, TopicName};
+use base::{Backoff, Clock, GroupId, GroupName, GroupOrder, TopicName};
 use broker::api::Language;
 use storage::record::{Fact, FilterSpec};
 use storage::request::{Change, Request};
-use storage::view::catalog::{BackoffSpec, GroupSpec, OrderSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 
 use super::super::oracle::{Pair, must};
 use super::{Owner, World};
@@ -22,14 +22,14 @@ pub const TOPICS: [(&str, TopicKind, u16); 6] = [
     ("%RETRY%always", TopicKind::Retry, 1),
 ];
 /// Group, order, attempts, topic.
-pub const PAIRS: [(&str, OrderSpec, u32, usize); 7] = [
-    ("standard", OrderSpec::Auto, 3, 0),
-    ("ordered", OrderSpec::Auto, 3, 1),
-    ("later", OrderSpec::Never, 2, 2),
-    ("strict", OrderSpec::Auto, 2, 1),
-    ("always", OrderSpec::Always, 4, 0),
-    ("standard", OrderSpec::Auto, 3, 4),
-    ("always", OrderSpec::Always, 4, 5),
+pub const PAIRS: [(&str, GroupOrder, u32, usize); 7] = [
+    ("standard", GroupOrder::Auto, 3, 0),
+    ("ordered", GroupOrder::Auto, 3, 1),
+    ("later", GroupOrder::Never, 2, 2),
+    ("strict", GroupOrder::Auto, 2, 1),
+    ("always", GroupOrder::Always, 4, 0),
+    ("standard", GroupOrder::Auto, 3, 4),
+    ("always", GroupOrder::Always, 4, 5),
 ];
 /// Pairs that get the dead letters of another one again.
 pub const RETRIES: [(usize, usize); 2] = [(0, 5), (4, 6)];
@@ -75,14 +75,14 @@ impl World {
         self.pump();
     }
 
-    pub(super) fn group(&self, name: &str, order: OrderSpec, attempts_max: u32) -> GroupSpec {
+    pub(super) fn group(&self, name: &str, order: GroupOrder, attempts_max: u32) -> GroupSpec {
         let created_at = self.clock.now();
         GroupSpec {
             id: GroupId(0),
             name: GroupName::parse(name).expect("legal"),
             order,
             attempts_max,
-            backoff: BackoffSpec::Steps(vec![Duration::from_secs(1), Duration::from_secs(5)]),
+            backoff: Backoff::Steps(vec![Duration::from_secs(1), Duration::from_secs(5)]),
             invisible: Duration::from_secs(30),
             created_at,
             changed_at: created_at,

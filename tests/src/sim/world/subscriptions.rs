@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{GroupName, QueueIndex, TopicId, TopicName};
+use base::{Backoff, GroupName, QueueIndex, TopicId, TopicName};
 use broker::api::{FilterKind, FilterText};
 use broker::filter::Filter;
 use broker::subscription::core::Core;
@@ -13,7 +13,7 @@ use storage::message::StoredMessage;
 use storage::record::Pointer;
 use storage::request::{AppendError, Change, Done, Request};
 use storage::store::FetchError;
-use storage::view::catalog::{BackoffSpec, TopicKind, TopicSpec};
+use storage::view::catalog::{TopicKind, TopicSpec};
 
 use super::super::oracle::{Hold, Until, must};
 use super::queues::Watched;
@@ -32,7 +32,7 @@ impl World {
             let settings = Settings {
                 is_ordered: pair.is_ordered,
                 attempts_max: pair.attempts_max,
-                backoff: BackoffSpec::Steps(vec![Duration::from_secs(1)]),
+                backoff: Backoff::Steps(vec![Duration::from_secs(1)]),
                 invisible: Duration::from_secs(30),
                 in_flight_max: IN_FLIGHT_MAX as usize,
             };
