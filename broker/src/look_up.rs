@@ -9,7 +9,7 @@ use hashbrown::HashMap;
 use storage::hash::Lookup;
 use storage::lookup::{Body, Gaps, Query, State};
 use storage::threads::Finder;
-use storage::view::catalog::{Catalog, Topic, TopicKind};
+use storage::view::catalog::{Catalog, Topic};
 use storage::view::progress::Slot;
 use tokio::sync::oneshot;
 
@@ -40,7 +40,7 @@ impl Broker {
         from: PeekFrom,
     ) -> Result<FoundPage, AdminRefusal> {
         let topic = self.shared().topic_to_operate(find.topic.as_deref().unwrap_or_default())?;
-        if matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry) {
+        if topic.spec.kind.is_derived() {
             let problem = "bodies in a topic of this kind are found by key in the topic that they were sent to";
             return Err(AdminRefusal::NotHere { field: "key", problem });
         }

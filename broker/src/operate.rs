@@ -48,9 +48,10 @@ impl Shared {
             let broker = self.peers.name().clone();
             Place { broker, grpc: None, queues, accepts, is_writable }
         };
-        let is_writable = |kind| !matches!(kind, TopicKind::DeadLetter | TopicKind::Retry);
-        let topic = self.topic(&name);
-        let own = topic.map(|topic| here(topic.spec.queues, accepts(topic.spec.kind), is_writable(topic.spec.kind)));
+        let own = self.topic(&name).map(|topic| {
+            let kind = topic.spec.kind;
+            here(topic.spec.queues, accepts(kind), !kind.is_derived())
+        });
         let mut places = self.peers.places(&name, own, self.state());
         if places.is_empty() {
             if !self.may_create(&name) {

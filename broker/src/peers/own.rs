@@ -25,7 +25,7 @@ pub fn topic_of(spec: &TopicSpec) -> Served {
         kind: kind_of(spec.kind),
         queues: spec.queues,
         accepts: accepts(spec.kind),
-        is_writable: !matches!(spec.kind, TopicKind::DeadLetter | TopicKind::Retry),
+        is_writable: !spec.kind.is_derived(),
         is_placed: matches!(spec.kind, TopicKind::Fifo | TopicKind::Mixed | TopicKind::Lite),
         retention: spec.retention,
         retention_bytes: spec.retention_bytes,

@@ -2,13 +2,13 @@
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
-use serde_json::{Value, json};
 
 use super::api::{Api, encode};
 use super::group::about;
+use super::{or_dash, read};
 use crate::args::Target;
 use crate::exit::Failure;
-use crate::output::{Form, Output};
+use crate::output::Output;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -65,32 +65,20 @@ async fn list(api: &mut Api, options: &List, output: &Output) -> Result<(), Fail
     let wanted = [("group", &options.group), ("role", &options.role), ("language", &options.language)];
     let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
     let items = api.list_where("/clients", wanted).await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&json!({"items": items, "next_cursor": null}))?);
-    }
-    let clients: Vec<Client> = api.read("/clients", Value::Array(items))?;
-    if output.form == Form::Quiet {
-        return Ok(clients.iter().try_for_each(|client| output.line(&client.client_id))?);
-    }
     let row = |client: &Client| {
         let seen = format!("{} ago", about(client.last_seen_ms_ago));
         let [role, group, address] = [&client.role, &client.group, &client.address].map(or_dash);
         vec![client.client_id.clone(), role, group, client.language.clone(), client.version.clone(), address, seen]
     };
     let header = ["CLIENT", "ROLE", "GROUP", "LANGUAGE", "VERSION", "ADDRESS", "SEEN"];
-    Ok(output.table(&header, clients.iter().map(row).collect())?)
+    super::list((api, "/clients"), items, output, |client: &Client| &client.client_id, &header, row)
 }
 
 async fn show(api: &mut Api, id: &str, output: &Output) -> Result<(), Failure> {
     let path = format!("/clients/{}", encode(id));
-    let answer = api.get(&path).await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&answer.body)?);
-    }
-    let client: Client = api.read(&path, answer.body)?;
-    if output.form == Form::Quiet {
-        return Ok(output.line(&client.client_id)?);
-    }
+    let Some(client) = read(api, &path, output, |client: &Client| vec![&client.client_id]).await? else {
+        return Ok(());
+    };
     output.heading(&format!("client {}", client.client_id))?;
     let topics = if client.topics.is_empty() { "-".into() } else { client.topics.join(", ") };
     output.fields(&[
@@ -104,8 +92,4 @@ async fn show(api: &mut Api, id: &str, output: &Output) -> Result<(), Failure> {
         ("streams", client.streams.to_string()),
     ])?;
     Ok(())
-}
-
-fn or_dash(text: &Option<String>) -> String {
-    text.clone().unwrap_or_else(|| "-".into())
 }

@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, encode};
-use super::{confirm, say, warn_of_pending};
+use super::{confirm, read, say, warn_of_pending};
 use crate::args::Target;
 use crate::exit::Failure;
-use crate::output::{Form, Output};
+use crate::output::Output;
 use crate::values;
 
 #[derive(Debug, Subcommand)]
@@ -164,13 +164,6 @@ impl Create {
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
     let items = api.list("/groups").await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&json!({"items": items, "next_cursor": null}))?);
-    }
-    let groups: Vec<Group> = api.read("/groups", Value::Array(items))?;
-    if output.form == Form::Quiet {
-        return Ok(groups.iter().try_for_each(|group| output.line(&group.name))?);
-    }
     let row = |group: &Group| {
         let counts = [group.members.len() as u64, group.topics.len() as u64, group.lag(), group.dead_letters];
         [group.name.clone(), group.order.clone(), group.attempts_max.to_string()]
@@ -179,19 +172,12 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
             .collect()
     };
     let header = ["NAME", "ORDER", "ATTEMPTS", "MEMBERS", "TOPICS", "LAG", "DEAD"];
-    Ok(output.table(&header, groups.iter().map(row).collect())?)
+    super::list((api, "/groups"), items, output, |group: &Group| &group.name, &header, row)
 }
 
 async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Failure> {
     let path = format!("/groups/{}", encode(name));
-    let answer = api.get(&path).await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&answer.body)?);
-    }
-    let group: Group = api.read(&path, answer.body)?;
-    if output.form == Form::Quiet {
-        return Ok(output.line(&group.name)?);
-    }
+    let Some(group) = read(api, &path, output, |group: &Group| vec![&group.name]).await? else { return Ok(()) };
     output.heading(&format!("group {}", group.name))?;
     output.fields(&[
         ("order", group.order.clone()),

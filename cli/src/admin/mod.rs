@@ -9,8 +9,10 @@ pub mod topic;
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
+use self::api::Api;
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
 
@@ -31,6 +33,49 @@ fn warn_of_pending(answer: &Value) {
     if !names.is_empty() {
         eprintln!("warning: not yet on {}; it gets there as soon as they can be reached", names.join(", "));
     }
+}
+
+/// A list in the form that was asked for. `name`: all that is said of an item when only names are wanted.
+fn list<T: DeserializeOwned>(
+    (api, path): (&Api, &str),
+    items: Vec<Value>,
+    output: &Output,
+    name: impl Fn(&T) -> &str,
+    header: &[&str],
+    row: impl Fn(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    if output.form == Form::Json {
+        return Ok(output.document(&json!({"items": items, "next_cursor": null}))?);
+    }
+    let items: Vec<T> = api.read(path, Value::Array(items))?;
+    if output.form == Form::Quiet {
+        return Ok(items.iter().try_for_each(|item| output.line(name(item)))?);
+    }
+    Ok(output.table(header, items.iter().map(row).collect())?)
+}
+
+/// What the server says, for people. None when another form was asked for, and given: all of it, or its `names` only.
+async fn read<T: DeserializeOwned>(
+    api: &mut Api,
+    path: &str,
+    output: &Output,
+    names: impl Fn(&T) -> Vec<&str>,
+) -> Result<Option<T>, Failure> {
+    let answer = api.get(path).await?;
+    if output.form == Form::Json {
+        output.document(&answer.body)?;
+        return Ok(None);
+    }
+    let read: T = api.read(path, answer.body)?;
+    if output.form == Form::Quiet {
+        names(&read).into_iter().try_for_each(|name| output.line(name))?;
+        return Ok(None);
+    }
+    Ok(Some(read))
+}
+
+fn or_dash(text: &Option<String>) -> String {
+    text.clone().unwrap_or_else(|| "-".into())
 }
 
 /// Asks before something is lost. Where nobody can answer, `--yes` has to have been given.

@@ -4,9 +4,10 @@ use clap::Subcommand;
 use serde::Deserialize;
 
 use super::api::{Api, encode};
+use super::read;
 use crate::args::Target;
 use crate::exit::Failure;
-use crate::output::{Form, Output};
+use crate::output::Output;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -58,14 +59,8 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
 }
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
-    let answer = api.get("/brokers").await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&answer.body)?);
-    }
-    let brokers: Vec<Broker> = api.read("/brokers", answer.body)?;
-    if output.form == Form::Quiet {
-        return Ok(brokers.iter().try_for_each(|broker| output.line(&broker.name))?);
-    }
+    let read = read(api, "/brokers", output, |brokers: &Vec<Broker>| brokers.iter().map(|b| &*b.name).collect());
+    let Some(brokers) = read.await? else { return Ok(()) };
     let row = |broker: &Broker| {
         let texts = [&broker.name, &broker.state, &broker.version, &broker.grpc].map(String::clone);
         texts.into_iter().chain([broker.topics.to_string()]).collect()
@@ -75,14 +70,11 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
 
 async fn routes(api: &mut Api, topic: &str, output: &Output) -> Result<(), Failure> {
     let path = format!("/routes/{}", encode(topic));
-    let answer = api.get(&path).await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&answer.body)?);
-    }
-    let route: Route = api.read(&path, answer.body)?;
-    if output.form == Form::Quiet {
-        return Ok(route.brokers.iter().try_for_each(|place| output.line(&place.grpc))?);
-    }
+    let Some(route) =
+        read(api, &path, output, |route: &Route| route.brokers.iter().map(|place| &*place.grpc).collect()).await?
+    else {
+        return Ok(());
+    };
     let row = |place: &Place| {
         let access = if place.writable { "read, write" } else { "read" };
         let (queues, types) = (place.queues.to_string(), place.types.join(", "));

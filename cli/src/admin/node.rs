@@ -5,10 +5,10 @@ use std::time::Duration;
 use base::duration;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::api::{Api, encode};
-use super::say;
+use super::{or_dash, read, say};
 use crate::args::Target;
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
@@ -91,13 +91,6 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
     let items = api.list("/nodes").await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&json!({"items": items, "next_cursor": null}))?);
-    }
-    let nodes: Vec<Node> = api.read("/nodes", Value::Array(items))?;
-    if output.form == Form::Quiet {
-        return Ok(nodes.iter().try_for_each(|node| output.line(&node.name))?);
-    }
     let row = |node: &Node| {
         let mark = if node.here { format!("{} *", node.name) } else { node.name.clone() };
         vec![
@@ -109,20 +102,19 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
             node.topics.to_string(),
         ]
     };
-    output.table(&["NAME", "STATE", "VERSION", "GRPC", "HTTP", "TOPICS"], nodes.iter().map(row).collect())?;
-    Ok(())
+    super::list(
+        (api, "/nodes"),
+        items,
+        output,
+        |node: &Node| &node.name,
+        &["NAME", "STATE", "VERSION", "GRPC", "HTTP", "TOPICS"],
+        row,
+    )
 }
 
 async fn show(api: &mut Api, name: &str, output: &Output) -> Result<(), Failure> {
     let path = format!("/nodes/{}", encode(name));
-    let answer = api.get(&path).await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&answer.body)?);
-    }
-    let node: Node = api.read(&path, answer.body)?;
-    if output.form == Form::Quiet {
-        return Ok(output.line(&node.name)?);
-    }
+    let Some(node) = read(api, &path, output, |node: &Node| vec![&node.name]).await? else { return Ok(()) };
     output.heading(&format!("broker {}", node.name))?;
     output.fields(&[
         ("state", node.state.clone()),
@@ -168,8 +160,4 @@ async fn drain(api: &mut Api, options: &Drain, output: &Output) -> Result<(), Fa
         );
         return Err(Failure::new(Exit::Partly, text));
     }
-}
-
-fn or_dash(text: &Option<String>) -> String {
-    text.clone().unwrap_or_else(|| "-".into())
 }

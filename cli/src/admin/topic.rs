@@ -8,10 +8,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, encode};
-use super::{confirm, say, warn_of_pending};
+use super::{confirm, read, say, warn_of_pending};
 use crate::args::Target;
 use crate::exit::{Exit, Failure};
-use crate::output::{Form, Output};
+use crate::output::Output;
 use crate::values::{self, QUEUES_DEFAULT, TopicSpec, TopicType};
 
 #[derive(Debug, Subcommand)]
@@ -241,13 +241,6 @@ async fn update(api: &mut Api, changes: &Update, output: &Output) -> Result<(), 
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
     let items = api.list("/topics").await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&json!({"items": items, "next_cursor": null}))?);
-    }
-    let topics: Vec<Topic> = api.read("/topics", Value::Array(items))?;
-    if output.form == Form::Quiet {
-        return Ok(topics.iter().try_for_each(|topic| output.line(&topic.name))?);
-    }
     let row = |topic: &Topic| {
         let counts = [topic.messages(), topic.timers_pending, topic.transactions_prepared];
         [topic.name.clone(), topic.topic_type.clone(), topic.queues.len().to_string()]
@@ -257,19 +250,12 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
             .collect()
     };
     let header = ["NAME", "TYPE", "QUEUES", "MESSAGES", "TIMERS", "PREPARED", "RETENTION"];
-    Ok(output.table(&header, topics.iter().map(row).collect())?)
+    super::list((api, "/topics"), items, output, |topic: &Topic| &topic.name, &header, row)
 }
 
 async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Failure> {
     let path = format!("/topics/{}", encode(name));
-    let answer = api.get(&path).await?;
-    if output.form == Form::Json {
-        return Ok(output.document(&answer.body)?);
-    }
-    let topic: Topic = api.read(&path, answer.body)?;
-    if output.form == Form::Quiet {
-        return Ok(output.line(&topic.name)?);
-    }
+    let Some(topic) = read(api, &path, output, |topic: &Topic| vec![&topic.name]).await? else { return Ok(()) };
     output.heading(&format!("topic {}", topic.name))?;
     output.fields(&[
         ("type", topic.topic_type.clone()),

@@ -309,7 +309,7 @@ impl Asked<'_> {
     /// Whether messages of a topic are, of which the newest became visible at `newest` and lies in the segment at `base`.
     pub fn is_wanted(&self, catalog: &Catalog, topic: TopicId, newest: Timestamp, base: LogPosition) -> bool {
         let Some(topic) = catalog.topic_by_id(topic) else { return false };
-        let is_outlier = matches!(topic.spec.kind, TopicKind::DeadLetter | TopicKind::Retry);
+        let is_outlier = topic.spec.kind.is_derived();
         let is_too_much = self.is_over || self.limits.get(&topic.spec.id).is_some_and(|within| base < *within);
         let is_young = newest.0.saturating_add(ms(self.policy.time_of(&topic.spec))) > self.now.0;
         is_young && (is_outlier || !is_too_much)

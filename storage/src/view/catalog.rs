@@ -42,6 +42,11 @@ impl TopicKind {
         }
     }
 
+    /// Whether the server makes topics of this kind: clients read them, and never write.
+    pub fn is_derived(self) -> bool {
+        matches!(self, Self::DeadLetter | Self::Retry)
+    }
+
     pub(crate) fn decode(from: &mut Decoder<'_>) -> Result<Self, Malformed> {
         Ok(match from.u8()? {
             1 => Self::Normal,
