@@ -170,3 +170,6 @@ impl LookUps {
 #[cfg(test)]
 #[path = "lookup_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+mod members_tests;
