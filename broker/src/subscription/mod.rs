@@ -23,6 +23,8 @@ mod core_tests;
 #[cfg(test)]
 mod operated_tests;
 #[cfg(test)]
+mod ordered_tests;
+#[cfg(test)]
 mod refill_tests;
 #[cfg(test)]
 mod story_tests;
