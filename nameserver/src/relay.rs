@@ -1,5 +1,6 @@
 //! Calls that clients make here and brokers answer: passed on as bytes, there and back.
 //!
+//! Most go to one broker. That a client is there, or leaves, each of them has to know.
 //! The broker is found by the topic that the first message of the call names, else by the client's id; the same as long as
 //! it is there, so that what was handed out is settled where it was.
 
@@ -46,7 +47,8 @@ pub struct Relay {
 pub struct Opened<B = Incoming> {
     first: VecDeque<Frame<Bytes>>,
     topic: Option<TopicName>,
-    rest: B,
+    /// None: there is no more.
+    rest: Option<B>,
     ending: Option<Ending>,
 }
 
@@ -143,8 +145,9 @@ impl Relay {
 impl<B: Body<Data = Bytes> + Unpin> Opened<B> {
     /// Reads what comes first, if it comes soon; of a message that has begun, until it says what topic it is about.
     pub async fn read(method: &str, body: B) -> Self {
-        let mut opened = Self { first: VecDeque::new(), topic: None, rest: body, ending: None };
-        let first = tokio::time::timeout(FIRST_WORD_MAX, opened.rest.frame()).await;
+        let mut opened = Self { first: VecDeque::new(), topic: None, rest: None, ending: None };
+        let rest = opened.rest.insert(body);
+        let first = tokio::time::timeout(FIRST_WORD_MAX, rest.frame()).await;
         let Ok(Some(Ok(first))) = first else { return opened };
         let data = first.data_ref().cloned().unwrap_or_default();
         opened.first.push_back(first);
@@ -155,12 +158,17 @@ impl<B: Body<Data = Bytes> + Unpin> Opened<B> {
         // On a busy connection a frame may end anywhere.
         let mut beginning = data.to_vec();
         while opened.topic.is_none() && is_cut(method, &beginning) {
-            let Some(Ok(next)) = opened.rest.frame().await else { break };
+            let Some(Ok(next)) = rest.frame().await else { break };
             beginning.extend_from_slice(next.data_ref().map_or(&[][..], |data| &data[..]));
             opened.topic = topic(method, &beginning);
             opened.first.push_back(next);
         }
         opened
+    }
+
+    /// A body that was read to its end.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self { first: VecDeque::from([Frame::data(bytes)]), topic: None, rest: None, ending: None }
     }
 
     /// The topic that the first message names.
@@ -180,11 +188,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Opened<B> {
         if has_passed(&mut self.ending, context) {
             return Poll::Ready(None);
         }
-        Pin::new(&mut self.rest).poll_frame(context)
+        self.rest.as_mut().map_or(Poll::Ready(None), |rest| Pin::new(rest).poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.rest.is_end_stream()
+        self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
