@@ -19,6 +19,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioTimer;
 use serve::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
 use serve::port::Draining;
 use serve::runtime::Tasks;
@@ -27,6 +28,9 @@ use tonic::Status;
 /// Calls over one connection are bounded by the broker, and Telemetry streams last: clients are spread over several.
 const CONNECTIONS: usize = 8;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// A broker whose machine has gone without a word is given up after this and as long again: its calls end, and the next one connects
+/// anew.
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// A client that says nothing yet may wait for an answer first.
 const FIRST_WORD_MAX: Duration = Duration::from_millis(100);
 /// Tells a broker that the client found a name server, and not it.
@@ -108,6 +112,9 @@ impl Relay {
                 .http2_only(true)
                 .http2_initial_stream_window_size(STREAM_WINDOW)
                 .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .timer(TokioTimer::new())
+                .http2_keep_alive_interval(PING_EVERY)
+                .http2_keep_alive_timeout(PING_EVERY)
                 .build(connector)
         };
         Self { clients: (0..CONNECTIONS).map(client).collect(), spread: RandomState::new() }
