@@ -93,6 +93,11 @@ impl Node {
         self.grpc.address.to_string()
     }
 
+    /// `host:port` of health, metrics and admin API.
+    pub fn http_address(&self) -> String {
+        self.http.address.to_string()
+    }
+
     /// Starts the process and returns when it is ready.
     pub async fn start(&mut self) {
         self.process.spawn(&self.arguments);
@@ -130,11 +135,11 @@ impl Node {
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        http::post(&self.http.address.to_string(), path, body).await
+        http::post(&self.http_address(), path, body).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        http::get(&self.http.address.to_string(), path).await
+        http::get(&self.http_address(), path).await
     }
 
     /// The value of a metric; `labels` as they stand on the page, or a part of them that is enough.
