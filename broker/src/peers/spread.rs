@@ -237,9 +237,12 @@ pub(super) async fn keep_up(shared: Arc<Shared>, bell: Arc<Bell>) {
     let mut changes = shared.peers.cluster.changes();
     let mut said = Said::default();
     loop {
-        learn(&shared, &mut said).await;
-        let Some(own) = tell(&shared) else { return };
-        let is_done = take_over(&shared, &own, &mut said).await;
+        // Beside the network worker: catalogs may be large, and the disk slow.
+        let here = shared.clone();
+        let looked = beside(move || look(&here, &mut said).map(|steps| (steps, said))).await;
+        let Some(Some((steps, was_said))) = looked else { return };
+        said = was_said;
+        let is_done = take_over(&shared, steps, &mut said).await;
         tokio::time::sleep(TELL_EVERY).await;
         tokio::select! {
             () = bell.0.notified() => {}
@@ -249,13 +252,20 @@ pub(super) async fn keep_up(shared: Arc<Shared>, bell: Arc<Bell>) {
     }
 }
 
-/// Remembers where topics live, beside the network worker: the file may be large, and the disk slow.
-async fn learn(shared: &Arc<Shared>, said: &mut Said) {
+/// Learns from others and tells them; gives what is left to do here. None when this broker has left.
+fn look(shared: &Shared, said: &mut Said) -> Option<Vec<Step>> {
     let table = shared.peers.table();
-    let catalog = own::catalog(&shared.store.reader().catalog());
-    let here = shared.clone();
-    let learned = beside(move || here.peers.homes.learn(&here.peers.name, &catalog, &table)).await;
-    let result = learned.unwrap_or(Ok(false));
+    let own = own::catalog(&shared.store.reader().catalog());
+    learn(&shared.peers, &own, &table, said);
+    let own = tell(&shared.peers, own)?;
+    say_conflicts(&shared.peers, &table, &own, said);
+    let others = shared.peers.others(&table).map(|broker| &broker.catalog);
+    Some(own.catalog.steps(&Others::of(others), shared.clock.now()))
+}
+
+/// Remembers where topics live.
+fn learn(peers: &Peers, own: &Catalog, table: &Table, said: &mut Said) {
+    let result = peers.homes.learn(&peers.name, own, table);
     if let Err(error) = &result
         && !said.is_forgetful
     {
@@ -265,10 +275,10 @@ async fn learn(shared: &Arc<Shared>, said: &mut Said) {
 }
 
 /// None when this broker has left.
-fn tell(shared: &Shared) -> Option<Arc<Own>> {
-    let registered = shared.peers.registered.lock();
+fn tell(peers: &Peers, catalog: Catalog) -> Option<Arc<Own>> {
+    let registered = peers.registered.lock();
     let own = &registered.as_ref()?.own;
-    let catalog = shared.peers.homes.cede(own::catalog(&shared.store.reader().catalog()));
+    let catalog = peers.homes.cede(catalog);
     own.send_if_modified(|own| {
         let is_new = *own.catalog != catalog;
         if is_new {
@@ -281,11 +291,7 @@ fn tell(shared: &Shared) -> Option<Arc<Own>> {
 }
 
 /// Whether there is nothing left that this broker does not have.
-async fn take_over(shared: &Shared, own: &Own, said: &mut Said) -> bool {
-    let table = shared.peers.table();
-    say_conflicts(&shared.peers, &table, own, said);
-    let others = shared.peers.others(&table).map(|broker| &broker.catalog);
-    let mut steps = own.catalog.steps(&Others::of(others), shared.clock.now());
+async fn take_over(shared: &Shared, mut steps: Vec<Step>, said: &mut Said) -> bool {
     if steps.is_empty() {
         return true;
     }
