@@ -9,7 +9,7 @@ use base::{GroupName, LogPosition, NameError, QueueIndex, QueueOffset, Timestamp
 use crate::api::Delivery;
 
 /// What a topic takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TopicType {
     Normal,

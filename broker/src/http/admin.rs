@@ -2,46 +2,102 @@
 
 use std::sync::Arc;
 
-use axum::Router;
+use aide::axum::ApiRouter;
+use aide::axum::routing::{get_with, post_with};
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serve::http::answers::{Gone, Made};
+use serve::http::codes::*;
+use serve::http::openapi::{changes, says};
+use serve::http::parameters::{Flag, Nothing, Number};
+use serve::http::{Json, Name, Problem, Query};
 
 use super::Admin;
 use super::json::{GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicChangesJson, TopicJson};
 use super::{messages, node};
 use crate::admin::{Created, TopicType};
-use serve::http::{Json, Name, Parameters, Problem};
 
 /// Items of one page (H4).
-const PAGE_MAX: usize = 1000;
+pub(super) type Limit = Number<1, 1000>;
 pub(super) const PAGE_DEFAULT: usize = 100;
 
-pub(super) fn routes() -> Router<Admin> {
-    Router::new()
-        .route("/topics", get(topics).post(create_topic))
-        .route("/topics/{name}", get(topic).patch(change_topic).delete(delete_topic))
-        .route("/topics/{name}/queues", get(queues))
-        .route("/topics/{name}/messages", get(messages::of_topic))
-        .route("/messages", get(messages::find))
-        .route("/messages/{id}", get(messages::one))
-        .route("/messages/{id}/body", get(messages::body))
-        .route("/groups", get(groups).post(create_group))
-        .route("/groups/{name}", get(group).delete(delete_group))
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Topics {
+    /// How names begin.
+    prefix: Option<String>,
+    r#type: Option<TopicType>,
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Groups {
+    /// How names begin.
+    prefix: Option<String>,
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Delete {
+    /// Although something is lost.
+    #[serde(default)]
+    force: Flag,
+}
+
+pub(super) fn routes() -> ApiRouter<Admin> {
+    ApiRouter::new()
+        .api_route(
+            "/topics",
+            get_with(topics, says("Topics, by name.", &[INVALID_CURSOR])).post_with(
+                create_topic,
+                changes(
+                    "Creates a topic.",
+                    &[ILLEGAL_VALUE, EXISTS_WITH_OTHER_SETTINGS, TOPIC_LIVES_ELSEWHERE, TOPIC_NOT_FOUND],
+                ),
+            ),
+        )
+        .api_route(
+            "/topics/{name}",
+            get_with(topic, says("One topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE]))
+                .patch_with(change_topic, changes("Changes a topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE]))
+                .delete_with(
+                    delete_topic,
+                    changes("Deletes a topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE, TOPIC_HAS_BACKLOG]),
+                ),
+        )
+        .api_route("/topics/{name}/queues", get_with(queues, says("Queues.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE])))
+        .api_route(
+            "/groups",
+            get_with(groups, says("Consumer groups, by name.", &[INVALID_CURSOR])).post_with(
+                create_group,
+                changes("Creates a consumer group.", &[ILLEGAL_VALUE, EXISTS_WITH_OTHER_SETTINGS, GROUP_NOT_FOUND]),
+            ),
+        )
+        .api_route(
+            "/groups/{name}",
+            get_with(group, says("One consumer group.", &[GROUP_NOT_FOUND, ILLEGAL_VALUE])).delete_with(
+                delete_group,
+                changes("Deletes a consumer group.", &[GROUP_NOT_FOUND, ILLEGAL_VALUE, GROUP_HAS_CONSUMERS]),
+            ),
+        )
+        .merge(messages::routes())
         .merge(node::routes())
 }
 
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 
-async fn topics(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<TopicJson>> {
-    let prefix = parameters.text("prefix")?.unwrap_or_default();
-    let wanted = parameters.text("type")?.map(|word| topic_type(&word)).transpose()?;
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+async fn topics(State(admin): State<Admin>, Query(asked): Query<Topics>) -> Answer<Page<TopicJson>> {
+    let (prefix, wanted) = (asked.prefix.unwrap_or_default(), asked.r#type);
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     let mut topics = admin.broker.topics();
     topics.retain(|topic| {
         topic.name.as_str().starts_with(&prefix) && wanted.is_none_or(|wanted| topic.topic_type == wanted)
@@ -52,27 +108,23 @@ async fn topics(State(admin): State<Admin>, mut parameters: Parameters) -> Answe
 
 async fn create_topic(
     State(admin): State<Admin>,
-    parameters: Parameters,
+    Query(Nothing {}): Query<Nothing>,
     Json(new): Json<NewTopicJson>,
-) -> Result<Response, Problem> {
-    parameters.finish()?;
+) -> Result<Made<TopicJson>, Problem> {
     let (created, topic) = admin.broker.create_topic(new.into()).await?;
-    let place = format!("/api/v1/topics/{}", in_path(topic.name.as_str()));
-    Ok(made(created, &place, TopicJson::from(topic)))
+    Ok(made(created, "topics", topic.name.as_str().to_owned(), topic.into()))
 }
 
-async fn topic(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<TopicJson> {
-    parameters.finish()?;
+async fn topic(State(admin): State<Admin>, Name(name): Name, Query(Nothing {}): Query<Nothing>) -> Answer<TopicJson> {
     Ok(axum::Json(admin.broker.describe_topic(&name)?.into()))
 }
 
 async fn change_topic(
     State(admin): State<Admin>,
     Name(name): Name,
-    parameters: Parameters,
+    Query(Nothing {}): Query<Nothing>,
     Json(changes): Json<TopicChangesJson>,
 ) -> Answer<TopicJson> {
-    parameters.finish()?;
     let (topic, warnings) = admin.broker.change_topic(&name, changes.into()).await?;
     Ok(axum::Json(TopicJson { warnings, ..topic.into() }))
 }
@@ -80,23 +132,23 @@ async fn change_topic(
 async fn delete_topic(
     State(admin): State<Admin>,
     Name(name): Name,
-    mut parameters: Parameters,
-) -> Result<Response, Problem> {
-    let is_forced = parameters.flag("force")?;
-    parameters.finish()?;
-    Ok(gone(admin.broker.delete_topic(&name, is_forced).await?))
+    Query(asked): Query<Delete>,
+) -> Result<Gone<GoneJson>, Problem> {
+    Ok(gone(admin.broker.delete_topic(&name, asked.force.0).await?))
 }
 
-async fn queues(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<Page<QueueJson>> {
-    parameters.finish()?;
+async fn queues(
+    State(admin): State<Admin>,
+    Name(name): Name,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<Page<QueueJson>> {
     let items = admin.broker.describe_topic(&name)?.queues.into_iter().map(QueueJson::from).collect();
     Ok(axum::Json(Page::new(items, None)))
 }
 
-async fn groups(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<GroupJson>> {
-    let prefix = parameters.text("prefix")?.unwrap_or_default();
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+async fn groups(State(admin): State<Admin>, Query(asked): Query<Groups>) -> Answer<Page<GroupJson>> {
+    let prefix = asked.prefix.unwrap_or_default();
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     let mut groups = admin.broker.groups();
     groups.retain(|group| group.name.as_str().starts_with(&prefix));
     groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -105,50 +157,34 @@ async fn groups(State(admin): State<Admin>, mut parameters: Parameters) -> Answe
 
 async fn create_group(
     State(admin): State<Admin>,
-    parameters: Parameters,
+    Query(Nothing {}): Query<Nothing>,
     Json(new): Json<NewGroupJson>,
-) -> Result<Response, Problem> {
-    parameters.finish()?;
+) -> Result<Made<GroupJson>, Problem> {
     let (created, group) = admin.broker.create_group(new.into()).await?;
-    let place = format!("/api/v1/groups/{}", in_path(group.name.as_str()));
-    Ok(made(created, &place, GroupJson::from(group)))
+    Ok(made(created, "groups", group.name.as_str().to_owned(), group.into()))
 }
 
-async fn group(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<GroupJson> {
-    parameters.finish()?;
+async fn group(State(admin): State<Admin>, Name(name): Name, Query(Nothing {}): Query<Nothing>) -> Answer<GroupJson> {
     Ok(axum::Json(admin.broker.describe_group(&name)?.into()))
 }
 
 async fn delete_group(
     State(admin): State<Admin>,
     Name(name): Name,
-    mut parameters: Parameters,
-) -> Result<Response, Problem> {
-    let is_forced = parameters.flag("force")?;
-    parameters.finish()?;
-    Ok(gone(admin.broker.delete_group(&name, is_forced).await?))
+    Query(asked): Query<Delete>,
+) -> Result<Gone<GoneJson>, Problem> {
+    Ok(gone(admin.broker.delete_group(&name, asked.force.0).await?))
 }
 
-/// 204 when it is gone everywhere, else 200 and where it is not yet.
-fn gone(pending_on: Vec<Arc<str>>) -> Response {
-    if pending_on.is_empty() {
-        return StatusCode::NO_CONTENT.into_response();
-    }
-    axum::Json(GoneJson { pending_on: pending_on.iter().map(|broker| broker.to_string()).collect() }).into_response()
+/// When it is not gone everywhere, where it is not yet.
+fn gone(pending_on: Vec<Arc<str>>) -> Gone<GoneJson> {
+    let pending_on: Vec<_> = pending_on.iter().map(|broker| broker.to_string()).collect();
+    Gone((!pending_on.is_empty()).then_some(GoneJson { pending_on }))
 }
 
-/// 201 and where it is, or 200 when it was there with the same settings.
-fn made(created: Created, place: &str, json: impl Serialize) -> Response {
-    match created {
-        Created::Already => axum::Json(json).into_response(),
-        Created::New => {
-            let mut response = (StatusCode::CREATED, axum::Json(json)).into_response();
-            if let Ok(place) = HeaderValue::from_str(place) {
-                response.headers_mut().insert(header::LOCATION, place);
-            }
-            response
-        }
-    }
+fn made<T>(created: Created, what: &str, name: String, json: T) -> Made<T> {
+    let place = (created == Created::New).then(|| format!("/api/v1/{what}/{}", in_path(&name)));
+    Made { json, place }
 }
 
 /// A legal name as a segment of a path: of its characters only two need care.
@@ -156,25 +192,20 @@ fn in_path(name: &str) -> String {
     name.replace('%', "%25").replace('|', "%7C")
 }
 
-fn topic_type(word: &str) -> Result<TopicType, Problem> {
-    serde_json::from_value(word.into())
-        .map_err(|_| Problem::parameter("type", word, "normal, fifo, delay, transaction or mixed"))
-}
-
 /// `limit` and `cursor`.
-pub(super) fn paging(parameters: &mut Parameters) -> Result<(Option<usize>, Option<String>), Problem> {
-    let limit = parameters.parsed::<usize>("limit", "a number from 1 to 1000")?;
-    if let Some(limit) = limit.filter(|limit| !(1..=PAGE_MAX).contains(limit)) {
-        return Err(Problem::parameter("limit", &limit.to_string(), "a number from 1 to 1000").limit(PAGE_MAX));
-    }
-    let Some(cursor) = parameters.text("cursor")? else { return Ok((limit, None)) };
+pub(super) fn paging(
+    limit: Option<Limit>,
+    cursor: Option<String>,
+) -> Result<(Option<usize>, Option<String>), Problem> {
+    let limit = limit.map(|limit| usize::try_from(limit.0).expect("at most 1,000"));
+    let Some(cursor) = cursor else { return Ok((limit, None)) };
     let decoded = BASE64_URL_SAFE_NO_PAD.decode(&cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());
     decoded.map(|decoded| (limit, Some(decoded))).ok_or_else(|| invalid_cursor(&cursor))
 }
 
 pub(super) fn invalid_cursor(cursor: &str) -> Problem {
     let detail = "the cursor is none that this server gave out";
-    Problem::new(StatusCode::BAD_REQUEST, "invalid_cursor", detail).field("cursor").value(cursor)
+    Problem::new(INVALID_CURSOR, detail).field("cursor").value(cursor)
 }
 
 /// What comes after the name `cursor`, at most `limit` of it; everything without a limit.

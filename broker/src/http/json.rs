@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use base::ByteSize;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use super::message_json::{FoundJson, GroupStateJson, MessageJson};
+pub use super::node_json::{ClientJson, DrainJson, DrainedJson, NameserverJson, NodeJson};
+use super::schemas;
 use crate::admin::{
     Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic,
     QueueDescription, TopicChanges, TopicCopy, TopicDescription, TopicType,
@@ -17,7 +20,7 @@ use serve::http::fields::time;
 const QUEUES_DEFAULT: u16 = 8;
 
 /// A page of a list. `next_cursor` is the parameter `cursor` of the next page; null on the last one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
@@ -37,7 +40,7 @@ impl<T> Page<T> {
 }
 
 /// Body of `POST /topics`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTopicJson {
     pub name: String,
@@ -49,17 +52,19 @@ pub struct NewTopicJson {
 }
 
 /// What of a topic's retention is set; null = as the server's default says.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewRetentionJson {
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationJson>")]
     pub time: Option<Option<DurationJson>>,
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schemas::Size>")]
     pub size: Option<Option<ByteSize>>,
 }
 
 /// Body of `PATCH /topics/{t}`; what is absent stays.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicChangesJson {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,15 +72,16 @@ pub struct TopicChangesJson {
     pub retention: NewRetentionJson,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RetentionJson {
     pub time: DurationJson,
     /// The topic says nothing itself.
     pub time_is_default: bool,
+    #[schemars(with = "Option<schemas::Size>")]
     pub size: Option<ByteSize>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopicJson {
     pub name: String,
     pub r#type: TopicType,
@@ -96,7 +102,7 @@ pub struct TopicJson {
 }
 
 /// A topic as one of the brokers has it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopicCopyJson {
     pub broker: String,
     pub r#type: Option<TopicType>,
@@ -108,12 +114,12 @@ pub struct TopicCopyJson {
 }
 
 /// Answer to a DELETE that some brokers have yet to follow.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GoneJson {
     pub pending_on: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueJson {
     pub queue: u16,
     pub first: u64,
@@ -122,11 +128,12 @@ pub struct QueueJson {
 }
 
 /// Body of `POST /groups`; what is absent is the server's default for the group's order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewGroupJson {
     pub name: String,
     #[serde(default)]
+    #[schemars(with = "schemas::Order")]
     pub order: GroupOrder,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts_max: Option<u32>,
@@ -136,7 +143,7 @@ pub struct NewGroupJson {
     pub invisible: Option<DurationJson>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BackoffJson {
     Steps { steps: Vec<DurationJson> },
@@ -147,9 +154,10 @@ pub enum BackoffJson {
 #[serde(transparent)]
 pub struct DurationJson(#[serde(with = "base::duration")] pub Duration);
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupJson {
     pub name: String,
+    #[schemars(with = "schemas::Order")]
     pub order: GroupOrder,
     pub attempts_max: u32,
     pub backoff: BackoffJson,
@@ -163,7 +171,7 @@ pub struct GroupJson {
     pub pending_on: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MemberJson {
     pub client_id: String,
     pub language: String,
@@ -172,7 +180,7 @@ pub struct MemberJson {
     pub last_seen_ms_ago: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupTopicJson {
     pub topic: String,
     pub filter: String,
@@ -187,81 +195,11 @@ pub struct GroupTopicJson {
     pub queues: Vec<GroupQueueJson>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupQueueJson {
     pub queue: u16,
     pub floor: u64,
     pub next: u64,
-}
-
-/// A broker, as this one knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NodeJson {
-    pub name: String,
-    /// Whether this is the broker that answers.
-    pub here: bool,
-    /// `ready`, `read_only` or `draining`.
-    pub state: String,
-    pub version: String,
-    /// `host:port` that clients are told; null for one that is told what it was called by.
-    pub grpc: Option<String>,
-    /// `host:port` of the admin API; of the broker that answers, as it is set.
-    pub http: Option<String>,
-    pub topics: usize,
-    /// Name servers of the broker that answers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nameservers: Vec<NameserverJson>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NameserverJson {
-    pub address: String,
-    pub registered: bool,
-}
-
-/// Body of `POST /node/drain`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DrainJson {
-    /// How long to wait until nothing is out any more; 60 s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<DurationJson>,
-    /// For how long messages are taken still; by default as long as official clients may need to go elsewhere.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub grace: Option<DurationJson>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DrainedJson {
-    /// Messages are refused, and none is handed out and not settled.
-    pub quiet: bool,
-    pub in_flight: u64,
-    /// For how long messages are taken still.
-    pub takes_for: DurationJson,
-}
-
-impl From<crate::Drained> for DrainedJson {
-    fn from(drained: crate::Drained) -> Self {
-        let crate::Drained { is_quiet, in_flight, takes_for } = drained;
-        Self { quiet: is_quiet, in_flight, takes_for: DurationJson(takes_for) }
-    }
-}
-
-/// A client that this broker has heard of lately.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ClientJson {
-    pub client_id: String,
-    /// `producer`, `push`, `simple`, …; null before it has said so.
-    pub role: Option<String>,
-    pub group: Option<String>,
-    /// Published by a producer.
-    pub topics: Vec<String>,
-    pub language: String,
-    pub version: String,
-    pub address: Option<String>,
-    pub last_seen_ms_ago: u64,
-    /// Telemetry streams that are open.
-    pub streams: usize,
 }
 
 fn queues_default() -> u16 {
@@ -454,10 +392,10 @@ mod tests {
     #[test]
     fn a_body_that_is_wrong_is_refused_with_the_field_that_is() {
         for (body, code, field) in [
-            ("", "invalid_body", None),
-            ("{", "invalid_body", None),
-            ("[]", "invalid_body", None),
-            (r#"{"name":"t","type":"fifo"} x"#, "invalid_body", None),
+            ("", "invalid_body", Some("body")),
+            ("{", "invalid_body", Some("body")),
+            ("[]", "invalid_body", Some("name")),
+            (r#"{"name":"t","type":"fifo"} x"#, "invalid_body", Some("body")),
             (r#"{"name":"t","type":"fifo","quues":4}"#, "unknown_field", Some("quues")),
             (r#"{"name":"t","type":"fifo","queues":"4"}"#, "invalid_body", Some("queues")),
             (r#"{"name":"t","type":"fifo","queues":-1}"#, "invalid_body", Some("queues")),

@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
-use axum::Router;
+use aide::axum::ApiRouter;
+use aide::axum::routing::{get_with, post_with};
 use axum::extract::State;
-use axum::routing::{get, post};
-use http::StatusCode;
-use serve::http::{Json, Name, Parameters, Problem};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serve::http::answers::Done;
+use serve::http::codes::*;
+use serve::http::openapi::says;
+use serve::http::parameters::Nothing;
+use serve::http::{Json, Name, Problem, Query};
 
 use super::Admin;
-use super::admin::{Answer, page, paging};
+use super::admin::{Answer, Limit, page, paging};
 use super::json::{ClientJson, DrainJson, DrainedJson, NameserverJson, NodeJson, Page};
 use crate::Broker;
 use crate::membership::ClientDescription;
@@ -17,38 +22,55 @@ use crate::membership::ClientDescription;
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
-pub(super) fn routes() -> Router<Admin> {
-    Router::new()
-        .route("/nodes", get(nodes))
-        .route("/nodes/{name}", get(node))
-        .route("/node/drain", post(drain))
-        .route("/node/resume", post(resume))
-        .route("/clients", get(clients))
-        .route("/clients/{id}", get(client))
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Nodes {
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
-async fn nodes(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<NodeJson>> {
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Clients {
+    /// `producer`, `push`, `simple`, …
+    role: Option<String>,
+    group: Option<String>,
+    language: Option<String>,
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+pub(super) fn routes() -> ApiRouter<Admin> {
+    ApiRouter::new()
+        .api_route("/nodes", get_with(nodes, says("Brokers, by name.", &[INVALID_CURSOR])))
+        .api_route("/nodes/{name}", get_with(node, says("One broker.", &[NODE_NOT_FOUND])))
+        .api_route("/node/drain", post_with(drain, says("Drains this broker.", &[ILLEGAL_VALUE])))
+        .api_route("/node/resume", post_with(resume, says("Ends a drain.", &[])))
+        .api_route("/clients", get_with(clients, says("Clients that are connected, by id.", &[INVALID_CURSOR])))
+        .api_route("/clients/{id}", get_with(client, says("One client.", &[CLIENT_NOT_FOUND])))
+}
+
+async fn nodes(State(admin): State<Admin>, Query(asked): Query<Nodes>) -> Answer<Page<NodeJson>> {
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     Ok(axum::Json(page(known_nodes(&admin.broker), |node| node.name.as_str(), limit, cursor)))
 }
 
-async fn node(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<NodeJson> {
-    parameters.finish()?;
+async fn node(State(admin): State<Admin>, Name(name): Name, Query(Nothing {}): Query<Nothing>) -> Answer<NodeJson> {
     let node = known_nodes(&admin.broker).into_iter().find(|node| node.name == name);
     node.map(axum::Json).ok_or_else(|| {
         let detail = format!("there is no broker {name:?}, as far as this one knows");
-        Problem::new(StatusCode::NOT_FOUND, "node_not_found", detail).value(name)
+        Problem::new(NODE_NOT_FOUND, detail).field("name").value(name)
     })
 }
 
 /// Answers when nothing is out any more, or the time is over. The broker stays drained.
 async fn drain(
     State(admin): State<Admin>,
-    parameters: Parameters,
+    Query(Nothing {}): Query<Nothing>,
     Json(asked): Json<DrainJson>,
 ) -> Answer<DrainedJson> {
-    parameters.finish()?;
     let timeout = within("timeout", asked.timeout.map_or(TIMEOUT_DEFAULT, |time| time.0))?;
     let grace = asked.grace.map(|time| within("grace", time.0)).transpose()?;
     Ok(axum::Json(admin.broker.drain(timeout, grace).await.into()))
@@ -60,19 +82,17 @@ fn within(field: &'static str, time: Duration) -> Result<Duration, Problem> {
     }
     let (value, max) = (base::duration::format(time), base::duration::format(TIMEOUT_MAX));
     let detail = format!("{field} is {value}; it must be at most {max}");
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(field).value(value).limit(max))
+    Err(Problem::new(ILLEGAL_VALUE, detail).field(field).value(value).limit(max))
 }
 
-async fn resume(State(admin): State<Admin>, parameters: Parameters) -> Result<StatusCode, Problem> {
-    parameters.finish()?;
+async fn resume(State(admin): State<Admin>, Query(Nothing {}): Query<Nothing>) -> Done {
     admin.broker.resume();
-    Ok(StatusCode::NO_CONTENT)
+    Done
 }
 
-async fn clients(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<ClientJson>> {
-    let wanted = [parameters.text("role")?, parameters.text("group")?, parameters.text("language")?];
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+async fn clients(State(admin): State<Admin>, Query(asked): Query<Clients>) -> Answer<Page<ClientJson>> {
+    let wanted = [asked.role, asked.group, asked.language];
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     let mut clients = known_clients(&admin.broker);
     let fits = |wanted: &Option<String>, value: Option<&str>| match wanted {
         Some(wanted) => value.is_some_and(|value| value.eq_ignore_ascii_case(wanted)),
@@ -86,12 +106,11 @@ async fn clients(State(admin): State<Admin>, mut parameters: Parameters) -> Answ
     Ok(axum::Json(page(clients, |client| client.client_id.as_str(), limit, cursor)))
 }
 
-async fn client(State(admin): State<Admin>, Name(id): Name, parameters: Parameters) -> Answer<ClientJson> {
-    parameters.finish()?;
+async fn client(State(admin): State<Admin>, Name(id): Name, Query(Nothing {}): Query<Nothing>) -> Answer<ClientJson> {
     let client = known_clients(&admin.broker).into_iter().find(|client| client.client_id == id);
     client.map(axum::Json).ok_or_else(|| {
         let detail = format!("client {id:?} is not connected to this broker");
-        Problem::new(StatusCode::NOT_FOUND, "client_not_found", detail).value(id)
+        Problem::new(CLIENT_NOT_FOUND, detail).field("id").value(id)
     })
 }
 
