@@ -307,7 +307,7 @@ pub enum AdminRefusal {
     #[error("{field} is {value}; it must be {min} to {max}")]
     OutOfRange { field: &'static str, value: u64, min: u64, max: u64 },
     #[error("{field} {problem}")]
-    IllegalValue { field: &'static str, problem: &'static str },
+    IllegalValue { field: &'static str, value: String, problem: &'static str },
     #[error(
         "topic {topic} still holds {messages} unread messages, {timers} timers and {transactions} prepared transactions; force deletes them"
     )]
@@ -323,7 +323,7 @@ pub enum AdminRefusal {
     #[error("name the topic: there are {topics}, and without a name at most {max} are looked through")]
     TopicNeeded { topics: usize, max: usize },
     #[error("{field} cannot be used here: {problem}")]
-    NotHere { field: &'static str, problem: &'static str },
+    NotHere { field: &'static str, value: String, problem: &'static str },
     #[error("not all could be looked through, ask again: {gaps}")]
     Incomplete { gaps: String },
     #[error("there are {count} {what}, the limit is {max}")]

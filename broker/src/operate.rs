@@ -185,7 +185,7 @@ impl Shared {
         })
     }
 
-    fn group_to_operate(&self, name: &str) -> Result<Arc<GroupSpec>, AdminRefusal> {
+    pub fn group_to_operate(&self, name: &str) -> Result<Arc<GroupSpec>, AdminRefusal> {
         let name = GroupName::parse(name).map_err(AdminRefusal::IllegalName)?;
         self.group(&name).ok_or(AdminRefusal::GroupNotFound(name))
     }

@@ -121,6 +121,19 @@ impl Node {
         self.process.log_from(0)
     }
 
+    /// `host:port` of health and administration.
+    pub fn http(&self) -> String {
+        self.http.address.to_string()
+    }
+
+    /// A call of the admin API, `path` below `/api/v1`, that gives JSON or nothing.
+    pub async fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = http::call(&self.http(), method, &format!("/api/v1{path}"), body.as_bytes()).await;
+        let answer = answer.unwrap_or_else(|| panic!("no answer to {method} {path}; the log:\n{}", self.log()));
+        (answer.status, answer.json().unwrap_or_default())
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
         http::get(&self.http.address.to_string(), path).await
     }

@@ -16,7 +16,10 @@ use serve::http::parameters::{Flag, Nothing, Number};
 use serve::http::{Json, Name, Problem, Query};
 
 use super::Admin;
-use super::json::{GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, TopicChangesJson, TopicJson};
+use super::json::{
+    GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, ResetDoneJson, ResetJson, TopicChangesJson,
+    TopicJson,
+};
 use super::{messages, node};
 use crate::admin::{Created, TopicType};
 
@@ -53,6 +56,14 @@ struct Delete {
     force: Flag,
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    /// Only say what would be done.
+    #[serde(default)]
+    dry_run: Flag,
+}
+
 pub(super) fn routes() -> ApiRouter<Admin> {
     ApiRouter::new()
         .api_route(
@@ -87,6 +98,16 @@ pub(super) fn routes() -> ApiRouter<Admin> {
             get_with(group, says("One consumer group.", &[GROUP_NOT_FOUND, ILLEGAL_VALUE])).delete_with(
                 delete_group,
                 changes("Deletes a consumer group.", &[GROUP_NOT_FOUND, ILLEGAL_VALUE, GROUP_HAS_CONSUMERS]),
+            ),
+        )
+        .api_route(
+            "/groups/{name}/reset",
+            post_with(
+                reset_group,
+                changes(
+                    "Lets a group go on at another place of a topic, with consumers online too.",
+                    &[GROUP_NOT_FOUND, TOPIC_NOT_FOUND, ILLEGAL_VALUE],
+                ),
             ),
         )
         .merge(messages::routes())
@@ -176,6 +197,18 @@ async fn delete_group(
     Ok(gone(admin.broker.delete_group(&name, asked.force.0).await?))
 }
 
+async fn reset_group(
+    State(admin): State<Admin>,
+    Name(name): Name,
+    Query(asked): Query<Change>,
+    Json(reset): Json<ResetJson>,
+) -> Answer<ResetDoneJson> {
+    let (topic, is_dry) = (reset.topic.clone(), asked.dry_run.0);
+    let plan = admin.broker.reset(&name, &reset.into(), is_dry).await?;
+    let here = admin.broker.shared().peers.name();
+    Ok(axum::Json(ResetDoneJson::new(&name, &topic, is_dry).on(here, plan)))
+}
+
 /// When it is not gone everywhere, where it is not yet.
 fn gone(pending_on: Vec<Arc<str>>) -> Gone<GoneJson> {
     let pending_on: Vec<_> = pending_on.iter().map(|broker| broker.to_string()).collect();
@@ -193,10 +226,7 @@ fn in_path(name: &str) -> String {
 }
 
 /// `limit` and `cursor`.
-pub(super) fn paging(
-    limit: Option<Limit>,
-    cursor: Option<String>,
-) -> Result<(Option<usize>, Option<String>), Problem> {
+pub(super) fn paging(limit: Option<Limit>, cursor: Option<String>) -> Result<(Option<usize>, Option<String>), Problem> {
     let limit = limit.map(|limit| usize::try_from(limit.0).expect("at most 1,000"));
     let Some(cursor) = cursor else { return Ok((limit, None)) };
     let decoded = BASE64_URL_SAFE_NO_PAD.decode(&cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok());

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use super::message_json::{FoundJson, GroupStateJson, MessageJson};
 pub use super::node_json::{ClientJson, DrainJson, DrainedJson, NameserverJson, NodeJson};
+pub use super::reset_json::{QueueResetJson, ResetDoneJson, ResetJson, ResetToJson};
 use super::schemas;
 use crate::admin::{
     Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic,
@@ -111,6 +112,13 @@ pub struct TopicCopyJson {
     /// What is not as on the broker that answers; `keeper`: it lives on another one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differs: Vec<String>,
+}
+
+/// A broker that did not answer, and what it would have added is missing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnreachableJson {
+    pub broker: String,
+    pub reason: String,
 }
 
 /// Answer to a DELETE that some brokers have yet to follow.

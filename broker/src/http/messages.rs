@@ -59,15 +59,8 @@ struct One {
 }
 
 pub(super) fn routes() -> ApiRouter<Admin> {
-    const OF_ONE: [Code; 7] = [
-        MESSAGE_NOT_FOUND,
-        TOPIC_NOT_FOUND,
-        ILLEGAL_VALUE,
-        LOOK_UP_INCOMPLETE,
-        OVERLOADED,
-        INTERNAL,
-        DRAINING,
-    ];
+    const OF_ONE: [Code; 7] =
+        [MESSAGE_NOT_FOUND, TOPIC_NOT_FOUND, ILLEGAL_VALUE, LOOK_UP_INCOMPLETE, OVERLOADED, INTERNAL, DRAINING];
     const OF_PAGES: [Code; 7] =
         [INVALID_CURSOR, TOPIC_NOT_FOUND, ILLEGAL_VALUE, LOOK_UP_INCOMPLETE, OVERLOADED, INTERNAL, DRAINING];
     let of_topic = get_with(of_topic, says("A page of a topic's messages; nothing is consumed.", &OF_PAGES));

@@ -8,6 +8,7 @@ mod messages;
 mod node;
 mod node_json;
 mod problem;
+mod reset_json;
 mod schemas;
 
 use std::io;

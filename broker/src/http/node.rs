@@ -49,7 +49,13 @@ pub(super) fn routes() -> ApiRouter<Admin> {
         .api_route("/node/drain", post_with(drain, says("Drains this broker.", &[ILLEGAL_VALUE])))
         .api_route("/node/resume", post_with(resume, says("Ends a drain.", &[])))
         .api_route("/clients", get_with(clients, says("Clients that are connected, by id.", &[INVALID_CURSOR])))
-        .api_route("/clients/{id}", get_with(client, says("One client.", &[CLIENT_NOT_FOUND])))
+        .api_route(
+            "/clients/{id}",
+            get_with(client, says("One client.", &[CLIENT_NOT_FOUND])).delete_with(
+                disconnect,
+                says("Ends a client's connections, streams and polls; it may come back.", &[CLIENT_NOT_FOUND]),
+            ),
+        )
 }
 
 async fn nodes(State(admin): State<Admin>, Query(asked): Query<Nodes>) -> Answer<Page<NodeJson>> {
@@ -108,10 +114,23 @@ async fn clients(State(admin): State<Admin>, Query(asked): Query<Clients>) -> An
 
 async fn client(State(admin): State<Admin>, Name(id): Name, Query(Nothing {}): Query<Nothing>) -> Answer<ClientJson> {
     let client = known_clients(&admin.broker).into_iter().find(|client| client.client_id == id);
-    client.map(axum::Json).ok_or_else(|| {
-        let detail = format!("client {id:?} is not connected to this broker");
-        Problem::new(CLIENT_NOT_FOUND, detail).field("id").value(id)
-    })
+    client.map(axum::Json).ok_or_else(|| client_not_found(id))
+}
+
+async fn disconnect(
+    State(admin): State<Admin>,
+    Name(id): Name,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<Done, Problem> {
+    match admin.broker.disconnect(&id) {
+        true => Ok(Done),
+        false => Err(client_not_found(id)),
+    }
+}
+
+fn client_not_found(id: String) -> Problem {
+    let detail = format!("client {id:?} is not connected to this broker");
+    Problem::new(CLIENT_NOT_FOUND, detail).field("id").value(id)
 }
 
 /// This broker and the others, by their names.

@@ -13,19 +13,19 @@ impl From<AdminRefusal> for Problem {
         match refusal {
             AdminRefusal::IllegalName(error) => illegal_name(&error),
             AdminRefusal::TopicNotFound(topic) => {
-                Problem::new(TOPIC_NOT_FOUND, detail).value(topic.as_str())
+                Problem::new(TOPIC_NOT_FOUND, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::TopicNotHere { topic, .. } => {
-                Problem::new(TOPIC_NOT_FOUND, detail).value(topic.as_str())
+                Problem::new(TOPIC_NOT_FOUND, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::TopicLivesElsewhere { broker, .. } => {
                 Problem::new(TOPIC_LIVES_ELSEWHERE, detail).field("broker").value(broker)
             }
             AdminRefusal::TopicOnOthers { topic, .. } => {
-                Problem::new(TOPIC_HAS_BACKLOG, detail).value(topic.as_str())
+                Problem::new(TOPIC_HAS_BACKLOG, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::GroupNotFound(group) => {
-                Problem::new(GROUP_NOT_FOUND, detail).value(group.as_str())
+                Problem::new(GROUP_NOT_FOUND, detail).field("group").value(group.as_str())
             }
             AdminRefusal::QueueNotFound { queue, queues, .. } => {
                 let problem = Problem::new(ILLEGAL_VALUE, detail).field("queue");
@@ -38,23 +38,21 @@ impl From<AdminRefusal> for Problem {
                 let limit = if value > max { max } else { min };
                 Problem::new(ILLEGAL_VALUE, detail).field(field).value(value).limit(limit)
             }
-            AdminRefusal::IllegalValue { field, .. } => {
-                Problem::new(ILLEGAL_VALUE, detail).field(field)
+            AdminRefusal::IllegalValue { field, value, .. } => {
+                Problem::new(ILLEGAL_VALUE, detail).field(field).value(value)
             }
             AdminRefusal::TopicHasBacklog { topic, .. } => {
-                Problem::new(TOPIC_HAS_BACKLOG, detail).value(topic.as_str())
+                Problem::new(TOPIC_HAS_BACKLOG, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::GroupHasConsumers { group, .. } => {
-                Problem::new(GROUP_HAS_CONSUMERS, detail).value(group.as_str())
+                Problem::new(GROUP_HAS_CONSUMERS, detail).field("group").value(group.as_str())
             }
-            AdminRefusal::MessageNotFound { id, .. } => {
-                Problem::new(MESSAGE_NOT_FOUND, detail).value(id)
-            }
+            AdminRefusal::MessageNotFound { id, .. } => Problem::new(MESSAGE_NOT_FOUND, detail).field("id").value(id),
             AdminRefusal::TopicNeeded { topics, max } => {
                 Problem::new(INVALID_PARAMETER, detail).field("topic").value(topics).limit(max)
             }
-            AdminRefusal::NotHere { field, .. } => {
-                Problem::new(INVALID_PARAMETER, detail).field(field)
+            AdminRefusal::NotHere { field, value, .. } => {
+                Problem::new(INVALID_PARAMETER, detail).field(field).value(value)
             }
             AdminRefusal::Incomplete { .. } => Problem::new(LOOK_UP_INCOMPLETE, detail),
             AdminRefusal::TooMany { what, count, max } => {

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::api::{Api, encode};
 use super::group::about;
-use super::{or_dash, read};
+use super::{or_dash, read, say};
 use crate::args::Target;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -22,6 +22,14 @@ pub enum Verb {
         after_help = "Examples:\n  carillon client show host@1@0@abc\n  carillon client show host@1@0@abc --json"
     )]
     Show {
+        /// Its id, as `client list` shows it.
+        id: String,
+    },
+    /// End a client's connections, streams and polls. What it holds comes to others at once; it may come back.
+    #[command(
+        after_help = "Examples:\n  carillon client disconnect host@1@0@abc\n  carillon client disconnect host@1@0@abc --server broker-a:8080"
+    )]
+    Disconnect {
         /// Its id, as `client list` shows it.
         id: String,
     },
@@ -58,6 +66,10 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
     match verb {
         Verb::List(options) => list(&mut api, &options, output).await,
         Verb::Show { id } => show(&mut api, &id, output).await,
+        Verb::Disconnect { id } => {
+            let answer = api.delete(&format!("/clients/{}", encode(&id)), None).await?;
+            say(output, &answer.body, &id, format!("disconnected client {id}"))
+        }
     }
 }
 

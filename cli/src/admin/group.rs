@@ -1,4 +1,4 @@
-//! `carillon group`: create, list, describe, delete.
+//! `carillon group`: create, list, describe, reset, delete.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, encode};
-use super::{confirm, read, say, warn_of_pending};
+use super::{confirm, read, reset, say, warn_of_pending};
 use crate::args::Target;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -30,6 +30,11 @@ pub enum Verb {
         /// Name of the group.
         name: String,
     },
+    /// Let a group go on at another place of a topic, with its consumers online too.
+    #[command(
+        after_help = "Examples:\n  carillon group reset billing --topic orders --to -2h --dry-run\n  carillon group reset billing --topic orders --to offset:1200 --queue 3 --yes"
+    )]
+    Reset(reset::Reset),
     /// Delete a group, how far it is, and its dead letters.
     #[command(after_help = "Examples:\n  carillon group delete billing\n  carillon group delete billing --force --yes")]
     Delete(Delete),
@@ -133,6 +138,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
         }
         Verb::List => list(&mut api, output).await,
         Verb::Describe { name } => describe(&mut api, &name, output).await,
+        Verb::Reset(options) => reset::run(&mut api, &options, output).await,
         Verb::Delete(options) => delete(&mut api, &options, output).await,
     }
 }

@@ -5,6 +5,7 @@ pub mod client;
 pub mod group;
 pub mod nameserver;
 pub mod node;
+pub mod reset;
 pub mod topic;
 
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -32,6 +33,15 @@ fn warn_of_pending(answer: &Value) {
     let names: Vec<_> = pending.iter().filter_map(Value::as_str).collect();
     if !names.is_empty() {
         eprintln!("warning: not yet on {}; it gets there as soon as they can be reached", names.join(", "));
+    }
+}
+
+/// Brokers that did not answer: what they know is missing in the answer.
+fn warn_of_unreachable(answer: &Value) {
+    let unreachable = answer["unreachable"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for broker in unreachable {
+        let text = |name: &str| broker[name].as_str().unwrap_or("?").to_owned();
+        eprintln!("warning: without {}: {}", text("broker"), text("reason"));
     }
 }
 

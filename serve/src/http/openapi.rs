@@ -21,7 +21,9 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, json_schema};
 use serde_json::{Map, Value, json};
 
+use super::Query;
 use super::codes::{self, Code};
+use super::parameters::Nothing;
 use super::problem::ProblemJson;
 
 /// Where the description is.
@@ -31,17 +33,15 @@ const PROBLEMS: &str = "x-problems";
 const SCHEMAS: &str = "#/components/schemas/";
 
 /// A router that also serves its own description, at [`PATH`].
-pub fn described<S: Clone + Send + Sync + 'static>(
-    title: &str,
-    build: impl FnOnce() -> ApiRouter<S>,
-) -> Router<S> {
+pub fn described<S: Clone + Send + Sync + 'static>(title: &str, build: impl FnOnce() -> ApiRouter<S>) -> Router<S> {
     in_context(|context| {
         let settings = SchemaSettings::draft2020_12().with(|settings| settings.definitions_path = SCHEMAS.into());
         context.schema = SchemaGenerator::new(settings);
     });
     let text: Arc<OnceLock<Bytes>> = Arc::default();
     let served = text.clone();
-    let own = move || async move { Description(served.get().cloned().unwrap_or_default()) };
+    let own =
+        move |_: Query<Nothing>| async move { Description(served.get().cloned().unwrap_or_default()) };
     let router = build().api_route(PATH, get_with(own, says("This description.", &[])));
     in_context(|context| context.schema.subschema_for::<ProblemJson>());
     let info = Info { title: title.into(), version: env!("CARGO_PKG_VERSION").into(), ..Info::default() };
@@ -134,6 +134,7 @@ fn finish(document: &mut Value) {
             let words = path.trim_start_matches("/api/v1").split(['/', '{', '}', '.']).filter(|word| !word.is_empty());
             let name: Vec<_> = [method.as_str()].into_iter().chain(words).collect();
             operation["operationId"] = name.join("_").into();
+            name_places(path, operation);
             plain_parameters(operation);
             let is_change = !matches!(method.as_str(), "get" | "head");
             let said = operation.as_object_mut().and_then(|operation| operation.remove(PROBLEMS));
@@ -150,10 +151,24 @@ fn finish(document: &mut Value) {
     }
 }
 
+/// Names in a path are texts.
+fn name_places(path: &str, operation: &mut Value) {
+    let names = path.split('{').skip(1).filter_map(|rest| rest.split('}').next());
+    let places = names.map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}));
+    let places: Vec<_> = places.collect();
+    match operation.get_mut("parameters").and_then(Value::as_array_mut) {
+        Some(parameters) => drop(parameters.splice(0..0, places)),
+        None if !places.is_empty() => operation["parameters"] = places.into(),
+        None => {}
+    }
+}
+
 /// A status that says something else too, as a health check does, has both forms.
 fn add(known: &mut Map<String, Value>, status: String, response: Value) {
     match known.get_mut(&status) {
-        Some(other) => other["content"]["application/problem+json"] = response["content"]["application/problem+json"].clone(),
+        Some(other) => {
+            other["content"]["application/problem+json"] = response["content"]["application/problem+json"].clone()
+        }
         None => drop(known.insert(status, response)),
     }
 }
