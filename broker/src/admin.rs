@@ -142,6 +142,8 @@ pub struct GroupTopicDescription {
     pub retry_wait: u64,
     /// Message groups with a batch handed out.
     pub open_message_groups: u64,
+    /// Message groups whose first message failed at least once and is not settled.
+    pub blocked_message_groups: u64,
     /// Messages that retention took before the group had read them.
     pub expired_unread: u64,
     /// When retention may take the oldest that is not acknowledged; none when everything is.
@@ -155,6 +157,8 @@ pub struct GroupQueueDescription {
     /// Everything below is acknowledged.
     pub floor: QueueOffset,
     pub next: QueueOffset,
+    /// Visible and not acknowledged.
+    pub lag: u64,
 }
 
 /// Whether a create call made something new.

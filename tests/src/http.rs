@@ -47,10 +47,22 @@ impl Whole {
 
 /// A request of any kind. None when the server ends the connection without an answer.
 pub async fn call(address: &str, method: &str, path: &str, body: &[u8]) -> Option<Whole> {
+    call_with(address, method, path, &[], body).await
+}
+
+/// As [`call`], with headers.
+pub async fn call_with(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Option<Whole> {
     let length = body.len();
+    let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\n\r\n"
+         {more}Content-Length: {length}\r\n\r\n"
     );
     let work = async {
         let mut stream = TcpStream::connect(address).await.ok()?;

@@ -8,6 +8,8 @@ mod described;
 mod fuzz;
 #[path = "admin/reset.rs"]
 mod reset;
+#[path = "admin/whole.rs"]
+mod whole;
 
 use std::time::Duration;
 
@@ -21,6 +23,13 @@ use tokio::time::{interval, timeout};
 /// How often it is looked whether something has come that is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 const KNOWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// Whether one connection was ended by an operator.
+async fn has_cut(broker: &Node) -> bool {
+    let page = broker.get("/metrics").await.body;
+    let mut lines = page.lines().filter(|line| line.starts_with("carillon_connections_closed_total"));
+    lines.any(|line| line.contains("reason=\"operator\"") && line.ends_with(" 1"))
+}
 
 /// Looks until something is so.
 async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {

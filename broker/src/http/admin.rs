@@ -1,12 +1,15 @@
 //! The admin API below `/api/v1` (operations D5): topics, groups, and a look at messages.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aide::axum::ApiRouter;
 use aide::axum::routing::{get_with, post_with};
 use axum::extract::State;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serve::http::answers::{Gone, Made};
@@ -17,15 +20,18 @@ use serve::http::{Json, Name, Problem, Query};
 
 use super::Admin;
 use super::json::{
-    GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, ResetDoneJson, ResetJson, TopicChangesJson,
-    TopicJson,
+    GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, ResetDoneJson, ResetJson, ResetToJson,
+    TopicChangesJson, TopicJson, UnreachableJson,
 };
-use super::{messages, node};
-use crate::admin::{Created, TopicType};
+use super::others::Scope;
+use super::{merge, messages, node, others};
+use crate::admin::{AdminRefusal, Created, TopicType};
 
 /// Items of one page (H4).
 pub(super) type Limit = Number<1, 1000>;
 pub(super) const PAGE_DEFAULT: usize = 100;
+/// For another broker to make a change and see it spread.
+const CHANGE_MAX: Duration = Duration::from_secs(8);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -79,10 +85,10 @@ pub(super) fn routes() -> ApiRouter<Admin> {
         .api_route(
             "/topics/{name}",
             get_with(topic, says("One topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE]))
-                .patch_with(change_topic, changes("Changes a topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE]))
+                .patch_with(change_topic, changes("Changes a topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE, UNREACHABLE]))
                 .delete_with(
                     delete_topic,
-                    changes("Deletes a topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE, TOPIC_HAS_BACKLOG]),
+                    changes("Deletes a topic.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE, TOPIC_HAS_BACKLOG, UNREACHABLE]),
                 ),
         )
         .api_route("/topics/{name}/queues", get_with(queues, says("Queues.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE])))
@@ -124,7 +130,9 @@ async fn topics(State(admin): State<Admin>, Query(asked): Query<Topics>) -> Answ
         topic.name.as_str().starts_with(&prefix) && wanted.is_none_or(|wanted| topic.topic_type == wanted)
     });
     topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(axum::Json(page(topics, |topic| topic.name.as_str(), limit, cursor)))
+    let mut page: Page<TopicJson> = page(topics, |topic| topic.name.as_str(), limit, cursor);
+    page.items = page.items.into_iter().map(|topic| topic.on(admin.broker.name())).collect();
+    Ok(axum::Json(page))
 }
 
 async fn create_topic(
@@ -133,38 +141,69 @@ async fn create_topic(
     Json(new): Json<NewTopicJson>,
 ) -> Result<Made<TopicJson>, Problem> {
     let (created, topic) = admin.broker.create_topic(new.into()).await?;
-    Ok(made(created, "topics", topic.name.as_str().to_owned(), topic.into()))
+    Ok(made(created, "topics", topic.name.as_str().to_owned(), TopicJson::from(topic).on(admin.broker.name())))
 }
 
-async fn topic(State(admin): State<Admin>, Name(name): Name, Query(Nothing {}): Query<Nothing>) -> Answer<TopicJson> {
-    Ok(axum::Json(admin.broker.describe_topic(&name)?.into()))
+async fn topic(
+    State(admin): State<Admin>,
+    Name(name): Name,
+    scope: Scope,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<TopicJson> {
+    let here = admin.broker.describe_topic(&name).map(|topic| TopicJson::from(topic).on(admin.broker.name()));
+    if scope == Scope::Here {
+        return Ok(axum::Json(here?));
+    }
+    let path = format!("/topics/{}", in_path(&name));
+    let holders = admin.broker.holders(&name);
+    let all = admin.broker.ask_all::<TopicJson>(&holders, Method::GET, &path, &()).await;
+    let mut answers = all.answers.into_iter().map(|(_, topic)| topic);
+    let whole = match here {
+        Ok(here) => here,
+        // It is elsewhere, or nowhere.
+        Err(refusal) => answers.next().ok_or_else(|| Problem::from(refusal))?,
+    };
+    Ok(axum::Json(TopicJson { unreachable: all.unreachable, ..merge::topics(whole, answers) }))
 }
 
 async fn change_topic(
     State(admin): State<Admin>,
     Name(name): Name,
+    scope: Scope,
     Query(Nothing {}): Query<Nothing>,
     Json(changes): Json<TopicChangesJson>,
 ) -> Answer<TopicJson> {
+    if let Some(holder) = admin.broker.holder(&name, scope) {
+        let path = format!("/topics/{}", in_path(&name));
+        let asked = others::ask(&holder, Method::PATCH, &path, &changes, CHANGE_MAX).await;
+        return asked.or_problem(&holder.name).map(axum::Json);
+    }
     let (topic, warnings) = admin.broker.change_topic(&name, changes.into()).await?;
-    Ok(axum::Json(TopicJson { warnings, ..topic.into() }))
+    Ok(axum::Json(TopicJson { warnings, ..TopicJson::from(topic).on(admin.broker.name()) }))
 }
 
 async fn delete_topic(
     State(admin): State<Admin>,
     Name(name): Name,
+    scope: Scope,
     Query(asked): Query<Delete>,
 ) -> Result<Gone<GoneJson>, Problem> {
+    if let Some(holder) = admin.broker.holder(&name, scope) {
+        let path = format!("/topics/{}?force={}", in_path(&name), asked.force.0);
+        let asked = others::ask(&holder, Method::DELETE, &path, &(), CHANGE_MAX).await;
+        return asked.or_problem(&holder.name).map(Gone);
+    }
     Ok(gone(admin.broker.delete_topic(&name, asked.force.0).await?))
 }
 
 async fn queues(
     State(admin): State<Admin>,
-    Name(name): Name,
-    Query(Nothing {}): Query<Nothing>,
+    name: Name,
+    scope: Scope,
+    asked: Query<Nothing>,
 ) -> Answer<Page<QueueJson>> {
-    let items = admin.broker.describe_topic(&name)?.queues.into_iter().map(QueueJson::from).collect();
-    Ok(axum::Json(Page::new(items, None)))
+    let axum::Json(topic) = topic(State(admin), name, scope, asked).await?;
+    Ok(axum::Json(Page { unreachable: topic.unreachable, ..Page::new(topic.queues, None) }))
 }
 
 async fn groups(State(admin): State<Admin>, Query(asked): Query<Groups>) -> Answer<Page<GroupJson>> {
@@ -173,7 +212,9 @@ async fn groups(State(admin): State<Admin>, Query(asked): Query<Groups>) -> Answ
     let mut groups = admin.broker.groups();
     groups.retain(|group| group.name.as_str().starts_with(&prefix));
     groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    Ok(axum::Json(page(groups, |group| group.name.as_str(), limit, cursor)))
+    let mut page: Page<GroupJson> = page(groups, |group| group.name.as_str(), limit, cursor);
+    page.items = page.items.into_iter().map(|group| group.on(admin.broker.name())).collect();
+    Ok(axum::Json(page))
 }
 
 async fn create_group(
@@ -182,11 +223,28 @@ async fn create_group(
     Json(new): Json<NewGroupJson>,
 ) -> Result<Made<GroupJson>, Problem> {
     let (created, group) = admin.broker.create_group(new.into()).await?;
-    Ok(made(created, "groups", group.name.as_str().to_owned(), group.into()))
+    Ok(made(created, "groups", group.name.as_str().to_owned(), GroupJson::from(group).on(admin.broker.name())))
 }
 
-async fn group(State(admin): State<Admin>, Name(name): Name, Query(Nothing {}): Query<Nothing>) -> Answer<GroupJson> {
-    Ok(axum::Json(admin.broker.describe_group(&name)?.into()))
+async fn group(
+    State(admin): State<Admin>,
+    Name(name): Name,
+    scope: Scope,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<GroupJson> {
+    let here = admin.broker.describe_group(&name).map(|group| GroupJson::from(group).on(admin.broker.name()));
+    if scope == Scope::Here || matches!(here, Err(AdminRefusal::IllegalName(_))) {
+        return Ok(axum::Json(here?));
+    }
+    let path = format!("/groups/{}", in_path(&name));
+    let all = admin.broker.ask_all::<GroupJson>(&admin.broker.others(), Method::GET, &path, &()).await;
+    let mut answers = all.answers.into_iter().map(|(_, group)| group);
+    let whole = match here {
+        Ok(here) => here,
+        // It is about to come here, or nowhere.
+        Err(refusal) => answers.next().ok_or_else(|| Problem::from(refusal))?,
+    };
+    Ok(axum::Json(GroupJson { unreachable: all.unreachable, ..merge::groups(whole, answers) }))
 }
 
 async fn delete_group(
@@ -197,16 +255,54 @@ async fn delete_group(
     Ok(gone(admin.broker.delete_group(&name, asked.force.0).await?))
 }
 
+/// On every broker that has the topic: here first, as what is wrong with it is wrong everywhere.
 async fn reset_group(
     State(admin): State<Admin>,
     Name(name): Name,
+    scope: Scope,
     Query(asked): Query<Change>,
     Json(reset): Json<ResetJson>,
 ) -> Answer<ResetDoneJson> {
     let (topic, is_dry) = (reset.topic.clone(), asked.dry_run.0);
-    let plan = admin.broker.reset(&name, &reset.into(), is_dry).await?;
-    let here = admin.broker.shared().peers.name();
-    Ok(axum::Json(ResetDoneJson::new(&name, &topic, is_dry).on(here, plan)))
+    let here = admin.broker.name().clone();
+    let mut holders = if scope == Scope::Cluster { admin.broker.holders(&topic) } else { Vec::new() };
+    let is_wanted = |broker: &str| reset.broker.as_deref().is_none_or(|only| only == broker);
+    let known: usize = holders.len() + usize::from(admin.broker.describe_topic(&topic).is_ok());
+    if matches!(reset.to, ResetToJson::Offset(_)) && reset.broker.is_none() && known > 1 && scope == Scope::Cluster {
+        let detail = format!(
+            "an offset counts within one queue of one broker, and {known} brokers have topic {topic}: name one"
+        );
+        return Err(Problem::new(ILLEGAL_VALUE, detail).field("broker").value(serde_json::Value::Null));
+    }
+    holders.retain(|holder| is_wanted(&holder.name));
+    let mut done = ResetDoneJson::new(&name, &topic, is_dry);
+    let mut refusal = None;
+    if scope == Scope::Here || is_wanted(&here) {
+        match admin.broker.reset(&name, &reset.clone().into(), is_dry).await {
+            Ok(plan) => done = done.on(&here, plan),
+            // It is elsewhere, or nowhere.
+            Err(refused @ (AdminRefusal::TopicNotFound(_) | AdminRefusal::TopicNotHere { .. })) => {
+                refusal = Some(Problem::from(refused));
+            }
+            Err(refused) => return Err(refused.into()),
+        }
+    } else if holders.is_empty() {
+        let detail = format!("broker {:?} does not have topic {topic}", reset.broker.as_deref().unwrap_or_default());
+        return Err(Problem::new(ILLEGAL_VALUE, detail).field("broker").value(reset.broker));
+    }
+    let path = format!("/groups/{}/reset?dry_run={is_dry}", in_path(&name));
+    let all = admin.broker.ask_all::<ResetDoneJson>(&holders, Method::POST, &path, &reset).await;
+    all.answers.into_iter().for_each(|(_, other)| done.add(other.queues));
+    done.unreachable = all.unreachable;
+    for (broker, problem) in all.refused {
+        // What one of them does not have, or does not allow, is no reason to do nothing on the others.
+        done.unreachable.push(UnreachableJson { broker: broker.to_string(), reason: problem.detail.to_string() });
+        refusal.get_or_insert(problem);
+    }
+    match refusal.filter(|_| done.queues.is_empty()) {
+        Some(problem) => Err(problem),
+        None => Ok(axum::Json(done)),
+    }
 }
 
 /// When it is not gone everywhere, where it is not yet.
@@ -220,9 +316,10 @@ fn made<T>(created: Created, what: &str, name: String, json: T) -> Made<T> {
     Made { json, place }
 }
 
-/// A legal name as a segment of a path: of its characters only two need care.
-fn in_path(name: &str) -> String {
-    name.replace('%', "%25").replace('|', "%7C")
+/// A name as a segment of a path.
+pub(super) fn in_path(name: &str) -> String {
+    const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
+    utf8_percent_encode(name, SEGMENT).to_string()
 }
 
 /// `limit` and `cursor`.

@@ -8,12 +8,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use super::message_json::{FoundJson, GroupStateJson, MessageJson};
-pub use super::node_json::{ClientJson, DrainJson, DrainedJson, NameserverJson, NodeJson};
+pub use super::node_json::{ClientJson, DisconnectedJson, DrainJson, DrainedJson, NameserverJson, NodeJson};
 pub use super::reset_json::{QueueResetJson, ResetDoneJson, ResetJson, ResetToJson};
 use super::schemas;
 use crate::admin::{
-    Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic,
-    QueueDescription, TopicChanges, TopicCopy, TopicDescription, TopicType,
+    Backoff, GroupDescription, GroupOrder, GroupQueueDescription, GroupTopicDescription, MemberDescription, NewGroup,
+    NewTopic, QueueDescription, TopicChanges, TopicCopy, TopicDescription, TopicType,
 };
 use serve::http::fields::time;
 
@@ -25,6 +25,9 @@ const QUEUES_DEFAULT: u16 = 8;
 pub struct Page<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
+    /// Brokers whose items are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
     /// What is missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -32,7 +35,7 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     pub fn new(items: Vec<T>, next_cursor: Option<String>) -> Self {
-        Self { items, next_cursor, warnings: Vec::new() }
+        Self { items, next_cursor, unreachable: Vec::new(), warnings: Vec::new() }
     }
 
     pub fn with_warnings(self, warnings: Vec<String>) -> Self {
@@ -97,6 +100,9 @@ pub struct TopicJson {
     /// After a change: brokers that do not have it yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_on: Vec<String>,
+    /// Brokers that have it too, and whose queues, timers and transactions are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
     /// What whoever made a change should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -129,6 +135,7 @@ pub struct GoneJson {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueJson {
+    pub broker: String,
     pub queue: u16,
     pub first: u64,
     pub next: u64,
@@ -177,10 +184,15 @@ pub struct GroupJson {
     /// After a change: brokers that do not have it yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_on: Vec<String>,
+    /// Brokers whose members and messages are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MemberJson {
+    /// Where it is connected.
+    pub broker: String,
     pub client_id: String,
     pub language: String,
     pub version: String,
@@ -197,7 +209,10 @@ pub struct GroupTopicJson {
     pub in_flight: u64,
     pub held: u64,
     pub retry_wait: u64,
+    /// With a batch handed out.
     pub open_message_groups: u64,
+    /// Whose first message failed at least once and is not settled; counted up to 4,096 messages on a broker.
+    pub blocked_message_groups: u64,
     pub expired_unread: u64,
     pub oldest_expires_in_ms: Option<u64>,
     pub queues: Vec<GroupQueueJson>,
@@ -205,9 +220,12 @@ pub struct GroupTopicJson {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupQueueJson {
+    pub broker: String,
     pub queue: u16,
     pub floor: u64,
     pub next: u64,
+    /// Visible and not acknowledged.
+    pub lag: u64,
 }
 
 fn queues_default() -> u16 {
@@ -258,8 +276,27 @@ impl From<TopicDescription> for TopicJson {
             },
             brokers: topic.copies.into_iter().map(TopicCopyJson::from).collect(),
             pending_on: topic.pending_on.iter().map(|broker| broker.to_string()).collect(),
+            unreachable: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+}
+
+impl TopicJson {
+    /// As it is on this broker.
+    pub fn on(mut self, broker: &str) -> Self {
+        self.queues.iter_mut().for_each(|queue| queue.broker = broker.into());
+        self
+    }
+}
+
+impl GroupJson {
+    /// As it is on this broker.
+    pub fn on(mut self, broker: &str) -> Self {
+        self.members.iter_mut().for_each(|member| member.broker = broker.into());
+        let queues = self.topics.iter_mut().flat_map(|topic| &mut topic.queues);
+        queues.for_each(|queue| queue.broker = broker.into());
+        self
     }
 }
 
@@ -274,7 +311,7 @@ impl From<TopicCopy> for TopicCopyJson {
 impl From<QueueDescription> for QueueJson {
     fn from(queue: QueueDescription) -> Self {
         let newest_at = queue.newest_at.map(time);
-        Self { queue: queue.queue.0, first: queue.first.0, next: queue.next.0, newest_at }
+        Self { broker: String::new(), queue: queue.queue.0, first: queue.first.0, next: queue.next.0, newest_at }
     }
 }
 
@@ -323,6 +360,7 @@ impl From<GroupDescription> for GroupJson {
             topics: group.topics.into_iter().map(GroupTopicJson::from).collect(),
             dead_letters: group.dead_letters,
             pending_on: group.pending_on.iter().map(|broker| broker.to_string()).collect(),
+            unreachable: Vec::new(),
         }
     }
 }
@@ -330,7 +368,7 @@ impl From<GroupDescription> for GroupJson {
 impl From<MemberDescription> for MemberJson {
     fn from(member: MemberDescription) -> Self {
         let MemberDescription { client_id, language, version, address, last_seen_ms_ago } = member;
-        Self { client_id, language, version, address, last_seen_ms_ago }
+        Self { broker: String::new(), client_id, language, version, address, last_seen_ms_ago }
     }
 }
 
@@ -346,10 +384,18 @@ impl From<GroupTopicDescription> for GroupTopicJson {
             held: topic.held,
             retry_wait: topic.retry_wait,
             open_message_groups: topic.open_message_groups,
+            blocked_message_groups: topic.blocked_message_groups,
             expired_unread: topic.expired_unread,
             oldest_expires_in_ms: topic.oldest_expires_in_ms,
-            queues: queues.map(|q| GroupQueueJson { queue: q.queue.0, floor: q.floor.0, next: q.next.0 }).collect(),
+            queues: queues.map(GroupQueueJson::from).collect(),
         }
+    }
+}
+
+impl From<GroupQueueDescription> for GroupQueueJson {
+    fn from(queue: GroupQueueDescription) -> Self {
+        let GroupQueueDescription { queue, floor, next, lag } = queue;
+        Self { broker: String::new(), queue: queue.0, floor: floor.0, next: next.0, lag }
     }
 }
 

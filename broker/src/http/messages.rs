@@ -1,11 +1,14 @@
 //! Messages, looked at and looked up (operations D5): nothing is consumed, leased or counted.
 
+use std::time::Duration;
+
 use aide::axum::ApiRouter;
 use aide::axum::routing::get_with;
 use axum::extract::State;
 use base::{LogPosition, QueueIndex, QueueOffset};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use http::{Method, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serve::http::answers::Octets;
@@ -16,9 +19,13 @@ use serve::http::parameters::{Instant, Number, Word};
 use serve::http::{Name, Problem, Query};
 
 use super::Admin;
-use super::admin::{Answer, Limit, PAGE_DEFAULT, invalid_cursor, paging};
+use super::admin::{Answer, Limit, PAGE_DEFAULT, in_path, invalid_cursor, paging};
 use super::json::{FoundJson, MessageJson, Page};
+use super::others::{Scope, ask};
 use crate::admin::{Find, FindBy, FoundMessage, PeekFilter, PeekFrom};
+
+/// For another broker to look for messages.
+const LOOK_UP_MAX: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -61,8 +68,16 @@ struct One {
 pub(super) fn routes() -> ApiRouter<Admin> {
     const OF_ONE: [Code; 7] =
         [MESSAGE_NOT_FOUND, TOPIC_NOT_FOUND, ILLEGAL_VALUE, LOOK_UP_INCOMPLETE, OVERLOADED, INTERNAL, DRAINING];
-    const OF_PAGES: [Code; 7] =
-        [INVALID_CURSOR, TOPIC_NOT_FOUND, ILLEGAL_VALUE, LOOK_UP_INCOMPLETE, OVERLOADED, INTERNAL, DRAINING];
+    const OF_PAGES: [Code; 8] = [
+        UNREACHABLE,
+        INVALID_CURSOR,
+        TOPIC_NOT_FOUND,
+        ILLEGAL_VALUE,
+        LOOK_UP_INCOMPLETE,
+        OVERLOADED,
+        INTERNAL,
+        DRAINING,
+    ];
     let of_topic = get_with(of_topic, says("A page of a topic's messages; nothing is consumed.", &OF_PAGES));
     ApiRouter::new()
         .api_route("/topics/{name}/messages", of_topic)
@@ -75,8 +90,15 @@ pub(super) fn routes() -> ApiRouter<Admin> {
 async fn of_topic(
     State(admin): State<Admin>,
     Name(name): Name,
+    scope: Scope,
+    uri: Uri,
     Query(asked): Query<OfTopic>,
 ) -> Answer<Page<MessageJson>> {
+    if let Some(holder) = admin.broker.holder(&name, scope) {
+        let path = format!("/topics/{}/messages?{}", in_path(&name), uri.query().unwrap_or_default());
+        let asked = ask(&holder, Method::GET, &path, &(), LOOK_UP_MAX).await;
+        return asked.or_problem(&holder.name).map(axum::Json);
+    }
     let queue = asked.queue.map(|queue| u16::try_from(queue.0).expect("at most 65,535"));
     let from = asked.from.map_or(Ok(PeekFrom::Earliest), |text| peek_from(&text))?;
     let filter =

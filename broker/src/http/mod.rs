@@ -3,10 +3,12 @@
 mod admin;
 mod health;
 pub mod json;
+mod merge;
 mod message_json;
 mod messages;
 mod node;
 mod node_json;
+mod others;
 mod problem;
 mod reset_json;
 mod schemas;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::json::DurationJson;
+use super::json::{DurationJson, UnreachableJson};
 
 /// A broker, as this one knows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -19,7 +19,10 @@ pub struct NodeJson {
     /// `host:port` of the admin API; of the broker that answers, as it is set.
     pub http: Option<String>,
     pub topics: usize,
-    /// Name servers of the broker that answers.
+    /// Why this is only what others know of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unreachable: Option<String>,
+    /// Its name servers; known where one broker is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<NameserverJson>,
 }
@@ -58,7 +61,13 @@ impl From<crate::Drained> for DrainedJson {
     }
 }
 
-/// A client that this broker has heard of lately.
+/// Answer to a DELETE of a client, when some brokers did not say whether they had it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct DisconnectedJson {
+    pub unreachable: Vec<UnreachableJson>,
+}
+
+/// A client that brokers have heard of lately.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ClientJson {
     pub client_id: String,
@@ -73,4 +82,9 @@ pub struct ClientJson {
     pub last_seen_ms_ago: u64,
     /// Telemetry streams that are open.
     pub streams: usize,
+    /// Where it is connected.
+    pub brokers: Vec<String>,
+    /// Where one client is asked for: brokers that did not say whether they know it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
 }

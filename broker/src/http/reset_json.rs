@@ -12,7 +12,10 @@ use crate::{QueueReset, Reset, ResetTo};
 #[serde(deny_unknown_fields)]
 pub struct ResetJson {
     pub topic: String,
-    /// Only this one; on every broker that has the topic.
+    /// Only on this one; otherwise on every broker that has the topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker: Option<String>,
+    /// Only this one of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub queue: Option<u16>,
     pub to: ResetToJson,

@@ -94,6 +94,8 @@ struct Group {
 struct Member {
     client_id: String,
     #[serde(default)]
+    broker: String,
+    #[serde(default)]
     language: String,
     #[serde(default)]
     version: String,
@@ -114,8 +116,23 @@ struct GroupTopic {
     retry_wait: u64,
     open_message_groups: u64,
     #[serde(default)]
+    blocked_message_groups: u64,
+    #[serde(default)]
+    queues: Vec<GroupQueue>,
+    #[serde(default)]
     expired_unread: u64,
     oldest_expires_in_ms: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GroupQueue {
+    #[serde(default)]
+    broker: String,
+    queue: u16,
+    floor: u64,
+    next: u64,
+    #[serde(default)]
+    lag: u64,
 }
 
 impl Group {
@@ -198,6 +215,11 @@ async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Fail
         output.line("it has read no topic")?;
     } else {
         output.table(&TOPIC_HEADER, group.topics.iter().map(topic_row).collect())?;
+        let behind = |topic: &GroupTopic| topic.queues.iter().any(|queue| queue.lag > 0);
+        if group.topics.iter().any(behind) {
+            output.line("")?;
+            output.table(&QUEUE_HEADER, group.topics.iter().flat_map(queue_rows).collect())?;
+        }
     }
     output.line("")?;
     if group.members.is_empty() {
@@ -227,9 +249,29 @@ async fn delete(api: &mut Api, options: &Delete, output: &Output) -> Result<(), 
     say(output, &found.body, &group.name, format!("deleted group {}", group.name))
 }
 
-const TOPIC_HEADER: [&str; 10] =
-    ["TOPIC", "FILTER", "LAG", "OLDEST", "EXPIRES IN", "IN FLIGHT", "HELD", "RETRY", "OPEN KEYS", "EXPIRED UNREAD"];
-const MEMBER_HEADER: [&str; 5] = ["CLIENT", "LANGUAGE", "VERSION", "ADDRESS", "SEEN"];
+const TOPIC_HEADER: [&str; 11] = [
+    "TOPIC",
+    "FILTER",
+    "LAG",
+    "OLDEST",
+    "EXPIRES IN",
+    "IN FLIGHT",
+    "HELD",
+    "RETRY",
+    "OPEN KEYS",
+    "BLOCKED",
+    "EXPIRED UNREAD",
+];
+const QUEUE_HEADER: [&str; 6] = ["TOPIC", "BROKER", "QUEUE", "FLOOR", "NEXT", "LAG"];
+const MEMBER_HEADER: [&str; 6] = ["CLIENT", "LANGUAGE", "VERSION", "ADDRESS", "SEEN", "BROKER"];
+
+/// Queues in which there is something to do.
+fn queue_rows(topic: &GroupTopic) -> impl Iterator<Item = Vec<String>> {
+    topic.queues.iter().filter(|queue| queue.lag > 0).map(|queue| {
+        let numbers = [u64::from(queue.queue), queue.floor, queue.next, queue.lag].map(|number| number.to_string());
+        [topic.topic.clone(), queue.broker.clone()].into_iter().chain(numbers).collect()
+    })
+}
 
 fn topic_row(topic: &GroupTopic) -> Vec<String> {
     vec![
@@ -242,6 +284,7 @@ fn topic_row(topic: &GroupTopic) -> Vec<String> {
         topic.held.to_string(),
         topic.retry_wait.to_string(),
         topic.open_message_groups.to_string(),
+        topic.blocked_message_groups.to_string(),
         topic.expired_unread.to_string(),
     ]
 }
@@ -249,7 +292,8 @@ fn topic_row(topic: &GroupTopic) -> Vec<String> {
 fn member_row(member: &Member) -> Vec<String> {
     let address = member.address.clone().unwrap_or_else(|| "-".into());
     let seen = format!("{} ago", about(member.last_seen_ms_ago));
-    vec![member.client_id.clone(), member.language.clone(), member.version.clone(), address, seen]
+    let Member { client_id, language, version, broker, .. } = member;
+    vec![client_id.clone(), language.clone(), version.clone(), address, seen, broker.clone()]
 }
 
 /// A duration to one unit: people compare ages, they do not add them.

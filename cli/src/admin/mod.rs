@@ -72,6 +72,7 @@ async fn read<T: DeserializeOwned>(
     names: impl Fn(&T) -> Vec<&str>,
 ) -> Result<Option<T>, Failure> {
     let answer = api.get(path).await?;
+    warn_of_unreachable(&answer.body);
     if output.form == Form::Json {
         output.document(&answer.body)?;
         return Ok(None);

@@ -26,6 +26,9 @@ pub struct Reset {
         value_name = "earliest|latest|TIME|offset:N|skip:N|group:OTHER"
     )]
     to: To,
+    /// Only on this broker; an offset needs it where several have the topic.
+    #[arg(long, value_name = "NAME")]
+    broker: Option<String>,
     /// Only this queue; an offset needs it.
     #[arg(long, value_name = "N")]
     queue: Option<u16>,
@@ -114,10 +117,14 @@ impl Reset {
             To::Time(time) => json!({"time": values::rfc3339(time.resolve(SystemClock.now()))}),
             To::Place(place) => place.clone(),
         };
-        match self.queue {
-            Some(queue) => json!({"topic": self.topic, "queue": queue, "to": to}),
-            None => json!({"topic": self.topic, "to": to}),
+        let mut body = json!({"topic": self.topic, "to": to});
+        if let Some(queue) = self.queue {
+            body["queue"] = queue.into();
         }
+        if let Some(broker) = &self.broker {
+            body["broker"] = broker.as_str().into();
+        }
+        body
     }
 }
 

@@ -39,11 +39,18 @@ codes! {
     TOO_LARGE = PAYLOAD_TOO_LARGE, "too_large", "the body is larger than this server reads";
     ILLEGAL_VALUE = UNPROCESSABLE_ENTITY, "illegal_value", "a value is of its form, and not allowed";
     OVERLOADED = TOO_MANY_REQUESTS, "overloaded", "too much at once; try again later";
+    MISDIRECTED = MISDIRECTED_REQUEST, "misdirected", "another broker was asked, and this one was reached";
+    UNREACHABLE = GATEWAY_TIMEOUT, "unreachable", "another broker, whose answer is needed, cannot be reached";
     INTERNAL = INTERNAL_SERVER_ERROR, "internal", "the server failed; whether anything was done is not known";
     DRAINING = SERVICE_UNAVAILABLE, "draining", "the server is about to stop";
     WRITES_DISABLED = SERVICE_UNAVAILABLE, "writes_disabled", "the log has failed, nothing can be changed";
     LOOK_UP_INCOMPLETE = SERVICE_UNAVAILABLE, "look_up_incomplete", "not everything could be looked through; ask again";
     DISK_FULL = INSUFFICIENT_STORAGE, "disk_full", "the disk has no more than its reserve";
+}
+
+/// The code of this word.
+pub fn of(word: &str) -> Option<Code> {
+    ALL.iter().find(|code| code.word == word).copied()
 }
 
 /// What every change of the catalog or of progress may meet.

@@ -40,8 +40,7 @@ pub fn described<S: Clone + Send + Sync + 'static>(title: &str, build: impl FnOn
     });
     let text: Arc<OnceLock<Bytes>> = Arc::default();
     let served = text.clone();
-    let own =
-        move |_: Query<Nothing>| async move { Description(served.get().cloned().unwrap_or_default()) };
+    let own = move |_: Query<Nothing>| async move { Description(served.get().cloned().unwrap_or_default()) };
     let router = build().api_route(PATH, get_with(own, says("This description.", &[])));
     in_context(|context| context.schema.subschema_for::<ProblemJson>());
     let info = Info { title: title.into(), version: env!("CARGO_PKG_VERSION").into(), ..Info::default() };
@@ -76,19 +75,16 @@ pub fn changes(
     }
 }
 
-pub(super) fn add_problems(operation: &mut Operation, problems: &[Code]) {
+/// Codes of problems that a part of a route says.
+pub fn add_problems(operation: &mut Operation, problems: &[Code]) {
     let known = operation.extensions.entry(PROBLEMS.into()).or_insert_with(|| json!([]));
     if let Value::Array(known) = known {
         known.extend(problems.iter().map(|code| Value::from(code.word)));
     }
 }
 
-/// Parameters of a query, or the names in a path.
-pub(super) fn add_parameters_of<T: JsonSchema>(
-    context: &mut GenContext,
-    operation: &mut Operation,
-    location: ParamLocation,
-) {
+/// The members of `T` as parameters: of a query, or headers.
+pub fn add_parameters_of<T: JsonSchema>(context: &mut GenContext, operation: &mut Operation, location: ParamLocation) {
     let schema = context.schema.subschema_for::<T>();
     let parameters = parameters_from_schema(context, schema, location);
     add_parameters(context, operation, parameters);
@@ -174,7 +170,7 @@ fn add(known: &mut Map<String, Value>, status: String, response: Value) {
 }
 
 fn code(word: &Value) -> Option<Code> {
-    codes::ALL.iter().find(|code| word == code.word).copied()
+    word.as_str().and_then(codes::of)
 }
 
 /// What is absent is not null: a parameter has no such value.
