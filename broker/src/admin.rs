@@ -9,7 +9,7 @@ use base::{GroupName, LogPosition, NameError, QueueIndex, QueueOffset, Timestamp
 use crate::api::Delivery;
 
 /// What a topic takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TopicType {
     Normal,
@@ -142,6 +142,8 @@ pub struct GroupTopicDescription {
     pub retry_wait: u64,
     /// Message groups with a batch handed out.
     pub open_message_groups: u64,
+    /// Message groups whose first message failed at least once and is not settled.
+    pub blocked_message_groups: u64,
     /// Messages that retention took before the group had read them.
     pub expired_unread: u64,
     /// When retention may take the oldest that is not acknowledged; none when everything is.
@@ -155,6 +157,8 @@ pub struct GroupQueueDescription {
     /// Everything below is acknowledged.
     pub floor: QueueOffset,
     pub next: QueueOffset,
+    /// Visible and not acknowledged.
+    pub lag: u64,
 }
 
 /// Whether a create call made something new.
@@ -309,7 +313,7 @@ pub enum AdminRefusal {
     #[error("{field} is {value}; it must be {min} to {max}")]
     OutOfRange { field: &'static str, value: u64, min: u64, max: u64 },
     #[error("{field} {problem}")]
-    IllegalValue { field: &'static str, problem: &'static str },
+    IllegalValue { field: &'static str, value: String, problem: &'static str },
     #[error(
         "topic {topic} still holds {messages} unread messages, {timers} timers and {transactions} prepared transactions; force deletes them"
     )]
@@ -325,7 +329,7 @@ pub enum AdminRefusal {
     #[error("name the topic: there are {topics}, and without a name at most {max} are looked through")]
     TopicNeeded { topics: usize, max: usize },
     #[error("{field} cannot be used here: {problem}")]
-    NotHere { field: &'static str, problem: &'static str },
+    NotHere { field: &'static str, value: String, problem: &'static str },
     #[error("not all could be looked through, ask again: {gaps}")]
     Incomplete { gaps: String },
     #[error("there are {count} {what}, the limit is {max}")]

@@ -244,4 +244,6 @@ pub enum Command {
     CheckTransaction { message: Box<Delivery>, transaction_id: String },
     /// The group changed: settings have to be sent again.
     SettingsChanged,
+    /// An operator ends the stream; the client may come back.
+    Disconnect,
 }

@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use crate::admin::AdminRefusal;
 use crate::api::*;
 use crate::config::Config;
-use crate::membership::ClientKind;
+use crate::membership::{ClientKind, Connection};
 use crate::receive::is_ordered_on;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -227,6 +227,22 @@ impl Broker {
     /// to one of them.
     pub fn commands(&self, caller: &Caller) -> tokio::sync::mpsc::Receiver<Command> {
         self.shared.membership.commands(caller, self.shared.now().tick)
+    }
+
+    /// A connection was opened; `cut` ends it.
+    pub fn connected(&self, cut: serve::port::Cut) -> Arc<Connection> {
+        self.shared.membership.connected(cut)
+    }
+
+    /// Ends a client's streams, polls and connections; what it holds comes to others at once. False when it is not known.
+    /// It may come back.
+    pub fn disconnect(&self, client_id: &str) -> bool {
+        let is_known = self.shared.membership.disconnect(client_id);
+        if is_known {
+            tracing::info!(client = client_id, "an operator ends a client's connections");
+            operate::client_gone(&self.shared, &client_id.into());
+        }
+        is_known
     }
 
     /// The client leaves: what it holds comes to others at once.

@@ -22,6 +22,7 @@ mod peek;
 mod peers;
 mod receive;
 pub mod refusal;
+mod reset;
 mod send;
 pub mod server;
 mod shared;
@@ -31,4 +32,5 @@ mod validate;
 
 pub use broker::Broker;
 pub use drain::Drained;
+pub use reset::{QueueReset, Reset, ResetTo};
 pub(crate) use shared::store_refusal;

@@ -42,7 +42,8 @@ impl Broker {
         let topic = self.shared().topic_to_operate(find.topic.as_deref().unwrap_or_default())?;
         if topic.spec.kind.is_derived() {
             let problem = "bodies in a topic of this kind are found by key in the topic that they were sent to";
-            return Err(AdminRefusal::NotHere { field: "key", problem });
+            let (FindBy::Key(value) | FindBy::Id(value)) = find.by;
+            return Err(AdminRefusal::NotHere { field: "key", value, problem });
         }
         check_queue(&topic, queue)?;
         let is_wanted = move |found: &FoundMessage| {

@@ -1,12 +1,13 @@
 //! Who is connected: client ids, what they are, when they were last heard of. In memory only; heartbeats bring it back.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use base::limits::{CLIENT_ABSENCE_MS, CLIENTS_MAX};
 use base::{GroupName, TopicName};
 use hashbrown::{HashMap, HashSet};
 use parking_lot::Mutex;
+use serve::port::Cut;
 use tokio::sync::mpsc;
 
 use crate::api::{Caller, Command, Language};
@@ -68,10 +69,48 @@ pub struct ClientDescription {
     pub streams: usize,
 }
 
+/// A connection, and whom it carries. One that carries several clients is another server's that passes their calls on.
+#[derive(Debug)]
+pub struct Connection {
+    cut: Cut,
+    carried: Mutex<Carried>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Carried {
+    Nobody,
+    One(Arc<str>),
+    Several,
+}
+
+impl Connection {
+    /// One that no operator can end, for tests.
+    #[cfg(test)]
+    pub fn unheard() -> Arc<Self> {
+        Arc::new(Self { cut: Cut::default(), carried: Mutex::new(Carried::Nobody) })
+    }
+
+    /// A call of this client came over it.
+    pub fn carries(&self, client_id: &Arc<str>) {
+        let mut carried = self.carried.lock();
+        *carried = match &*carried {
+            Carried::Nobody => Carried::One(client_id.clone()),
+            Carried::One(known) if known == client_id => return,
+            _ => Carried::Several,
+        };
+    }
+
+    fn is_of(&self, client_id: &str) -> bool {
+        matches!(&*self.carried.lock(), Carried::One(known) if **known == *client_id)
+    }
+}
+
 /// A mutex, because every call of every worker is a sign of life; held for one look-up.
 #[derive(Debug)]
 pub struct Membership {
     clients: Mutex<HashMap<Arc<str>, Client>>,
+    /// Those that are open, and some that were; walked by operators only.
+    connections: Mutex<Vec<Weak<Connection>>>,
     started: u64,
 }
 
@@ -91,7 +130,7 @@ impl ClientKind {
 
 impl Membership {
     pub fn new(tick: u64) -> Self {
-        Self { clients: Mutex::default(), started: tick }
+        Self { clients: Mutex::default(), connections: Mutex::default(), started: tick }
     }
 
     /// The caller has made itself heard.
@@ -142,6 +181,33 @@ impl Membership {
             client.filters.insert(pair, expression.clone());
         }
         !is_same
+    }
+
+    /// A connection that was just opened.
+    pub fn connected(&self, cut: Cut) -> Arc<Connection> {
+        let connection = Arc::new(Connection { cut, carried: Mutex::new(Carried::Nobody) });
+        let mut connections = self.connections.lock();
+        if connections.len() == connections.capacity() {
+            // Before it grows: so each one is looked at a few times in all.
+            connections.retain(|connection| connection.strong_count() > 0);
+            let live = connections.len();
+            connections.reserve(live.max(64));
+        }
+        connections.push(Arc::downgrade(&connection));
+        connection
+    }
+
+    /// Forgets a client and ends its streams, and the connections that carry nobody else. False when it is not known. It
+    /// may come back.
+    pub fn disconnect(&self, client_id: &str) -> bool {
+        let Some(client) = self.clients.lock().remove(client_id) else { return false };
+        for stream in client.streams {
+            // One that is full is of a client that does not listen; its connection ends, or it is silent for too long.
+            let _is_told = stream.try_send(Command::Disconnect);
+        }
+        let connections: Vec<_> = self.connections.lock().iter().filter_map(Weak::upgrade).collect();
+        connections.iter().filter(|connection| connection.is_of(client_id)).for_each(|connection| connection.cut.now());
+        true
     }
 
     /// Forgets a client that says good-bye.
@@ -260,5 +326,32 @@ impl Membership {
         };
         change(&mut client);
         clients.insert(caller.client_id.clone(), client);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_of_several_clients_is_nobodys_to_end() {
+        let membership = Membership::new(0);
+        let connection = membership.connected(Cut::default());
+        assert!(!connection.is_of("a"));
+        connection.carries(&"a".into());
+        connection.carries(&"a".into());
+        assert!(connection.is_of("a"));
+        connection.carries(&"b".into());
+        connection.carries(&"a".into());
+        assert!(!connection.is_of("a") && !connection.is_of("b"));
+    }
+
+    #[test]
+    fn connections_that_are_gone_take_no_room_for_ever() {
+        let membership = Membership::new(0);
+        let _kept = membership.connected(Cut::default());
+        (0..10_000).for_each(|_| drop(membership.connected(Cut::default())));
+        assert!(membership.connections.lock().len() <= 200);
+        assert!(membership.connections.lock()[0].upgrade().is_some());
     }
 }

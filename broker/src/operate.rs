@@ -7,6 +7,7 @@ use base::duration::ms;
 use base::limits::*;
 use base::{GroupId, GroupName, QueueIndex, QueueOffset, Timestamp, TopicName};
 use cluster::State;
+use hashbrown::HashSet;
 use storage::message::StoredMessage;
 use storage::request::{Lane, Request};
 use storage::view::catalog::{GroupSpec, Topic, TopicKind};
@@ -129,6 +130,7 @@ impl Shared {
             queue: queue.queue,
             floor: progress.floor(queue.queue).max(queue.first),
             next: queue.next,
+            lag: if progress.is_subscribed() { progress.lag(queue.queue, queue.next) } else { 0 },
         });
         GroupTopicDescription {
             topic: topic.spec.name.clone(),
@@ -139,6 +141,7 @@ impl Shared {
             held: counts.held,
             retry_wait: counts.retry_wait,
             open_message_groups: counts.open_lanes,
+            blocked_message_groups: blocked(topic, progress),
             expired_unread: progress.expired(),
             oldest_expires_in_ms: backlog.expires_at.map(|at| at.ms_since(now)),
             queues: queues.collect(),
@@ -188,7 +191,7 @@ impl Shared {
         })
     }
 
-    fn group_to_operate(&self, name: &str) -> Result<Arc<GroupSpec>, AdminRefusal> {
+    pub fn group_to_operate(&self, name: &str) -> Result<Arc<GroupSpec>, AdminRefusal> {
         let name = GroupName::parse(name).map_err(AdminRefusal::IllegalName)?;
         self.group(&name).ok_or(AdminRefusal::GroupNotFound(name))
     }
@@ -311,6 +314,14 @@ impl Broker {
         done.map_err(|error| AdminRefusal::Refused(store_refusal(&error)))?;
         Ok(self.shared().spread_group_drop(&group.name).await)
     }
+}
+
+/// Message groups of which a message failed at least once and is not settled. Bounded, as progress is locked meanwhile.
+fn blocked(topic: &Topic, progress: &Progress) -> u64 {
+    let failed = progress.retries().take(READ_ENTRIES_MAX).filter(|(_, retry)| retry.attempts > 0);
+    let entry = |(queue, offset): Slot| topic.queue(queue).and_then(|entries| entries.entry(offset));
+    let groups = failed.filter_map(|(slot, _)| entry(slot)).map(|entry| entry.group_hash).filter(|hash| *hash != 0);
+    groups.collect::<HashSet<_>>().len() as u64
 }
 
 fn queues_of(topic: &Topic) -> impl Iterator<Item = QueueDescription> + '_ {

@@ -62,7 +62,7 @@ impl Broker {
         let name = TopicName::parse(&new.name).map_err(AdminRefusal::IllegalName)?;
         if name.is_derived() {
             let problem = "starts with %DLQ% or %RETRY%: such topics are made by the server";
-            return Err(AdminRefusal::IllegalValue { field: "name", problem });
+            return Err(AdminRefusal::IllegalValue { field: "name", value: new.name, problem });
         }
         check_queues(new.queues)?;
         check_retention(new.retention, new.retention_bytes)?;
@@ -146,7 +146,7 @@ fn check_growth(spec: &TopicSpec, queues: u16) -> Result<(), AdminRefusal> {
     }
     if queues > spec.queues && spec.kind.has_fixed_queues() {
         let problem = "cannot be changed on this topic: which queue a message group is in follows from their number";
-        return Err(AdminRefusal::IllegalValue { field: "queues", problem });
+        return Err(AdminRefusal::IllegalValue { field: "queues", value: queues.to_string(), problem });
     }
     Ok(())
 }

@@ -2,21 +2,26 @@
 
 use std::sync::Arc;
 
+use aide::axum::ApiRouter;
+use aide::axum::routing::get_with;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use base::TopicName;
 use cluster::{Broker, Place};
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serve::http::answers::{Health, Page};
+use serve::http::codes::{DRAINING, ILLEGAL_VALUE, INTERNAL, TOPIC_NOT_FOUND};
 use serve::http::health::{self, Scrape};
-use serve::http::{Name, Problem};
+use serve::http::openapi::{described, says};
+use serve::http::parameters::{Flag, Nothing};
+use serve::http::{Name, Problem, Query};
 
 use crate::registry::Registry;
 
 /// A broker, to operators.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BrokerJson {
     pub name: String,
     /// `ready`, `read_only` or `draining`.
@@ -31,7 +36,7 @@ pub struct BrokerJson {
 }
 
 /// Where a topic is served.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteJson {
     pub topic: String,
     pub brokers: Vec<PlaceJson>,
@@ -39,7 +44,7 @@ pub struct RouteJson {
     pub left_out: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PlaceJson {
     pub broker: String,
     pub grpc: String,
@@ -56,45 +61,71 @@ struct Shared {
 }
 
 pub fn router(registry: Arc<Registry>, metrics: prometheus::Registry) -> Router {
-    Router::new()
-        .route("/livez", get(fine))
-        .route("/startupz", get(fine))
-        .route("/readyz", get(fine))
-        .route("/metrics", get(scrape))
-        .route("/api/v1/brokers", get(brokers))
-        .route("/api/v1/routes/{topic}", get(route))
-        .with_state(Shared { registry, metrics, scrape: Arc::default() })
+    let api = || {
+        ApiRouter::new()
+            .api_route("/livez", get_with(fine, says("Whether the server lives.", &[])))
+            .api_route("/startupz", get_with(fine, says("Whether the server has started.", &[])))
+            .api_route("/readyz", get_with(ready, says("Whether the server answers routes.", &[])))
+            .api_route("/metrics", get_with(scrape, says("Metrics.", &[INTERNAL, DRAINING])))
+            .api_route("/api/v1/brokers", get_with(brokers, says("Brokers that are registered, by name.", &[])))
+            .api_route(
+                "/api/v1/routes/{topic}",
+                get_with(route, says("Where a topic is served.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE])),
+            )
+    };
+    described("Carillon name server", api).with_state(Shared { registry, metrics, scrape: Arc::default() })
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Ready {
+    /// Taken because probes send it to every server, as that of the next one.
+    #[serde(default, rename = "verbose")]
+    _verbose: Flag,
+    #[serde(rename = "exclude")]
+    _exclude: Option<String>,
 }
 
 /// Whoever answers is there, and needs nothing else.
-async fn fine() -> Json<health::HealthJson> {
+async fn fine(Query(Nothing {}): Query<Nothing>) -> Health {
     health::fine()
 }
 
-async fn scrape(State(shared): State<Shared>, headers: HeaderMap) -> Response {
+async fn ready(Query(_): Query<Ready>) -> Health {
+    health::fine()
+}
+
+async fn scrape(
+    State(shared): State<Shared>,
+    Query(Nothing {}): Query<Nothing>,
+    headers: HeaderMap,
+) -> Result<Page, Problem> {
     health::metrics(shared.scrape, shared.metrics, headers).await
 }
 
-async fn brokers(State(shared): State<Shared>) -> Json<Vec<BrokerJson>> {
+async fn brokers(State(shared): State<Shared>, Query(Nothing {}): Query<Nothing>) -> Json<Vec<BrokerJson>> {
     Json(shared.registry.table().brokers().map(|broker| (&**broker).into()).collect())
 }
 
-async fn route(State(shared): State<Shared>, Name(name): Name) -> Result<Response, Problem> {
-    let topic = TopicName::parse(&name).map_err(|error| {
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "illegal_value", error.to_string()).field("topic").value(&*name)
-    })?;
+async fn route(
+    State(shared): State<Shared>,
+    Name(name): Name,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<Json<RouteJson>, Problem> {
+    let topic = TopicName::parse(&name)
+        .map_err(|error| Problem::new(ILLEGAL_VALUE, error.to_string()).field("topic").value(&*name))?;
     let table = shared.registry.table();
     let places = table.places(&topic);
     if places.is_empty() {
         let detail = format!("no broker serves topic {topic}");
-        return Err(Problem::new(StatusCode::NOT_FOUND, "topic_not_found", detail).value(&*name));
+        return Err(Problem::new(TOPIC_NOT_FOUND, detail).field("topic").value(&*name));
     }
     let has = |broker: &Arc<Broker>| broker.catalog.topics.contains_key(&topic);
     let left_out =
         table.brokers().filter(|broker| has(broker) && places.iter().all(|place| place.broker != broker.name));
     let left_out = left_out.map(|broker| broker.name.to_string()).collect();
     let brokers = places.into_iter().map(PlaceJson::from).collect();
-    Ok(Json(RouteJson { topic: name, brokers, left_out }).into_response())
+    Ok(Json(RouteJson { topic: name, brokers, left_out }))
 }
 
 impl From<&Broker> for BrokerJson {

@@ -62,7 +62,7 @@ impl Server {
             metrics: connections,
         };
         let gateway = Gateway::new(registry, bound.draining());
-        let port = bound.serve(runtime, options, move |peer| {
+        let port = bound.serve(runtime, options, move |peer, _| {
             let gateway = gateway.clone();
             hyper::service::service_fn(move |request| gateway.clone().call(peer.local, request))
         });

@@ -63,6 +63,8 @@ pub enum Unserved {
 pub enum End {
     Client,
     Drain,
+    /// By an operator.
+    Cut,
     Error,
 }
 

@@ -57,6 +57,16 @@ pub struct Peer {
     pub local: SocketAddr,
 }
 
+/// Ends one connection, without a word to its client.
+#[derive(Debug, Clone, Default)]
+pub struct Cut(Arc<Notify>);
+
+impl Cut {
+    pub fn now(&self) {
+        self.0.notify_one();
+    }
+}
+
 /// Tells when the port begins to stop.
 #[derive(Debug, Clone)]
 pub struct Draining(watch::Receiver<bool>);
@@ -117,7 +127,7 @@ impl Bound {
     /// Serves connections from now on, each with what `connect` makes for it.
     pub fn serve<F, S, B>(self, runtime: &Runtime, options: Options, connect: F) -> Server
     where
-        F: Fn(Peer) -> S + Clone + Send + Sync + 'static,
+        F: Fn(Peer, Cut) -> S + Clone + Send + Sync + 'static,
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
         S::Future: Send + 'static,
         B: Body + Send + 'static,
@@ -185,7 +195,7 @@ impl Drop for Slot {
 
 impl<F, S, B> Port<F>
 where
-    F: Fn(Peer) -> S + Clone + Send + Sync + 'static,
+    F: Fn(Peer, Cut) -> S + Clone + Send + Sync + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
@@ -223,6 +233,7 @@ where
         self.options.metrics.closed(match end {
             End::Client => "client",
             End::Drain => "drain",
+            End::Cut => "operator",
             End::Error => "error",
         });
     }
@@ -236,11 +247,18 @@ where
             () = self.draining.begins() => return Ok(End::Drain),
         };
         let _open = self.options.metrics.opened("grpc", opened.is_tls());
-        let service = (self.connect)(Peer { address, local });
+        let cut = Cut::default();
+        let service = (self.connect)(Peer { address, local }, cut.clone());
         let draining = self.draining.clone();
-        Ok(match opened {
-            Opened::Clear(io) => connection::serve(io, &self.http2, service, draining).await,
-            Opened::Tls(io) => connection::serve(io, &self.http2, service, draining).await,
+        let serving = async {
+            match opened {
+                Opened::Clear(io) => connection::serve(io, &self.http2, service, draining).await,
+                Opened::Tls(io) => connection::serve(io, &self.http2, service, draining).await,
+            }
+        };
+        Ok(tokio::select! {
+            end = serving => end,
+            () = cut.0.notified() => End::Cut,
         })
     }
 }

@@ -93,11 +93,6 @@ impl Node {
         self.grpc.address.to_string()
     }
 
-    /// `host:port` of health, metrics and admin API.
-    pub fn http_address(&self) -> String {
-        self.http.address.to_string()
-    }
-
     /// Starts the process and returns when it is ready.
     pub async fn start(&mut self) {
         self.process.spawn(&self.arguments);
@@ -134,12 +129,21 @@ impl Node {
         serve::files::read_text(&data.join(name)).unwrap_or_default()
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        http::post(&self.http_address(), path, body).await
+    /// `host:port` of health and administration.
+    pub fn http(&self) -> String {
+        self.http.address.to_string()
+    }
+
+    /// A call of the admin API, `path` below `/api/v1`, that gives JSON or nothing.
+    pub async fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = http::call(&self.http(), method, &format!("/api/v1{path}"), body.as_bytes()).await;
+        let answer = answer.unwrap_or_else(|| panic!("no answer to {method} {path}; the log:\n{}", self.log()));
+        (answer.status, answer.json().unwrap_or_default())
     }
 
     pub async fn get(&self, path: &str) -> Answer {
-        http::get(&self.http_address(), path).await
+        http::get(&self.http(), path).await
     }
 
     /// The value of a metric; `labels` as they stand on the page, or a part of them that is enough.
@@ -159,8 +163,8 @@ impl Node {
 
     /// POST of something new to the admin API.
     pub async fn create(&self, what: &str, new: &Value) {
-        let answer = self.post(&format!("/api/v1/{what}"), new).await;
-        assert!([200, 201].contains(&answer.status), "{what} {new} on {}: {answer:?}", self.name);
+        let (status, answer) = self.call("POST", &format!("/{what}"), new).await;
+        assert!([200, 201].contains(&status), "{what} {new} on {}: {status} {answer}", self.name);
     }
 }
 

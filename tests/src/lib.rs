@@ -1,6 +1,7 @@
 //! What the tests of several crates share: simulation, real servers, the sources themselves.
 
 pub mod cluster;
+pub mod description;
 pub mod http;
 pub mod process;
 pub mod server;

@@ -275,7 +275,7 @@ async fn routes_of_brokers_stay_whole_while_the_only_name_server_starts_again() 
 async fn the_command_measures_until_every_node_leads_to_every_broker() {
     let cluster = Cluster::start(2, 2, &[EXPIRY]).await;
     until_registered(&brokers(&cluster)).await;
-    let server = cluster.brokers[0].http_address();
+    let server = cluster.brokers[0].http();
     let ran = run(CARILLON, &["bench", "topics", "--count", "3", "--json", "--server", &server]).await;
     let said: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
     assert!(ran.status.success(), "{ran:?}");

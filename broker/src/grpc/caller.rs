@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::status::Denial;
 use crate::api::{Caller, Language};
+use crate::membership::Connection;
 
 static CLIENT_ID: HeaderName = HeaderName::from_static("x-mq-client-id");
 static LANGUAGE: HeaderName = HeaderName::from_static("x-mq-language");
@@ -50,8 +51,9 @@ struct Halves {
 }
 
 /// The last client seen on a connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct LastSeen {
+    connection: Arc<Connection>,
     // Calls of a connection run on one thread, but the service that holds this has to be shareable.
     seen: Mutex<Option<Seen>>,
 }
@@ -96,6 +98,10 @@ impl Halves {
 }
 
 impl LastSeen {
+    pub(super) fn of(connection: Arc<Connection>) -> Self {
+        Self { connection, seen: Mutex::default() }
+    }
+
     /// Who calls, by the headers of a request that came from `peer`.
     pub(super) fn caller(&self, headers: &HeaderMap, agents: &UserAgents, peer: SocketAddr) -> Result<Caller, Denial> {
         let id = client_id(headers)?;
@@ -124,6 +130,7 @@ impl LastSeen {
             address: Some(peer),
             remaining,
         };
+        self.connection.carries(&caller.client_id);
         *seen = Some(Seen { epoch, language, version, caller: caller.clone() });
         Ok(caller)
     }
@@ -191,7 +198,11 @@ mod tests {
     }
 
     fn caller(pairs: &[(&'static str, &str)]) -> Result<Caller, Denial> {
-        LastSeen::default().caller(&headers(pairs), &UserAgents::default(), "127.0.0.1:1".parse().unwrap())
+        LastSeen::of(Connection::unheard()).caller(
+            &headers(pairs),
+            &UserAgents::default(),
+            "127.0.0.1:1".parse().unwrap(),
+        )
     }
 
     #[test]
@@ -211,7 +222,8 @@ mod tests {
 
     #[test]
     fn settings_win_over_headers_from_the_next_call_on() {
-        let (agents, here, there) = (UserAgents::default(), LastSeen::default(), LastSeen::default());
+        let (agents, here, there) =
+            (UserAgents::default(), LastSeen::of(Connection::unheard()), LastSeen::of(Connection::unheard()));
         let headers = headers(&[("x-mq-client-id", "a"), ("x-mq-language", "JAVA"), ("x-mq-client-version", "5.0")]);
         let peer = "127.0.0.1:1".parse().unwrap();
         let before = here.caller(&headers, &agents, peer).unwrap();

@@ -49,8 +49,9 @@ pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionM
         advertised,
         draining: port.draining(),
     });
-    Ok(port.serve(runtime, options, move |peer| {
-        let peer = Peer::new(gateway.clone(), peer.address, peer.local);
+    Ok(port.serve(runtime, options, move |peer, cut| {
+        let connection = gateway.broker.connected(cut);
+        let peer = Peer::new(gateway.clone(), peer.address, peer.local, connection);
         let service = MessagingServiceServer::new(peer).max_decoding_message_size(base::limits::REQUEST_BYTES_MAX);
         hyper::service::service_fn(move |request| service.clone().call(with_authority(request)))
     }))

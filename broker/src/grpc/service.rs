@@ -23,6 +23,7 @@ use super::status::{self, Denial};
 use super::telemetry::Stage;
 use super::{Gateway, decode, encode, forward};
 use crate::api::{Caller, Receive};
+use crate::membership::Connection;
 
 /// The service as one connection sees it.
 pub(super) struct Peer {
@@ -76,10 +77,15 @@ answers!(
 type Unary<R> = Result<Response<R>, Status>;
 
 impl Peer {
-    pub(super) fn new(gateway: Arc<Gateway>, address: SocketAddr, local: SocketAddr) -> Self {
+    pub(super) fn new(
+        gateway: Arc<Gateway>,
+        address: SocketAddr,
+        local: SocketAddr,
+        connection: Arc<Connection>,
+    ) -> Self {
         let here = endpoints::of_address(local);
         let store_host = endpoints::text(gateway.advertised.as_ref().unwrap_or(&here)).into();
-        Self { gateway, address, local, store_host, last_seen: LastSeen::default() }
+        Self { gateway, address, local, store_host, last_seen: LastSeen::of(connection) }
     }
 
     fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Denial> {

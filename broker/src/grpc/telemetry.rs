@@ -174,6 +174,7 @@ impl Stream for Stage {
                     let check = v2::RecoverOrphanedTransactionCommand { message: Some(message), transaction_id };
                     return Poll::Ready(Some(Ok(element(Element::RecoverOrphanedTransactionCommand(check)))));
                 }
+                Command::Disconnect => return stage.end(tonic::Status::unavailable("disconnected by an operator")),
                 // Whatever is being answered now may be the older state: it is asked again. Before the first settings
                 // there is nothing to repeat, and what was accepted once cannot be refused for its form.
                 Command::SettingsChanged => {

@@ -4,12 +4,16 @@
 use std::time::Duration;
 
 use base::ByteSize;
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use super::message_json::{FoundJson, GroupStateJson, MessageJson};
+pub use super::node_json::{ClientJson, DisconnectedJson, DrainJson, DrainedJson, NameserverJson, NodeJson};
+pub use super::reset_json::{QueueResetJson, ResetDoneJson, ResetJson, ResetToJson};
+use super::schemas;
 use crate::admin::{
-    Backoff, GroupDescription, GroupOrder, GroupTopicDescription, MemberDescription, NewGroup, NewTopic,
-    QueueDescription, TopicChanges, TopicCopy, TopicDescription, TopicType,
+    Backoff, GroupDescription, GroupOrder, GroupQueueDescription, GroupTopicDescription, MemberDescription, NewGroup,
+    NewTopic, QueueDescription, TopicChanges, TopicCopy, TopicDescription, TopicType,
 };
 use serve::http::fields::time;
 
@@ -17,10 +21,13 @@ use serve::http::fields::time;
 const QUEUES_DEFAULT: u16 = 8;
 
 /// A page of a list. `next_cursor` is the parameter `cursor` of the next page; null on the last one.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Page<T> {
     pub items: Vec<T>,
     pub next_cursor: Option<String>,
+    /// Brokers whose items are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
     /// What is missing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -28,7 +35,7 @@ pub struct Page<T> {
 
 impl<T> Page<T> {
     pub fn new(items: Vec<T>, next_cursor: Option<String>) -> Self {
-        Self { items, next_cursor, warnings: Vec::new() }
+        Self { items, next_cursor, unreachable: Vec::new(), warnings: Vec::new() }
     }
 
     pub fn with_warnings(self, warnings: Vec<String>) -> Self {
@@ -37,7 +44,7 @@ impl<T> Page<T> {
 }
 
 /// Body of `POST /topics`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewTopicJson {
     pub name: String,
@@ -49,17 +56,19 @@ pub struct NewTopicJson {
 }
 
 /// What of a topic's retention is set; null = as the server's default says.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewRetentionJson {
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<DurationJson>")]
     pub time: Option<Option<DurationJson>>,
     #[serde(deserialize_with = "said", skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<schemas::Size>")]
     pub size: Option<Option<ByteSize>>,
 }
 
 /// Body of `PATCH /topics/{t}`; what is absent stays.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicChangesJson {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,15 +76,16 @@ pub struct TopicChangesJson {
     pub retention: NewRetentionJson,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RetentionJson {
     pub time: DurationJson,
     /// The topic says nothing itself.
     pub time_is_default: bool,
+    #[schemars(with = "Option<schemas::Size>")]
     pub size: Option<ByteSize>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopicJson {
     pub name: String,
     pub r#type: TopicType,
@@ -90,13 +100,16 @@ pub struct TopicJson {
     /// After a change: brokers that do not have it yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_on: Vec<String>,
+    /// Brokers that have it too, and whose queues, timers and transactions are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
     /// What whoever made a change should know.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
 /// A topic as one of the brokers has it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopicCopyJson {
     pub broker: String,
     pub r#type: Option<TopicType>,
@@ -107,14 +120,22 @@ pub struct TopicCopyJson {
     pub differs: Vec<String>,
 }
 
+/// A broker that did not answer, and what it would have added is missing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UnreachableJson {
+    pub broker: String,
+    pub reason: String,
+}
+
 /// Answer to a DELETE that some brokers have yet to follow.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GoneJson {
     pub pending_on: Vec<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueueJson {
+    pub broker: String,
     pub queue: u16,
     pub first: u64,
     pub next: u64,
@@ -122,11 +143,12 @@ pub struct QueueJson {
 }
 
 /// Body of `POST /groups`; what is absent is the server's default for the group's order.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewGroupJson {
     pub name: String,
     #[serde(default)]
+    #[schemars(with = "schemas::Order")]
     pub order: GroupOrder,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts_max: Option<u32>,
@@ -136,7 +158,7 @@ pub struct NewGroupJson {
     pub invisible: Option<DurationJson>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum BackoffJson {
     Steps { steps: Vec<DurationJson> },
@@ -147,9 +169,10 @@ pub enum BackoffJson {
 #[serde(transparent)]
 pub struct DurationJson(#[serde(with = "base::duration")] pub Duration);
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupJson {
     pub name: String,
+    #[schemars(with = "schemas::Order")]
     pub order: GroupOrder,
     pub attempts_max: u32,
     pub backoff: BackoffJson,
@@ -161,10 +184,15 @@ pub struct GroupJson {
     /// After a change: brokers that do not have it yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pending_on: Vec<String>,
+    /// Brokers whose members and messages are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MemberJson {
+    /// Where it is connected.
+    pub broker: String,
     pub client_id: String,
     pub language: String,
     pub version: String,
@@ -172,7 +200,7 @@ pub struct MemberJson {
     pub last_seen_ms_ago: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupTopicJson {
     pub topic: String,
     pub filter: String,
@@ -181,87 +209,23 @@ pub struct GroupTopicJson {
     pub in_flight: u64,
     pub held: u64,
     pub retry_wait: u64,
+    /// With a batch handed out.
     pub open_message_groups: u64,
+    /// Whose first message failed at least once and is not settled; counted up to 4,096 messages on a broker.
+    pub blocked_message_groups: u64,
     pub expired_unread: u64,
     pub oldest_expires_in_ms: Option<u64>,
     pub queues: Vec<GroupQueueJson>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupQueueJson {
+    pub broker: String,
     pub queue: u16,
     pub floor: u64,
     pub next: u64,
-}
-
-/// A broker, as this one knows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NodeJson {
-    pub name: String,
-    /// Whether this is the broker that answers.
-    pub here: bool,
-    /// `ready`, `read_only` or `draining`.
-    pub state: String,
-    pub version: String,
-    /// `host:port` that clients are told; null for one that is told what it was called by.
-    pub grpc: Option<String>,
-    /// `host:port` of the admin API; of the broker that answers, as it is set.
-    pub http: Option<String>,
-    pub topics: usize,
-    /// Name servers of the broker that answers.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub nameservers: Vec<NameserverJson>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NameserverJson {
-    pub address: String,
-    pub registered: bool,
-}
-
-/// Body of `POST /node/drain`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct DrainJson {
-    /// How long to wait until nothing is out any more; 60 s.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timeout: Option<DurationJson>,
-    /// For how long messages are taken still; by default as long as official clients may need to go elsewhere.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub grace: Option<DurationJson>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct DrainedJson {
-    /// Messages are refused, and none is handed out and not settled.
-    pub quiet: bool,
-    pub in_flight: u64,
-    /// For how long messages are taken still.
-    pub takes_for: DurationJson,
-}
-
-impl From<crate::Drained> for DrainedJson {
-    fn from(drained: crate::Drained) -> Self {
-        let crate::Drained { is_quiet, in_flight, takes_for } = drained;
-        Self { quiet: is_quiet, in_flight, takes_for: DurationJson(takes_for) }
-    }
-}
-
-/// A client that this broker has heard of lately.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ClientJson {
-    pub client_id: String,
-    /// `producer`, `push`, `simple`, …; null before it has said so.
-    pub role: Option<String>,
-    pub group: Option<String>,
-    /// Published by a producer.
-    pub topics: Vec<String>,
-    pub language: String,
-    pub version: String,
-    pub address: Option<String>,
-    pub last_seen_ms_ago: u64,
-    /// Telemetry streams that are open.
-    pub streams: usize,
+    /// Visible and not acknowledged.
+    pub lag: u64,
 }
 
 fn queues_default() -> u16 {
@@ -312,8 +276,27 @@ impl From<TopicDescription> for TopicJson {
             },
             brokers: topic.copies.into_iter().map(TopicCopyJson::from).collect(),
             pending_on: topic.pending_on.iter().map(|broker| broker.to_string()).collect(),
+            unreachable: Vec::new(),
             warnings: Vec::new(),
         }
+    }
+}
+
+impl TopicJson {
+    /// As it is on this broker.
+    pub fn on(mut self, broker: &str) -> Self {
+        self.queues.iter_mut().for_each(|queue| queue.broker = broker.into());
+        self
+    }
+}
+
+impl GroupJson {
+    /// As it is on this broker.
+    pub fn on(mut self, broker: &str) -> Self {
+        self.members.iter_mut().for_each(|member| member.broker = broker.into());
+        let queues = self.topics.iter_mut().flat_map(|topic| &mut topic.queues);
+        queues.for_each(|queue| queue.broker = broker.into());
+        self
     }
 }
 
@@ -328,7 +311,7 @@ impl From<TopicCopy> for TopicCopyJson {
 impl From<QueueDescription> for QueueJson {
     fn from(queue: QueueDescription) -> Self {
         let newest_at = queue.newest_at.map(time);
-        Self { queue: queue.queue.0, first: queue.first.0, next: queue.next.0, newest_at }
+        Self { broker: String::new(), queue: queue.queue.0, first: queue.first.0, next: queue.next.0, newest_at }
     }
 }
 
@@ -377,6 +360,7 @@ impl From<GroupDescription> for GroupJson {
             topics: group.topics.into_iter().map(GroupTopicJson::from).collect(),
             dead_letters: group.dead_letters,
             pending_on: group.pending_on.iter().map(|broker| broker.to_string()).collect(),
+            unreachable: Vec::new(),
         }
     }
 }
@@ -384,7 +368,7 @@ impl From<GroupDescription> for GroupJson {
 impl From<MemberDescription> for MemberJson {
     fn from(member: MemberDescription) -> Self {
         let MemberDescription { client_id, language, version, address, last_seen_ms_ago } = member;
-        Self { client_id, language, version, address, last_seen_ms_ago }
+        Self { broker: String::new(), client_id, language, version, address, last_seen_ms_ago }
     }
 }
 
@@ -400,10 +384,18 @@ impl From<GroupTopicDescription> for GroupTopicJson {
             held: topic.held,
             retry_wait: topic.retry_wait,
             open_message_groups: topic.open_message_groups,
+            blocked_message_groups: topic.blocked_message_groups,
             expired_unread: topic.expired_unread,
             oldest_expires_in_ms: topic.oldest_expires_in_ms,
-            queues: queues.map(|q| GroupQueueJson { queue: q.queue.0, floor: q.floor.0, next: q.next.0 }).collect(),
+            queues: queues.map(GroupQueueJson::from).collect(),
         }
+    }
+}
+
+impl From<GroupQueueDescription> for GroupQueueJson {
+    fn from(queue: GroupQueueDescription) -> Self {
+        let GroupQueueDescription { queue, floor, next, lag } = queue;
+        Self { broker: String::new(), queue: queue.0, floor: floor.0, next: next.0, lag }
     }
 }
 
@@ -454,10 +446,10 @@ mod tests {
     #[test]
     fn a_body_that_is_wrong_is_refused_with_the_field_that_is() {
         for (body, code, field) in [
-            ("", "invalid_body", None),
-            ("{", "invalid_body", None),
-            ("[]", "invalid_body", None),
-            (r#"{"name":"t","type":"fifo"} x"#, "invalid_body", None),
+            ("", "invalid_body", Some("body")),
+            ("{", "invalid_body", Some("body")),
+            ("[]", "invalid_body", Some("name")),
+            (r#"{"name":"t","type":"fifo"} x"#, "invalid_body", Some("body")),
             (r#"{"name":"t","type":"fifo","quues":4}"#, "unknown_field", Some("quues")),
             (r#"{"name":"t","type":"fifo","queues":"4"}"#, "invalid_body", Some("queues")),
             (r#"{"name":"t","type":"fifo","queues":-1}"#, "invalid_body", Some("queues")),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::admin::{FoundMessage, GroupMessageState, MessageState, Peeked, Standing};
@@ -11,7 +12,7 @@ use crate::api::{BodyEncoding, Delivery};
 use serve::http::fields::time;
 
 /// What everybody is told of a message.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EnvelopeJson {
     pub message_id: String,
     pub topic: String,
@@ -28,7 +29,7 @@ pub struct EnvelopeJson {
     pub size: usize,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct MessageJson {
     #[serde(flatten)]
     pub envelope: EnvelopeJson,
@@ -41,7 +42,7 @@ pub struct MessageJson {
 }
 
 /// A message that was looked up, without its body.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct FoundJson {
     #[serde(flatten)]
     pub envelope: EnvelopeJson,
@@ -59,7 +60,7 @@ pub struct FoundJson {
 }
 
 /// How a message stands with one group.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupStateJson {
     pub group: String,
     /// acknowledged, dead_letter, in_flight, retry_wait or ready.

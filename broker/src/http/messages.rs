@@ -1,44 +1,121 @@
 //! Messages, looked at and looked up (operations D5): nothing is consumed, leased or counted.
 
-use axum::extract::{Path, State};
-use axum::response::{IntoResponse, Response};
-use base::{LogPosition, QueueIndex, QueueOffset, Timestamp};
+use std::time::Duration;
+
+use aide::axum::ApiRouter;
+use aide::axum::routing::get_with;
+use axum::extract::State;
+use base::{LogPosition, QueueIndex, QueueOffset};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::{HeaderValue, StatusCode, header};
+use http::{Method, Uri};
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serve::http::answers::Octets;
+use serve::http::codes::*;
+use serve::http::fields::parse_time;
+use serve::http::openapi::says;
+use serve::http::parameters::{Instant, Number, Word};
+use serve::http::{Name, Problem, Query};
 
 use super::Admin;
-use super::admin::{Answer, PAGE_DEFAULT, invalid_cursor, paging};
+use super::admin::{Answer, Limit, PAGE_DEFAULT, in_path, invalid_cursor, paging};
 use super::json::{FoundJson, MessageJson, Page};
+use super::others::{Scope, ask};
 use crate::admin::{Find, FindBy, FoundMessage, PeekFilter, PeekFrom};
-use serve::http::fields::parse_time;
-use serve::http::{Name, Parameters, Problem};
+
+/// For another broker to look for messages.
+const LOOK_UP_MAX: Duration = Duration::from_secs(10);
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct OfTopic {
+    /// Only of this one; needed for an offset.
+    queue: Option<Number<0, 65535>>,
+    /// `earliest` (default), `latest`, `offset:N` or `time:T`.
+    from: Option<String>,
+    /// Of messages that are stored, newest first.
+    key: Option<Word>,
+    message_group: Option<Word>,
+    tag: Option<Word>,
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ByKey {
+    key: Word,
+    /// Needed when there are many.
+    topic: Option<String>,
+    /// Stored from then on.
+    from: Option<Instant>,
+    /// Stored until then.
+    to: Option<Instant>,
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct One {
+    /// Needed when there are many.
+    topic: Option<String>,
+}
+
+pub(super) fn routes() -> ApiRouter<Admin> {
+    const OF_ONE: [Code; 7] =
+        [MESSAGE_NOT_FOUND, TOPIC_NOT_FOUND, ILLEGAL_VALUE, LOOK_UP_INCOMPLETE, OVERLOADED, INTERNAL, DRAINING];
+    const OF_PAGES: [Code; 8] = [
+        UNREACHABLE,
+        INVALID_CURSOR,
+        TOPIC_NOT_FOUND,
+        ILLEGAL_VALUE,
+        LOOK_UP_INCOMPLETE,
+        OVERLOADED,
+        INTERNAL,
+        DRAINING,
+    ];
+    let of_topic = get_with(of_topic, says("A page of a topic's messages; nothing is consumed.", &OF_PAGES));
+    ApiRouter::new()
+        .api_route("/topics/{name}/messages", of_topic)
+        .api_route("/messages", get_with(find, says("Messages with a key, newest first, without bodies.", &OF_PAGES)))
+        .api_route("/messages/{id}", get_with(one, says("A message, and how groups stand to it.", &OF_ONE)))
+        .api_route("/messages/{id}/body", get_with(body, says("The body of a message, as it is stored.", &OF_ONE)))
+}
 
 /// A page of a topic's messages: by queue and offset; by key, newest first.
-pub(super) async fn of_topic(
+async fn of_topic(
     State(admin): State<Admin>,
     Name(name): Name,
-    mut parameters: Parameters,
+    scope: Scope,
+    uri: Uri,
+    Query(asked): Query<OfTopic>,
 ) -> Answer<Page<MessageJson>> {
-    let queue = parameters.parsed::<u16>("queue", "the number of a queue")?;
-    let from = parameters.text("from")?.map_or(Ok(PeekFrom::Earliest), |text| peek_from(&text))?;
-    let key = named(&mut parameters, "key")?;
+    if let Some(holder) = admin.broker.holder(&name, scope) {
+        let path = format!("/topics/{}/messages?{}", in_path(&name), uri.query().unwrap_or_default());
+        let asked = ask(&holder, Method::GET, &path, &(), LOOK_UP_MAX).await;
+        return asked.or_problem(&holder.name).map(axum::Json);
+    }
+    let queue = asked.queue.map(|queue| u16::try_from(queue.0).expect("at most 65,535"));
+    let from = asked.from.map_or(Ok(PeekFrom::Earliest), |text| peek_from(&text))?;
     let filter =
-        PeekFilter { message_group: named(&mut parameters, "message_group")?, tag: named(&mut parameters, "tag")? };
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+        PeekFilter { message_group: asked.message_group.map(|word| word.0), tag: asked.tag.map(|word| word.0) };
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     let queues = admin.broker.describe_topic(&name)?.queues.len();
     let last = u16::try_from(queues.saturating_sub(1)).unwrap_or(u16::MAX);
     if queue.is_none() && last > 0 && matches!(from, PeekFrom::Offset(_)) {
         let detail = "an offset counts within one queue: name it by the parameter queue";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field("queue"));
+        return Err(Problem::new(INVALID_PARAMETER, detail).field("queue").value(serde_json::Value::Null));
     }
     let limit = limit.unwrap_or(PAGE_DEFAULT);
-    if let Some(key) = key {
+    if let Some(Word(key)) = asked.key {
         if from == PeekFrom::Latest {
             let detail =
                 "from is \"latest\": with a key, messages that are stored are looked up, and none is behind the last";
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field("from"));
+            return Err(Problem::new(INVALID_PARAMETER, detail).field("from").value("latest"));
         }
         let (by, below) = (FindBy::Key(key), cursor.map(|cursor| position(&cursor)).transpose()?);
         let find = Find { by, topic: Some(name), from: None, to: None, limit, below };
@@ -54,20 +131,15 @@ pub(super) async fn of_topic(
 }
 
 /// Messages with a key, newest first, wherever they are: envelopes without bodies.
-pub(super) async fn find(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<FoundJson>> {
-    let Some(key) = named(&mut parameters, "key")? else {
-        let detail = "parameter key is missing: messages are found by it, and by their id below /messages/{id}";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field("key"));
-    };
-    let topic = parameters.text("topic")?;
-    let (from, to) = (instant(&mut parameters, "from")?, instant(&mut parameters, "to")?);
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+async fn find(State(admin): State<Admin>, Query(asked): Query<ByKey>) -> Answer<Page<FoundJson>> {
+    let Word(key) = asked.key;
+    let (topic, from, to) = (asked.topic, asked.from.map(|from| from.0), asked.to.map(|to| to.0));
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     if let (Some(from), Some(to)) = (from, to)
         && from > to
     {
         let detail = "from is later than to";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field("from"));
+        return Err(Problem::new(INVALID_PARAMETER, detail).field("from").value(serve::http::fields::time(from)));
     }
     let below = cursor.map(|cursor| position(&cursor)).transpose()?;
     let find = Find { by: FindBy::Key(key), topic, from, to, limit: limit.unwrap_or(PAGE_DEFAULT), below };
@@ -77,44 +149,17 @@ pub(super) async fn find(State(admin): State<Admin>, mut parameters: Parameters)
 }
 
 /// One message: its envelope, where it is, and how groups stand to it.
-pub(super) async fn one(
-    State(admin): State<Admin>,
-    Path(id): Path<String>,
-    parameters: Parameters,
-) -> Answer<FoundJson> {
-    Ok(axum::Json(found(&admin, &id, parameters).await?.into()))
+async fn one(State(admin): State<Admin>, Name(id): Name, Query(asked): Query<One>) -> Answer<FoundJson> {
+    Ok(axum::Json(found(&admin, &id, asked).await?.into()))
 }
 
 /// The body as it is stored.
-pub(super) async fn body(
-    State(admin): State<Admin>,
-    Path(id): Path<String>,
-    parameters: Parameters,
-) -> Result<Response, Problem> {
-    let found = found(&admin, &id, parameters).await?;
-    let content_type = HeaderValue::from_static("application/octet-stream");
-    Ok(([(header::CONTENT_TYPE, content_type)], found.message.body).into_response())
+async fn body(State(admin): State<Admin>, Name(id): Name, Query(asked): Query<One>) -> Result<Octets, Problem> {
+    Ok(Octets(found(&admin, &id, asked).await?.message.body))
 }
 
-async fn found(admin: &Admin, id: &str, mut parameters: Parameters) -> Result<FoundMessage, Problem> {
-    let topic = parameters.text("topic")?;
-    parameters.finish()?;
-    Ok(admin.broker.find_one(id, topic.as_deref()).await?)
-}
-
-/// A parameter that, if it is there, says something.
-fn named(parameters: &mut Parameters, name: &str) -> Result<Option<String>, Problem> {
-    let text = parameters.text(name)?;
-    match text.as_deref() {
-        Some("") => Err(Problem::parameter(name, "", "at least one character long")),
-        _ => Ok(text),
-    }
-}
-
-fn instant(parameters: &mut Parameters, name: &str) -> Result<Option<Timestamp>, Problem> {
-    let Some(text) = parameters.text(name)? else { return Ok(None) };
-    let expected = "a time such as 2026-01-31T12:00:00Z";
-    parse_time(&text).map(Some).ok_or_else(|| Problem::parameter(name, &text, expected))
+async fn found(admin: &Admin, id: &str, asked: One) -> Result<FoundMessage, Problem> {
+    Ok(admin.broker.find_one(id, asked.topic.as_deref()).await?)
 }
 
 fn position_cursor(below: LogPosition) -> String {
@@ -150,6 +195,8 @@ fn peek_from(text: &str) -> Result<PeekFrom, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use base::Timestamp;
+
     use super::*;
 
     #[test]

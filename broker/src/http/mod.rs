@@ -3,17 +3,23 @@
 mod admin;
 mod health;
 pub mod json;
+mod merge;
 mod message_json;
 mod messages;
 mod node;
+mod node_json;
+mod others;
 mod problem;
+mod reset_json;
+mod schemas;
 
 use std::io;
 use std::sync::Arc;
 
-use axum::Router;
+use aide::axum::ApiRouter;
 use serve::http::Server;
 use serve::http::health::Scrape;
+use serve::http::openapi;
 use serve::metrics::ConnectionMetrics;
 use serve::runtime::Runtime;
 
@@ -29,6 +35,7 @@ struct Admin {
 /// Listens on `http.listen`; none when it is empty.
 pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionMetrics) -> io::Result<Option<Server>> {
     let admin = Admin { broker: broker.clone(), scrape: Arc::default() };
-    let app = Router::new().merge(health::routes()).nest("/api/v1", admin::routes()).with_state(admin);
+    let api = || ApiRouter::new().merge(health::routes()).nest("/api/v1", admin::routes());
+    let app = openapi::described("Carillon broker", api).with_state(admin);
     Server::start(runtime, &broker.config().http.listen, app, connections)
 }

@@ -1,56 +1,133 @@
 //! Brokers and clients, to operators: who is there, and draining this broker.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
+use aide::axum::ApiRouter;
+use aide::axum::routing::{get_with, post_with};
 use axum::extract::State;
-use axum::routing::{get, post};
-use http::StatusCode;
-use serve::http::{Json, Name, Parameters, Problem};
+use http::Method;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serve::http::answers::{Done, Gone};
+use serve::http::codes::*;
+use serve::http::openapi::says;
+use serve::http::parameters::Nothing;
+use serve::http::{Json, Name, Problem, Query};
 
 use super::Admin;
-use super::admin::{Answer, page, paging};
-use super::json::{ClientJson, DrainJson, DrainedJson, NameserverJson, NodeJson, Page};
+use super::admin::{Answer, Limit, in_path, page, paging};
+use super::json::{
+    ClientJson, DisconnectedJson, DrainJson, DrainedJson, NameserverJson, NodeJson, Page, UnreachableJson,
+};
+use super::merge;
+use super::others::{ANSWER_MAX, Asked, Scope, ask};
 use crate::Broker;
 use crate::membership::ClientDescription;
 
 const TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 const TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
-pub(super) fn routes() -> Router<Admin> {
-    Router::new()
-        .route("/nodes", get(nodes))
-        .route("/nodes/{name}", get(node))
-        .route("/node/drain", post(drain))
-        .route("/node/resume", post(resume))
-        .route("/clients", get(clients))
-        .route("/clients/{id}", get(client))
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Nodes {
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
-async fn nodes(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<NodeJson>> {
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Clients {
+    /// `producer`, `push`, `simple`, …
+    role: Option<String>,
+    group: Option<String>,
+    language: Option<String>,
+    limit: Option<Limit>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct One {
+    /// Name of the broker that is meant; by default the one that is asked.
+    node: Option<String>,
+}
+
+pub(super) fn routes() -> ApiRouter<Admin> {
+    ApiRouter::new()
+        .api_route("/nodes", get_with(nodes, says("Brokers, by name.", &[INVALID_CURSOR])))
+        .api_route("/nodes/{name}", get_with(node, says("One broker.", &[NODE_NOT_FOUND])))
+        .api_route(
+            "/node/drain",
+            post_with(drain, says("Drains a broker.", &[ILLEGAL_VALUE, NODE_NOT_FOUND, UNREACHABLE])),
+        )
+        .api_route("/node/resume", post_with(resume, says("Ends a drain.", &[NODE_NOT_FOUND, UNREACHABLE])))
+        .api_route("/clients", get_with(clients, says("Clients that are connected, by id.", &[INVALID_CURSOR])))
+        .api_route(
+            "/clients/{id}",
+            get_with(client, says("One client.", &[CLIENT_NOT_FOUND])).delete_with(
+                disconnect,
+                says("Ends a client's connections, streams and polls; it may come back.", &[CLIENT_NOT_FOUND]),
+            ),
+        )
+}
+
+async fn nodes(State(admin): State<Admin>, Query(asked): Query<Nodes>) -> Answer<Page<NodeJson>> {
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     Ok(axum::Json(page(known_nodes(&admin.broker), |node| node.name.as_str(), limit, cursor)))
 }
 
-async fn node(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<NodeJson> {
-    parameters.finish()?;
-    let node = known_nodes(&admin.broker).into_iter().find(|node| node.name == name);
-    node.map(axum::Json).ok_or_else(|| {
-        let detail = format!("there is no broker {name:?}, as far as this one knows");
-        Problem::new(StatusCode::NOT_FOUND, "node_not_found", detail).value(name)
-    })
+/// Another one is asked itself; what is known of it here has to do when it does not answer.
+async fn node(
+    State(admin): State<Admin>,
+    Name(name): Name,
+    scope: Scope,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<NodeJson> {
+    let Some(known) = known_nodes(&admin.broker).into_iter().find(|node| node.name == name) else {
+        return Err(node_not_found("name", name));
+    };
+    let Some(other) = admin.broker.other(&name).filter(|_| scope == Scope::Cluster) else {
+        return Ok(axum::Json(known));
+    };
+    let path = format!("/nodes/{}", in_path(&name));
+    let asked = ask::<NodeJson>(&other, Method::GET, &path, &(), ANSWER_MAX).await;
+    Ok(axum::Json(match asked {
+        Asked::Answered(node) => NodeJson { here: false, ..node },
+        Asked::Refused(problem) => NodeJson { unreachable: Some(problem.detail.into()), ..known },
+        Asked::Unreachable(reason) => NodeJson { unreachable: Some(reason), ..known },
+    }))
+}
+
+fn node_not_found(field: &str, name: String) -> Problem {
+    let detail = format!("there is no broker {name:?}, as far as this one knows");
+    Problem::new(NODE_NOT_FOUND, detail).field(field).value(name)
+}
+
+/// The other broker that is meant; none when it is this one.
+fn meant(admin: &Admin, node: Option<String>) -> Result<Option<Arc<cluster::Broker>>, Problem> {
+    match node {
+        Some(name) if name != **admin.broker.name() => {
+            admin.broker.other(&name).map(Some).ok_or_else(|| node_not_found("node", name))
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Answers when nothing is out any more, or the time is over. The broker stays drained.
 async fn drain(
     State(admin): State<Admin>,
-    parameters: Parameters,
+    Query(One { node }): Query<One>,
     Json(asked): Json<DrainJson>,
 ) -> Answer<DrainedJson> {
-    parameters.finish()?;
     let timeout = within("timeout", asked.timeout.map_or(TIMEOUT_DEFAULT, |time| time.0))?;
     let grace = asked.grace.map(|time| within("grace", time.0)).transpose()?;
+    if let Some(other) = meant(&admin, node)? {
+        let answered = ask(&other, Method::POST, "/node/drain", &asked, timeout + ANSWER_MAX).await;
+        return answered.or_problem(&other.name).map(axum::Json);
+    }
     Ok(axum::Json(admin.broker.drain(timeout, grace).await.into()))
 }
 
@@ -60,20 +137,32 @@ fn within(field: &'static str, time: Duration) -> Result<Duration, Problem> {
     }
     let (value, max) = (base::duration::format(time), base::duration::format(TIMEOUT_MAX));
     let detail = format!("{field} is {value}; it must be at most {max}");
-    Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(field).value(value).limit(max))
+    Err(Problem::new(ILLEGAL_VALUE, detail).field(field).value(value).limit(max))
 }
 
-async fn resume(State(admin): State<Admin>, parameters: Parameters) -> Result<StatusCode, Problem> {
-    parameters.finish()?;
-    admin.broker.resume();
-    Ok(StatusCode::NO_CONTENT)
+async fn resume(State(admin): State<Admin>, Query(One { node }): Query<One>) -> Result<Done, Problem> {
+    match meant(&admin, node)? {
+        Some(other) => {
+            let answered = ask(&other, Method::POST, "/node/resume", &(), ANSWER_MAX).await;
+            answered.or_problem(&other.name).map(|()| Done)
+        }
+        None => {
+            admin.broker.resume();
+            Ok(Done)
+        }
+    }
 }
 
-async fn clients(State(admin): State<Admin>, mut parameters: Parameters) -> Answer<Page<ClientJson>> {
-    let wanted = [parameters.text("role")?, parameters.text("group")?, parameters.text("language")?];
-    let (limit, cursor) = paging(&mut parameters)?;
-    parameters.finish()?;
+async fn clients(State(admin): State<Admin>, scope: Scope, Query(asked): Query<Clients>) -> Answer<Page<ClientJson>> {
+    let wanted = [asked.role, asked.group, asked.language];
+    let (limit, cursor) = paging(asked.limit, asked.cursor)?;
+    let mut unreachable = Vec::new();
     let mut clients = known_clients(&admin.broker);
+    if scope == Scope::Cluster {
+        let all = admin.broker.ask_all::<Page<ClientJson>>(&admin.broker.others(), Method::GET, "/clients", &()).await;
+        clients = merge::clients(clients.into_iter().chain(all.answers.into_iter().flat_map(|(_, page)| page.items)));
+        unreachable = all.unreachable;
+    }
     let fits = |wanted: &Option<String>, value: Option<&str>| match wanted {
         Some(wanted) => value.is_some_and(|value| value.eq_ignore_ascii_case(wanted)),
         None => true,
@@ -83,16 +172,56 @@ async fn clients(State(admin): State<Admin>, mut parameters: Parameters) -> Answ
         let of_group = fits(&group, client.group.as_deref());
         fits(&role, client.role.as_deref()) && of_group && fits(&language, Some(&*client.language))
     });
-    Ok(axum::Json(page(clients, |client| client.client_id.as_str(), limit, cursor)))
+    Ok(axum::Json(Page { unreachable, ..page(clients, |client| client.client_id.as_str(), limit, cursor) }))
 }
 
-async fn client(State(admin): State<Admin>, Name(id): Name, parameters: Parameters) -> Answer<ClientJson> {
-    parameters.finish()?;
-    let client = known_clients(&admin.broker).into_iter().find(|client| client.client_id == id);
-    client.map(axum::Json).ok_or_else(|| {
-        let detail = format!("client {id:?} is not connected to this broker");
-        Problem::new(StatusCode::NOT_FOUND, "client_not_found", detail).value(id)
-    })
+async fn client(
+    State(admin): State<Admin>,
+    Name(id): Name,
+    scope: Scope,
+    Query(Nothing {}): Query<Nothing>,
+) -> Answer<ClientJson> {
+    let mut clients = known_clients(&admin.broker);
+    clients.retain(|client| client.client_id == id);
+    let mut unreachable = Vec::new();
+    if scope == Scope::Cluster {
+        let path = format!("/clients/{}", in_path(&id));
+        let all = admin.broker.ask_all::<ClientJson>(&admin.broker.others(), Method::GET, &path, &()).await;
+        clients = merge::clients(clients.into_iter().chain(all.answers.into_iter().map(|(_, client)| client)));
+        unreachable = all.unreachable;
+    }
+    match clients.pop() {
+        Some(client) => Ok(axum::Json(ClientJson { unreachable, ..client })),
+        None => Err(client_not_found(id, &unreachable)),
+    }
+}
+
+/// On every broker.
+async fn disconnect(
+    State(admin): State<Admin>,
+    Name(id): Name,
+    scope: Scope,
+    Query(Nothing {}): Query<Nothing>,
+) -> Result<Gone<DisconnectedJson>, Problem> {
+    let mut is_known = admin.broker.disconnect(&id);
+    let mut unreachable = Vec::new();
+    if scope == Scope::Cluster {
+        let path = format!("/clients/{}", in_path(&id));
+        let all = admin.broker.ask_all::<()>(&admin.broker.others(), Method::DELETE, &path, &()).await;
+        is_known |= !all.answers.is_empty();
+        unreachable = all.unreachable;
+    }
+    match is_known {
+        true => Ok(Gone((!unreachable.is_empty()).then_some(DisconnectedJson { unreachable }))),
+        false => Err(client_not_found(id, &unreachable)),
+    }
+}
+
+fn client_not_found(id: String, unreachable: &[UnreachableJson]) -> Problem {
+    let without: Vec<_> = unreachable.iter().map(|unreachable| &*unreachable.broker).collect();
+    let without = if without.is_empty() { String::new() } else { format!("; {} did not answer", without.join(", ")) };
+    let detail = format!("client {id:?} is not connected to any broker that answers{without}");
+    Problem::new(CLIENT_NOT_FOUND, detail).field("id").value(id)
 }
 
 /// This broker and the others, by their names.
@@ -110,6 +239,7 @@ fn known_nodes(broker: &Broker) -> Vec<NodeJson> {
         grpc: broker.config().grpc.advertise.clone().or_else(told),
         http: Some(broker.config().http.listen.clone()).filter(|listen| !listen.is_empty()),
         topics: shared.store.reader().catalog().topics().count(),
+        unreachable: None,
         nameservers: peers
             .cluster()
             .nameservers()
@@ -124,7 +254,7 @@ fn known_nodes(broker: &Broker) -> Vec<NodeJson> {
 fn known_clients(broker: &Broker) -> Vec<ClientJson> {
     let shared = broker.shared();
     let tick = shared.now().tick;
-    shared.membership.all().into_iter().map(|client| described(client, tick)).collect()
+    shared.membership.all().into_iter().map(|client| described(client, tick, broker.name())).collect()
 }
 
 fn other(broker: &cluster::Broker) -> NodeJson {
@@ -136,11 +266,12 @@ fn other(broker: &cluster::Broker) -> NodeJson {
         grpc: Some(broker.node.grpc.to_string()),
         http: broker.node.http.as_deref().map(String::from),
         topics: broker.catalog.topics.len(),
+        unreachable: None,
         nameservers: Vec::new(),
     }
 }
 
-fn described(client: ClientDescription, tick: u64) -> ClientJson {
+fn described(client: ClientDescription, tick: u64, broker: &str) -> ClientJson {
     let mut topics: Vec<_> = client.topics.iter().map(ToString::to_string).collect();
     topics.sort_unstable();
     ClientJson {
@@ -153,5 +284,7 @@ fn described(client: ClientDescription, tick: u64) -> ClientJson {
         address: client.address.map(|address| address.to_string()),
         last_seen_ms_ago: tick.saturating_sub(client.last_seen),
         streams: client.streams,
+        brokers: vec![broker.into()],
+        unreachable: Vec::new(),
     }
 }

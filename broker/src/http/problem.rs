@@ -1,66 +1,63 @@
 //! What the broker refuses, as errors of HTTP (operations D2).
 
 use base::NameError;
-use http::StatusCode;
 use serve::http::Problem;
+use serve::http::codes::*;
 
 use crate::admin::AdminRefusal;
 use crate::refusal::Refusal;
 
 impl From<AdminRefusal> for Problem {
     fn from(refusal: AdminRefusal) -> Self {
-        use StatusCode as S;
         let detail = refusal.to_string();
         match refusal {
             AdminRefusal::IllegalName(error) => illegal_name(&error),
             AdminRefusal::TopicNotFound(topic) => {
-                Problem::new(S::NOT_FOUND, "topic_not_found", detail).value(topic.as_str())
+                Problem::new(TOPIC_NOT_FOUND, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::TopicNotHere { topic, .. } => {
-                Problem::new(S::NOT_FOUND, "topic_not_found", detail).value(topic.as_str())
+                Problem::new(TOPIC_NOT_FOUND, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::TopicLivesElsewhere { broker, .. } => {
-                Problem::new(S::CONFLICT, "topic_lives_elsewhere", detail).field("broker").value(broker)
+                Problem::new(TOPIC_LIVES_ELSEWHERE, detail).field("broker").value(broker)
             }
-            AdminRefusal::NotKept { .. } => Problem::new(S::INTERNAL_SERVER_ERROR, "internal", detail),
+            AdminRefusal::NotKept { .. } => Problem::new(INTERNAL, detail),
             AdminRefusal::TopicOnOthers { topic, .. } => {
-                Problem::new(S::CONFLICT, "topic_has_backlog", detail).value(topic.as_str())
+                Problem::new(TOPIC_HAS_BACKLOG, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::GroupNotFound(group) => {
-                Problem::new(S::NOT_FOUND, "group_not_found", detail).value(group.as_str())
+                Problem::new(GROUP_NOT_FOUND, detail).field("group").value(group.as_str())
             }
             AdminRefusal::QueueNotFound { queue, queues, .. } => {
-                let problem = Problem::new(S::UNPROCESSABLE_ENTITY, "illegal_value", detail).field("queue");
+                let problem = Problem::new(ILLEGAL_VALUE, detail).field("queue");
                 problem.value(queue).limit(queues.saturating_sub(1))
             }
             AdminRefusal::ExistsWithOtherSettings { field, asked, .. } => {
-                Problem::new(S::CONFLICT, "exists_with_other_settings", detail).field(field).value(asked)
+                Problem::new(EXISTS_WITH_OTHER_SETTINGS, detail).field(field).value(asked)
             }
             AdminRefusal::OutOfRange { field, value, min, max } => {
                 let limit = if value > max { max } else { min };
-                Problem::new(S::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(field).value(value).limit(limit)
+                Problem::new(ILLEGAL_VALUE, detail).field(field).value(value).limit(limit)
             }
-            AdminRefusal::IllegalValue { field, .. } => {
-                Problem::new(S::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(field)
+            AdminRefusal::IllegalValue { field, value, .. } => {
+                Problem::new(ILLEGAL_VALUE, detail).field(field).value(value)
             }
             AdminRefusal::TopicHasBacklog { topic, .. } => {
-                Problem::new(S::CONFLICT, "topic_has_backlog", detail).value(topic.as_str())
+                Problem::new(TOPIC_HAS_BACKLOG, detail).field("topic").value(topic.as_str())
             }
             AdminRefusal::GroupHasConsumers { group, .. } => {
-                Problem::new(S::CONFLICT, "group_has_consumers", detail).value(group.as_str())
+                Problem::new(GROUP_HAS_CONSUMERS, detail).field("group").value(group.as_str())
             }
-            AdminRefusal::MessageNotFound { id, .. } => {
-                Problem::new(S::NOT_FOUND, "message_not_found", detail).value(id)
-            }
+            AdminRefusal::MessageNotFound { id, .. } => Problem::new(MESSAGE_NOT_FOUND, detail).field("id").value(id),
             AdminRefusal::TopicNeeded { topics, max } => {
-                Problem::new(S::BAD_REQUEST, "invalid_parameter", detail).field("topic").value(topics).limit(max)
+                Problem::new(INVALID_PARAMETER, detail).field("topic").value(topics).limit(max)
             }
-            AdminRefusal::NotHere { field, .. } => {
-                Problem::new(S::BAD_REQUEST, "invalid_parameter", detail).field(field)
+            AdminRefusal::NotHere { field, value, .. } => {
+                Problem::new(INVALID_PARAMETER, detail).field(field).value(value)
             }
-            AdminRefusal::Incomplete { .. } => Problem::new(S::SERVICE_UNAVAILABLE, "look_up_incomplete", detail),
+            AdminRefusal::Incomplete { .. } => Problem::new(LOOK_UP_INCOMPLETE, detail),
             AdminRefusal::TooMany { what, count, max } => {
-                Problem::new(S::UNPROCESSABLE_ENTITY, "illegal_value", detail).field(what).value(count).limit(max)
+                Problem::new(ILLEGAL_VALUE, detail).field(what).value(count).limit(max)
             }
             AdminRefusal::Refused(refusal) => refused(&refusal),
         }
@@ -68,7 +65,7 @@ impl From<AdminRefusal> for Problem {
 }
 
 fn illegal_name(error: &NameError) -> Problem {
-    let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "illegal_value", error.to_string()).field("name");
+    let problem = Problem::new(ILLEGAL_VALUE, error.to_string()).field("name");
     match error {
         NameError::Empty { .. } => problem.value(""),
         NameError::TooLong { length, max, .. } => problem.value(*length).limit(*max),
@@ -78,18 +75,18 @@ fn illegal_name(error: &NameError) -> Problem {
 
 /// An administrative call that failed for a reason of the messaging side.
 fn refused(refusal: &Refusal) -> Problem {
-    let (kind, code) = match refusal {
-        Refusal::Overloaded { .. } => (StatusCode::TOO_MANY_REQUESTS, "overloaded"),
-        Refusal::DiskFull { .. } => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
-        Refusal::WritesDisabled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "writes_disabled"),
-        Refusal::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-        Refusal::TopicNotFound(_) | Refusal::TopicElsewhere { .. } => (StatusCode::NOT_FOUND, "topic_not_found"),
+    let code = match refusal {
+        Refusal::Overloaded { .. } => OVERLOADED,
+        Refusal::DiskFull { .. } => DISK_FULL,
+        Refusal::WritesDisabled { .. } => WRITES_DISABLED,
+        Refusal::Draining => DRAINING,
+        Refusal::TopicNotFound(_) | Refusal::TopicElsewhere { .. } => TOPIC_NOT_FOUND,
         Refusal::IllegalTopic(error) | Refusal::IllegalGroup(error) => return illegal_name(error),
         // Retryable here: the outcome is unknown, or a read failed. The caller's words are not the cause.
-        other if other.is_retryable() => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
-        _ => (StatusCode::UNPROCESSABLE_ENTITY, "illegal_value"),
+        other if other.is_retryable() => INTERNAL,
+        _ => ILLEGAL_VALUE,
     };
-    Problem::new(kind, code, refusal.to_string())
+    Problem::new(code, refusal.to_string())
 }
 
 #[cfg(test)]

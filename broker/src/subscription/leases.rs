@@ -69,7 +69,9 @@ impl Core {
         }
     }
 
+    /// What the client has comes to others, and what it waits for does not come.
     pub(super) fn client_gone(&mut self, client: &str) {
+        self.end_polls_of(client);
         let gone = self.batches.iter().filter(|(_, batch)| &*batch.client == client && batch.is_out);
         let mut numbers: Vec<u64> = gone.map(|(number, _)| *number).collect();
         numbers.sort_unstable();

@@ -51,6 +51,16 @@ impl Core {
         }
     }
 
+    pub(super) fn end_polls_of(&mut self, client: &str) {
+        let of_client = self.polls.iter().filter(|(_, poll)| &*poll.client == client);
+        let ending: Vec<_> = of_client.map(|(id, poll)| (*id, poll.until)).collect();
+        for (id, until) in ending {
+            self.polls.remove(&id);
+            self.poll_ends.remove(&(until, id));
+            self.effects.push(Effect::Empty { poll: id });
+        }
+    }
+
     /// Gives ready messages to parked polls, oldest first.
     pub(super) fn serve(&mut self, now: Now) {
         self.refill_at = None;

@@ -356,7 +356,7 @@ async fn begin(shared: &Arc<Shared>, inbox: &Arc<Inbox>) -> Result<Driver, Refus
 }
 
 /// Where a group starts: behind everything that was there when it was created. Dead letters are read from the first.
-fn start_of(topic: &Topic, created_at: Timestamp) -> Vec<(QueueIndex, QueueOffset)> {
+pub fn start_of(topic: &Topic, created_at: Timestamp) -> Vec<(QueueIndex, QueueOffset)> {
     let from = if topic.spec.kind == TopicKind::DeadLetter { Timestamp::ZERO } else { created_at };
     let queues = topic.queues.iter().enumerate();
     let index = |number: usize| QueueIndex(u16::try_from(number).expect("topics have at most 1,024 queues"));

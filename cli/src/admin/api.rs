@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::http::{Http, HttpError};
 
@@ -123,6 +123,9 @@ impl Api {
             let answer = self.get(&next).await?;
             let page: Page = self.read(&next, answer.body)?;
             items.extend(page.items);
+            if page.next_cursor.is_none() {
+                super::warn_of_unreachable(&json!({"unreachable": page.unreachable}));
+            }
             match page.next_cursor {
                 Some(cursor) => next = format!("{path}{separator}cursor={}", encode(&cursor)),
                 None => return Ok(items),
@@ -226,6 +229,8 @@ pub struct Page {
     pub items: Vec<Value>,
     #[serde(default)]
     pub next_cursor: Option<String>,
+    #[serde(default)]
+    pub unreachable: Vec<Value>,
     #[serde(default)]
     pub warnings: Vec<String>,
 }

@@ -1,18 +1,18 @@
-//! `carillon client`: who is connected to a broker.
+//! `carillon client`: who is connected to brokers.
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
 use super::api::{Api, encode};
 use super::group::about;
-use super::{or_dash, read};
+use super::{or_dash, read, say, warn_of_unreachable};
 use crate::args::Target;
 use crate::exit::Failure;
 use crate::output::Output;
 
 #[derive(Debug, Subcommand)]
 pub enum Verb {
-    /// Clients that this broker has heard of lately.
+    /// Clients that brokers have heard of lately.
     #[command(
         after_help = "Examples:\n  carillon client list --group billing\n  carillon client list --role producer --json"
     )]
@@ -22,6 +22,14 @@ pub enum Verb {
         after_help = "Examples:\n  carillon client show host@1@0@abc\n  carillon client show host@1@0@abc --json"
     )]
     Show {
+        /// Its id, as `client list` shows it.
+        id: String,
+    },
+    /// End a client's connections, streams and polls. What it holds comes to others at once; it may come back.
+    #[command(
+        after_help = "Examples:\n  carillon client disconnect host@1@0@abc\n  carillon client disconnect host@1@0@abc --server broker-a:8080"
+    )]
+    Disconnect {
         /// Its id, as `client list` shows it.
         id: String,
     },
@@ -51,6 +59,8 @@ struct Client {
     address: Option<String>,
     last_seen_ms_ago: u64,
     streams: usize,
+    #[serde(default)]
+    brokers: Vec<String>,
 }
 
 pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Failure> {
@@ -58,6 +68,11 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
     match verb {
         Verb::List(options) => list(&mut api, &options, output).await,
         Verb::Show { id } => show(&mut api, &id, output).await,
+        Verb::Disconnect { id } => {
+            let answer = api.delete(&format!("/clients/{}", encode(&id)), None).await?;
+            warn_of_unreachable(&answer.body);
+            say(output, &answer.body, &id, format!("disconnected client {id}"))
+        }
     }
 }
 
@@ -68,9 +83,19 @@ async fn list(api: &mut Api, options: &List, output: &Output) -> Result<(), Fail
     let row = |client: &Client| {
         let seen = format!("{} ago", about(client.last_seen_ms_ago));
         let [role, group, address] = [&client.role, &client.group, &client.address].map(or_dash);
-        vec![client.client_id.clone(), role, group, client.language.clone(), client.version.clone(), address, seen]
+        let brokers = client.brokers.join(", ");
+        vec![
+            client.client_id.clone(),
+            role,
+            group,
+            client.language.clone(),
+            client.version.clone(),
+            address,
+            seen,
+            brokers,
+        ]
     };
-    let header = ["CLIENT", "ROLE", "GROUP", "LANGUAGE", "VERSION", "ADDRESS", "SEEN"];
+    let header = ["CLIENT", "ROLE", "GROUP", "LANGUAGE", "VERSION", "ADDRESS", "SEEN", "BROKERS"];
     super::list((api, "/clients"), items, output, |client: &Client| &client.client_id, &header, row)
 }
 
@@ -90,6 +115,7 @@ async fn show(api: &mut Api, id: &str, output: &Output) -> Result<(), Failure> {
         ("address", or_dash(&client.address)),
         ("seen", format!("{} ago", about(client.last_seen_ms_ago))),
         ("streams", client.streams.to_string()),
+        ("brokers", client.brokers.join(", ")),
     ])?;
     Ok(())
 }

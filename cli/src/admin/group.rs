@@ -1,4 +1,4 @@
-//! `carillon group`: create, list, describe, delete.
+//! `carillon group`: create, list, describe, reset, delete.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::api::{Api, encode};
-use super::{confirm, read, say, warn_of_pending};
+use super::{confirm, read, reset, say, warn_of_pending};
 use crate::args::Target;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -30,6 +30,11 @@ pub enum Verb {
         /// Name of the group.
         name: String,
     },
+    /// Let a group go on at another place of a topic, with its consumers online too.
+    #[command(
+        after_help = "Examples:\n  carillon group reset billing --topic orders --to -2h --dry-run\n  carillon group reset billing --topic orders --to offset:1200 --queue 3 --yes"
+    )]
+    Reset(reset::Reset),
     /// Delete a group, how far it is, and its dead letters.
     #[command(after_help = "Examples:\n  carillon group delete billing\n  carillon group delete billing --force --yes")]
     Delete(Delete),
@@ -89,6 +94,8 @@ struct Group {
 struct Member {
     client_id: String,
     #[serde(default)]
+    broker: String,
+    #[serde(default)]
     language: String,
     #[serde(default)]
     version: String,
@@ -109,8 +116,23 @@ struct GroupTopic {
     retry_wait: u64,
     open_message_groups: u64,
     #[serde(default)]
+    blocked_message_groups: u64,
+    #[serde(default)]
+    queues: Vec<GroupQueue>,
+    #[serde(default)]
     expired_unread: u64,
     oldest_expires_in_ms: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct GroupQueue {
+    #[serde(default)]
+    broker: String,
+    queue: u16,
+    floor: u64,
+    next: u64,
+    #[serde(default)]
+    lag: u64,
 }
 
 impl Group {
@@ -133,6 +155,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
         }
         Verb::List => list(&mut api, output).await,
         Verb::Describe { name } => describe(&mut api, &name, output).await,
+        Verb::Reset(options) => reset::run(&mut api, &options, output).await,
         Verb::Delete(options) => delete(&mut api, &options, output).await,
     }
 }
@@ -192,6 +215,11 @@ async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Fail
         output.line("it has read no topic")?;
     } else {
         output.table(&TOPIC_HEADER, group.topics.iter().map(topic_row).collect())?;
+        let behind = |topic: &GroupTopic| topic.queues.iter().any(|queue| queue.lag > 0);
+        if group.topics.iter().any(behind) {
+            output.line("")?;
+            output.table(&QUEUE_HEADER, group.topics.iter().flat_map(queue_rows).collect())?;
+        }
     }
     output.line("")?;
     if group.members.is_empty() {
@@ -221,9 +249,29 @@ async fn delete(api: &mut Api, options: &Delete, output: &Output) -> Result<(), 
     say(output, &found.body, &group.name, format!("deleted group {}", group.name))
 }
 
-const TOPIC_HEADER: [&str; 10] =
-    ["TOPIC", "FILTER", "LAG", "OLDEST", "EXPIRES IN", "IN FLIGHT", "HELD", "RETRY", "OPEN KEYS", "EXPIRED UNREAD"];
-const MEMBER_HEADER: [&str; 5] = ["CLIENT", "LANGUAGE", "VERSION", "ADDRESS", "SEEN"];
+const TOPIC_HEADER: [&str; 11] = [
+    "TOPIC",
+    "FILTER",
+    "LAG",
+    "OLDEST",
+    "EXPIRES IN",
+    "IN FLIGHT",
+    "HELD",
+    "RETRY",
+    "OPEN KEYS",
+    "BLOCKED",
+    "EXPIRED UNREAD",
+];
+const QUEUE_HEADER: [&str; 6] = ["TOPIC", "BROKER", "QUEUE", "FLOOR", "NEXT", "LAG"];
+const MEMBER_HEADER: [&str; 6] = ["CLIENT", "LANGUAGE", "VERSION", "ADDRESS", "SEEN", "BROKER"];
+
+/// Queues in which there is something to do.
+fn queue_rows(topic: &GroupTopic) -> impl Iterator<Item = Vec<String>> {
+    topic.queues.iter().filter(|queue| queue.lag > 0).map(|queue| {
+        let numbers = [u64::from(queue.queue), queue.floor, queue.next, queue.lag].map(|number| number.to_string());
+        [topic.topic.clone(), queue.broker.clone()].into_iter().chain(numbers).collect()
+    })
+}
 
 fn topic_row(topic: &GroupTopic) -> Vec<String> {
     vec![
@@ -236,6 +284,7 @@ fn topic_row(topic: &GroupTopic) -> Vec<String> {
         topic.held.to_string(),
         topic.retry_wait.to_string(),
         topic.open_message_groups.to_string(),
+        topic.blocked_message_groups.to_string(),
         topic.expired_unread.to_string(),
     ]
 }
@@ -243,7 +292,8 @@ fn topic_row(topic: &GroupTopic) -> Vec<String> {
 fn member_row(member: &Member) -> Vec<String> {
     let address = member.address.clone().unwrap_or_else(|| "-".into());
     let seen = format!("{} ago", about(member.last_seen_ms_ago));
-    vec![member.client_id.clone(), member.language.clone(), member.version.clone(), address, seen]
+    let Member { client_id, language, version, broker, .. } = member;
+    vec![client_id.clone(), language.clone(), version.clone(), address, seen, broker.clone()]
 }
 
 /// A duration to one unit: people compare ages, they do not add them.

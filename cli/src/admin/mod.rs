@@ -5,6 +5,7 @@ pub mod client;
 pub mod group;
 pub mod nameserver;
 pub mod node;
+pub mod reset;
 pub mod topic;
 
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -35,6 +36,15 @@ fn warn_of_pending(answer: &Value) {
     }
 }
 
+/// Brokers that did not answer: what they know is missing in the answer.
+fn warn_of_unreachable(answer: &Value) {
+    let unreachable = answer["unreachable"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for broker in unreachable {
+        let text = |name: &str| broker[name].as_str().unwrap_or("?").to_owned();
+        eprintln!("warning: without {}: {}", text("broker"), text("reason"));
+    }
+}
+
 /// A list in the form that was asked for. `name`: all that is said of an item when only names are wanted.
 fn list<T: DeserializeOwned>(
     (api, path): (&Api, &str),
@@ -62,6 +72,7 @@ async fn read<T: DeserializeOwned>(
     names: impl Fn(&T) -> Vec<&str>,
 ) -> Result<Option<T>, Failure> {
     let answer = api.get(path).await?;
+    warn_of_unreachable(&answer.body);
     if output.form == Form::Json {
         output.document(&answer.body)?;
         return Ok(None);

@@ -31,16 +31,25 @@ pub enum Verb {
     },
     /// Lead new messages elsewhere, and wait until nothing is out any more. Then it may be stopped.
     #[command(
-        after_help = "Examples:\n  carillon node drain --server broker-a:8080\n  carillon node drain --server broker-a:8080 --timeout 5m --grace 0s\n\nExit codes: 0 nothing is out any more, 7 the time was over first; the broker stays drained either way."
+        after_help = "Examples:\n  carillon node drain --server broker-a:8080\n  carillon node drain --node broker-b --timeout 5m --grace 0s\n\nExit codes: 0 nothing is out any more, 7 the time was over first; the broker stays drained either way."
     )]
     Drain(Drain),
     /// Take messages again.
-    #[command(after_help = "Examples:\n  carillon node resume --server broker-a:8080\n  carillon node resume -q")]
-    Resume,
+    #[command(
+        after_help = "Examples:\n  carillon node resume --server broker-a:8080\n  carillon node resume --node broker-b"
+    )]
+    Resume {
+        /// Name of the broker; by default the one that is asked.
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]
 pub struct Drain {
+    /// Name of the broker; by default the one that is asked.
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     /// How long to wait. Default 60s.
     #[arg(long, value_parser = values::span, value_name = "DURATION")]
     timeout: Option<Duration>,
@@ -59,6 +68,7 @@ struct Node {
     grpc: Option<String>,
     http: Option<String>,
     topics: usize,
+    unreachable: Option<String>,
     #[serde(default)]
     nameservers: Vec<Nameserver>,
 }
@@ -82,11 +92,15 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
         Verb::List => list(&mut api, output).await,
         Verb::Show { name } => show(&mut api, &name, output).await,
         Verb::Drain(options) => drain(&mut api, &options, output).await,
-        Verb::Resume => {
-            api.post("/node/resume", &json!({})).await?;
+        Verb::Resume { node } => {
+            api.post(&format!("/node/resume{}", query_of(&node)), &json!({})).await?;
             say(output, &json!({"state": "ready"}), "ready", "takes messages again".into())
         }
     }
+}
+
+fn query_of(node: &Option<String>) -> String {
+    node.as_deref().map(|node| format!("?node={}", encode(node))).unwrap_or_default()
 }
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
@@ -115,6 +129,9 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
 async fn show(api: &mut Api, name: &str, output: &Output) -> Result<(), Failure> {
     let path = format!("/nodes/{}", encode(name));
     let Some(node) = read(api, &path, output, |node: &Node| vec![&node.name]).await? else { return Ok(()) };
+    if let Some(reason) = &node.unreachable {
+        eprintln!("warning: it does not answer, and this is what others know: {reason}");
+    }
     output.heading(&format!("broker {}", node.name))?;
     output.fields(&[
         ("state", node.state.clone()),
@@ -143,8 +160,8 @@ async fn drain(api: &mut Api, options: &Drain, output: &Output) -> Result<(), Fa
             body["grace"] = json!(duration::format(grace));
         }
         // Asked again it goes on, and does not begin anew.
-        let answer = api.post("/node/drain", &body).await?;
-        let drained: Drained = api.read("/node/drain", answer.body.clone())?;
+        let answer = api.post(&format!("/node/drain{}", query_of(&options.node)), &body).await?;
+        let drained: Drained = api.read(&format!("/node/drain{}", query_of(&options.node)), answer.body.clone())?;
         if drained.quiet {
             return say(output, &answer.body, "quiet", "drained: nothing is out any more".into());
         }

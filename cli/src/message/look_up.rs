@@ -169,7 +169,7 @@ async fn list(find: &Find, api: &mut Api, output: &Output) -> Result<(), Failure
     loop {
         let limit = (find.count - items.len()).clamp(1, PAGE_MAX);
         let rest = cursor.as_ref().map(|cursor| format!("&cursor={}", encode(cursor))).unwrap_or_default();
-        let Page { items: more, next_cursor, warnings } = api.page(&format!("{base}&limit={limit}{rest}")).await?;
+        let Page { items: more, next_cursor, warnings, .. } = api.page(&format!("{base}&limit={limit}{rest}")).await?;
         warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         items.extend(more);
         cursor = next_cursor;

@@ -1,15 +1,20 @@
 //! What a request says: names in its path, parameters, and its body. What is not known is an error that names it (H4).
 
-use std::str::FromStr;
-
+use aide::generate::GenContext;
+use aide::openapi::{MediaType, Operation, RequestBody, SchemaObject};
+use aide::operation::{OperationInput, ParamLocation, set_body};
 use axum::extract::rejection::BytesRejection;
-use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{FromRequest, FromRequestParts, Path, Request};
 use base::Timestamp;
 use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
+use super::codes::*;
+use super::openapi::{add_parameters_of, add_problems};
 use super::problem::Problem;
 use super::server::BODY_BYTES_MAX;
 
@@ -17,11 +22,9 @@ use super::server::BODY_BYTES_MAX;
 #[derive(Debug)]
 pub struct Name(pub String);
 
-/// Query parameters. Each is taken out by who knows it; [`Parameters::finish`] refuses what is left.
-#[derive(Debug, Default)]
-pub struct Parameters {
-    pairs: Vec<(String, String)>,
-}
+/// The parameters of a query: all that `T` names, and no others. `T` refuses what it does not know.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
 
 /// A JSON body.
 #[derive(Debug)]
@@ -32,53 +35,69 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let Path(name) = Path::<String>::from_request_parts(parts, state).await.map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", error.body_text()).field("name")
+            Problem::new(INVALID_PARAMETER, error.body_text()).field("name").value(parts.uri.path())
         })?;
         Ok(Self(name))
     }
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Parameters {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let Query(pairs) = Query::from_request_parts(parts, state)
-            .await
-            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", error.body_text()))?;
-        Ok(Self { pairs })
+/// The description names it as the path does.
+impl OperationInput for Name {
+    fn operation_input(_: &mut GenContext, operation: &mut Operation) {
+        add_problems(operation, &[INVALID_PARAMETER]);
     }
 }
 
-impl Parameters {
-    pub fn text(&mut self, name: &str) -> Result<Option<String>, Problem> {
-        let Some(place) = self.pairs.iter().position(|(found, _)| found == name) else { return Ok(None) };
-        let (_, value) = self.pairs.swap_remove(place);
-        if self.pairs.iter().any(|(found, _)| found == name) {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        parse_query(parts.uri.query().unwrap_or_default()).map(Self)
+    }
+}
+
+impl<T: JsonSchema> OperationInput for Query<T> {
+    fn operation_input(context: &mut GenContext, operation: &mut Operation) {
+        add_parameters_of::<T>(context, operation, ParamLocation::Query);
+        // What is not known is refused where nothing is known too.
+        add_problems(operation, &[INVALID_PARAMETER]);
+    }
+}
+
+fn parse_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let pairs: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+    let value_of = |name: &str| pairs.iter().find(|(found, _)| found == name).map(|(_, value)| &**value);
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
             let detail = format!("parameter {name} is there twice");
-            return Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field(name));
-        }
-        Ok(Some(value))
-    }
-
-    pub fn parsed<T: FromStr>(&mut self, name: &str, expected: &str) -> Result<Option<T>, Problem> {
-        let Some(value) = self.text(name)? else { return Ok(None) };
-        value.parse().map(Some).map_err(|_| Problem::parameter(name, &value, expected))
-    }
-
-    /// Absent = false; without a value = true.
-    pub fn flag(&mut self, name: &str) -> Result<bool, Problem> {
-        match self.text(name)?.as_deref() {
-            None | Some("false") => Ok(false),
-            Some("" | "true") => Ok(true),
-            Some(other) => Err(Problem::parameter(name, other, "true or false")),
+            return Err(Problem::new(INVALID_PARAMETER, detail).field(&**name).value(&**value));
         }
     }
+    let reader = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+    serde_path_to_error::deserialize(reader).map_err(|error| {
+        let path = error.path().to_string();
+        let text = error.into_inner().to_string();
+        if let Some(name) = quoted(&text, "unknown field `") {
+            let detail = format!("parameter {name:?} is not known here");
+            return Problem::new(INVALID_PARAMETER, detail).field(name).value(value_of(name).unwrap_or_default());
+        }
+        if let Some(name) = quoted(&text, "missing field `") {
+            let detail = format!("parameter {name} is missing");
+            return Problem::new(INVALID_PARAMETER, detail).field(name).value(Value::Null);
+        }
+        let value = value_of(&path).unwrap_or_default();
+        let problem = Problem::new(INVALID_PARAMETER, format!("parameter {path} is {value:?}; {text}"));
+        let problem = problem.field(path.as_str()).value(value);
+        match super::parameters::limit_of(&text) {
+            Some(limit) => problem.limit(limit),
+            None => problem,
+        }
+    })
+}
 
-    pub fn finish(self) -> Result<(), Problem> {
-        let Some((name, value)) = self.pairs.into_iter().next() else { return Ok(()) };
-        let detail = format!("parameter {name:?} is not known here");
-        Err(Problem::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field(name).value(value))
-    }
+/// The name that an error of serde puts in quotes behind these words.
+fn quoted<'a>(text: &'a str, words: &str) -> Option<&'a str> {
+    text.strip_prefix(words).and_then(|rest| rest.split('`').next())
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
@@ -90,40 +109,77 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
+impl<T: JsonSchema> OperationInput for Json<T> {
+    fn operation_input(context: &mut GenContext, operation: &mut Operation) {
+        let json_schema = context.schema.subschema_for::<T>();
+        let schema = Some(SchemaObject { json_schema, external_docs: None, example: None });
+        let content = [("application/json".to_owned(), MediaType { schema, ..MediaType::default() })];
+        let body = RequestBody { content: content.into_iter().collect(), required: true, ..RequestBody::default() };
+        set_body(context, operation, body);
+        add_problems(operation, &[INVALID_BODY, UNKNOWN_FIELD, TOO_LARGE]);
+    }
+}
+
 fn unread(error: BytesRejection) -> Problem {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
         let detail = format!("the body has more than {BODY_BYTES_MAX} bytes");
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).limit(BODY_BYTES_MAX);
+        return Problem::new(TOO_LARGE, detail).field("body").limit(BODY_BYTES_MAX);
     }
-    Problem::new(StatusCode::BAD_REQUEST, "invalid_body", error.body_text())
+    Problem::new(INVALID_BODY, error.body_text()).field("body")
 }
 
 /// What a JSON body says.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    let bad = |code, detail| Problem::new(StatusCode::BAD_REQUEST, code, detail);
     if body.is_empty() {
-        return Err(bad("invalid_body", "the body is empty; a JSON object is needed".into()));
+        let detail = "the body is empty; a JSON object is needed";
+        return Err(Problem::new(INVALID_BODY, detail).field("body").value(""));
     }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let parsed = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
-        if !error.is_data() {
-            return bad("invalid_body", format!("the body is not JSON: {error}"));
-        }
-        let text = error.to_string();
-        if let Some(name) = text.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
-            return bad("unknown_field", text.clone()).field(name);
-        }
-        let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
-        match (missing, path.as_str()) {
-            (Some(name), _) => bad("invalid_body", text.clone()).field(name),
-            (None, "." | "?") => bad("invalid_body", text),
-            (None, _) => bad("invalid_body", format!("{path}: {text}")).field(path),
+        match error.is_data() {
+            true => misformed(body, &path, &error.to_string()),
+            false => no_json(body, format!("the body is not JSON: {error}")),
         }
     })?;
-    reader.end().map_err(|error| bad("invalid_body", format!("the body goes on after its JSON: {error}")))?;
+    reader.end().map_err(|error| no_json(body, format!("the body goes on after its JSON: {error}")))?;
     Ok(parsed)
+}
+
+fn no_json(body: &[u8], detail: String) -> Problem {
+    Problem::new(INVALID_BODY, detail).field("body").value(&*String::from_utf8_lossy(body))
+}
+
+/// It is JSON, and not what is asked for here.
+fn misformed(body: &[u8], path: &str, text: &str) -> Problem {
+    let whole: Value = serde_json::from_slice(body).unwrap_or_default();
+    if let Some(name) = quoted(text, "unknown field `") {
+        let place = match path {
+            "." | "?" => name.to_owned(),
+            path if path == name || path.ends_with(&format!(".{name}")) => path.to_owned(),
+            path => format!("{path}.{name}"),
+        };
+        return Problem::new(UNKNOWN_FIELD, text).field(place.as_str()).value(at(&whole, &place));
+    }
+    let (path, detail) = match (quoted(text, "missing field `"), path) {
+        (Some(name), "." | "?") => (name.to_owned(), text.to_owned()),
+        (Some(name), path) => (format!("{path}.{name}"), text.to_owned()),
+        (None, "." | "?") => ("body".to_owned(), text.to_owned()),
+        (None, path) => (path.to_owned(), format!("{path}: {text}")),
+    };
+    let value = if path == "body" { Some(whole.clone()) } else { at(&whole, &path) };
+    Problem::new(INVALID_BODY, detail).field(path).value(value)
+}
+
+/// The value at a path such as `a.b[1].c`.
+fn at(whole: &Value, path: &str) -> Option<Value> {
+    let parts = path.split(['.', '[']).map(|part| part.trim_end_matches(']'));
+    let step = |value: &Value, part: &str| match value {
+        Value::Array(items) => items.get(part.parse::<usize>().ok()?).cloned(),
+        other => other.get(part).cloned(),
+    };
+    parts.filter(|part| !part.is_empty()).try_fold(whole.clone(), |value, part| step(&value, part))
 }
 
 /// RFC 3339 in UTC with milliseconds (H3).
@@ -142,24 +198,68 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::parameters::{Flag, Number};
+
+    #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+    #[serde(deny_unknown_fields, default)]
+    struct Known {
+        force: Flag,
+        queue: Option<Number<0, 1023>>,
+        prefix: Option<String>,
+        retention: Vec<Inner>,
+    }
+
+    #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        time: u8,
+    }
+
+    fn said(problem: &Problem) -> (&str, Option<&str>, Option<&Value>) {
+        (problem.code, problem.field.as_deref(), problem.value.as_ref())
+    }
 
     #[test]
-    fn parameters_that_nobody_takes_are_refused_by_name() {
-        let pairs = |pairs: &[(&str, &str)]| Parameters {
-            pairs: pairs.iter().map(|(a, b)| (a.to_string(), b.to_string())).collect(),
-        };
-        let mut known = pairs(&[("force", ""), ("queue", "3"), ("prefix", "a%b")]);
-        assert!(known.flag("force").unwrap());
-        assert_eq!(known.parsed::<u16>("queue", "a number").unwrap(), Some(3));
-        assert_eq!(known.text("prefix").unwrap().as_deref(), Some("a%b"));
-        assert!(known.finish().is_ok());
+    fn parameters_that_are_not_known_or_not_of_their_form_are_refused_by_name_with_their_value() {
+        let known: Known = parse_query("force&queue=3&prefix=a%25b").unwrap();
+        assert_eq!((known.force.0, known.queue, known.prefix.as_deref()), (true, Some(Number(3)), Some("a%b")));
+        assert_eq!(parse_query::<Known>("").unwrap(), Known::default());
+        for (query, field, value) in [
+            ("forse=true", "forse", "true"),
+            ("queue=x", "queue", "x"),
+            ("queue=1024", "queue", "1024"),
+            ("queue=-1", "queue", "-1"),
+            ("queue=", "queue", ""),
+            ("force=maybe", "force", "maybe"),
+            ("prefix=1&prefix=2", "prefix", "2"),
+        ] {
+            let problem = parse_query::<Known>(query).unwrap_err();
+            assert_eq!(said(&problem), ("invalid_parameter", Some(field), Some(&value.into())), "{query}");
+        }
+        let large = parse_query::<Known>("queue=1024").unwrap_err();
+        assert_eq!(&*large.detail, "parameter queue is \"1024\"; it must be a number from 0 to 1023");
+        assert_eq!(large.limit, Some(1023.into()));
+    }
 
-        let left = pairs(&[("forse", "true")]).finish().unwrap_err();
-        assert_eq!((left.code, left.field.as_deref()), ("invalid_parameter", Some("forse")));
-        let bad = pairs(&[("queue", "x")]).parsed::<u16>("queue", "a number").unwrap_err();
-        assert_eq!(bad.field.as_deref(), Some("queue"));
-        assert!(pairs(&[("a", "1"), ("a", "2")]).text("a").is_err());
-        assert!(pairs(&[("force", "maybe")]).flag("force").is_err());
+    #[test]
+    fn fields_of_a_body_are_refused_by_their_place_with_their_value() {
+        for (body, code, field, value) in [
+            ("", "invalid_body", "body", Value::from("")),
+            ("{\"prefix\":", "invalid_body", "body", "{\"prefix\":".into()),
+            ("{} x", "invalid_body", "body", "{} x".into()),
+            ("3", "invalid_body", "body", 3.into()),
+            ("{\"prefix\":7}", "invalid_body", "prefix", 7.into()),
+            ("{\"x\":[1]}", "unknown_field", "x", vec![1].into()),
+            ("{\"retention\":[{\"time\":1},{\"time\":-1}]}", "invalid_body", "retention[1].time", (-1).into()),
+            ("{\"retention\":[{\"time\":1,\"y\":2}]}", "unknown_field", "retention[0].y", 2.into()),
+        ] {
+            let problem = parse::<Known>(body.as_bytes()).unwrap_err();
+            assert_eq!(said(&problem), (code, Some(field), Some(&value)), "{body}");
+        }
+        let missing = parse::<Known>(b"{\"retention\":[{}]}").unwrap_err();
+        assert_eq!(said(&missing), ("invalid_body", Some("retention[0].time"), Some(&Value::Null)));
+        let deep = "[".repeat(10_000);
+        assert_eq!(parse::<Known>(deep.as_bytes()).unwrap_err().code, "invalid_body");
     }
 
     #[test]

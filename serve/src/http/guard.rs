@@ -9,8 +9,9 @@ use axum::middleware::Next;
 use axum::response::Response;
 use base::{Clock, SystemClock};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
+use super::codes;
 use super::problem::Problem;
 use crate::port::Peer;
 
@@ -25,7 +26,7 @@ pub async fn around(request: Request, next: Next) -> Response {
     let is_change = !matches!(method, Method::GET | Method::HEAD | Method::OPTIONS);
     let mut response = if is_change && is_foreign(request.headers(), peer) {
         let detail = "the header Origin names another site; pages of other sites may not change anything here";
-        problem_of(Problem::new(StatusCode::FORBIDDEN, "forbidden", detail).field("Origin"))
+        problem_of(Problem::new(codes::FORBIDDEN, detail).field("Origin"))
     } else {
         next.run(request).await
     };
@@ -55,12 +56,12 @@ pub async fn around(request: Request, next: Next) -> Response {
 
 pub async fn no_such_path(request: Request) -> Problem {
     let detail = format!("there is nothing at {}", request.uri().path());
-    Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+    Problem::new(codes::NOT_FOUND, detail)
 }
 
 pub async fn no_such_method(request: Request) -> Problem {
     let detail = format!("{} does not take {}", request.uri().path(), request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+    Problem::new(codes::METHOD_NOT_ALLOWED, detail)
 }
 
 fn problem_of(problem: Problem) -> Response {

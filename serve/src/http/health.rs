@@ -3,15 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use axum::response::{IntoResponse, Response};
 use base::{Clock, SystemClock};
 use http::header::ACCEPT;
 use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use prometheus::{Registry, TextEncoder};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Problem;
+use super::answers::{Health, Page};
+use super::{Problem, codes};
 use crate::runtime;
 
 const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -28,14 +29,14 @@ pub struct Check {
 }
 
 /// `/readyz` and its neighbours.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HealthJson {
     pub status: String,
     #[serde(default)]
     pub checks: Vec<CheckJson>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckJson {
     pub name: String,
     pub ok: bool,
@@ -50,23 +51,23 @@ pub struct Scrape {
 }
 
 /// All is well, as far as there is anything to say.
-pub fn fine() -> axum::Json<HealthJson> {
-    axum::Json(HealthJson { status: "ok".into(), checks: Vec::new() })
+pub fn fine() -> Health {
+    Health(StatusCode::OK, HealthJson { status: "ok".into(), checks: Vec::new() })
 }
 
 /// `excluded`: names of checks, parted by commas, that shall not matter.
-pub fn readiness(checks: Vec<Check>, excluded: Option<&str>) -> (StatusCode, axum::Json<HealthJson>) {
+pub fn readiness(checks: Vec<Check>, excluded: Option<&str>) -> Health {
     let is_excluded = |check: &Check| excluded.is_some_and(|names| names.split(',').any(|name| name == check.name));
     let is_ready = checks.iter().all(|check| check.is_ok || is_excluded(check));
     let (code, status) =
         if is_ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not_ready") };
     let checks =
         checks.into_iter().map(|check| CheckJson { name: check.name.into(), ok: check.is_ok, detail: check.detail });
-    (code, axum::Json(HealthJson { status: status.into(), checks: checks.collect() }))
+    Health(code, HealthJson { status: status.into(), checks: checks.collect() })
 }
 
 /// Prometheus asks for OpenMetrics by naming it; everybody else gets the text that RocketMQ's exporters give (M1).
-pub async fn metrics(scrape: Arc<Scrape>, registry: Registry, headers: HeaderMap) -> Response {
+pub async fn metrics(scrape: Arc<Scrape>, registry: Registry, headers: HeaderMap) -> Result<Page, Problem> {
     let accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let is_open_metrics = accepted.flat_map(|value| value.split(',')).any(|kind| {
         let mut parts = kind.split(';').map(str::trim);
@@ -74,13 +75,13 @@ pub async fn metrics(scrape: Arc<Scrape>, registry: Registry, headers: HeaderMap
     });
     // Tens of milliseconds with many topics: not on a thread that calls wait for.
     match runtime::beside(move || scrape.page(&registry, SystemClock.monotonic_ms())).await {
-        Some(Ok(page)) if is_open_metrics => ([("content-type", OPEN_METRICS)], open_metrics(&page)).into_response(),
-        Some(Ok(page)) => ([("content-type", TEXT_FORMAT)], page.to_string()).into_response(),
+        Some(Ok(page)) if is_open_metrics => Ok(Page { content_type: OPEN_METRICS, text: open_metrics(&page) }),
+        Some(Ok(page)) => Ok(Page { content_type: TEXT_FORMAT, text: page.to_string() }),
         Some(Err(error)) => {
             tracing::error!(%error, "metrics cannot be written");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "metrics cannot be written").into_response()
+            Err(Problem::new(codes::INTERNAL, "metrics cannot be written"))
         }
-        None => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the server is stopping").into_response(),
+        None => Err(Problem::new(codes::DRAINING, "the server is stopping")),
     }
 }
 
@@ -128,7 +129,7 @@ mod tests {
     fn one_failed_check_makes_the_server_unready_unless_it_is_excluded() {
         let check = |name, is_ok| Check { name, is_ok, detail: String::new() };
         let checks = || vec![check("writable", true), check("registered", false)];
-        let (code, body) = readiness(checks(), None);
+        let Health(code, body) = readiness(checks(), None);
         assert_eq!((code.as_u16(), &*body.status, body.checks.len()), (503, "not_ready", 2));
         assert_eq!(readiness(checks(), Some("registered")).0, StatusCode::OK);
         assert_eq!(readiness(Vec::new(), None).0, StatusCode::OK);

@@ -1,9 +1,19 @@
 //! Errors of the HTTP gateway: `application/problem+json` (RFC 9457, operations D2).
 
+use aide::generate::GenContext;
+use aide::openapi::Operation;
+use aide::operation::OperationOutput;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::codes::{self, Code};
+
+/// What of a caller's words is said again.
+const VALUE_CHARS_MAX: usize = 200;
+const DETAIL_CHARS_MAX: usize = 1000;
 
 /// What went wrong, for people and for programs. Travels in a response's extensions until [`super::guard::around`]
 /// writes it, which knows the request.
@@ -36,7 +46,7 @@ struct Sent<'a> {
 }
 
 /// Any error, as a client reads it.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize, JsonSchema)]
 pub struct ProblemJson {
     pub r#type: String,
     pub title: String,
@@ -51,16 +61,18 @@ pub struct ProblemJson {
 }
 
 impl Problem {
-    pub fn new(kind: StatusCode, code: &'static str, detail: impl Into<Box<str>>) -> Self {
-        Self { kind, code, detail: detail.into(), field: None, value: None, limit: None }
+    pub fn new(code: Code, detail: impl Into<Box<str>>) -> Self {
+        let detail = cut(detail.into().into(), DETAIL_CHARS_MAX).into();
+        Self { kind: code.status, code: code.word, detail, field: None, value: None, limit: None }
     }
 
     pub fn field(self, field: impl Into<Box<str>>) -> Self {
-        Self { field: Some(field.into()), ..self }
+        let field: Box<str> = field.into();
+        Self { field: Some(cut(field.into(), VALUE_CHARS_MAX).into()), ..self }
     }
 
     pub fn value(self, value: impl Into<Value>) -> Self {
-        Self { value: Some(value.into()), ..self }
+        Self { value: Some(short(value.into())), ..self }
     }
 
     pub fn limit(self, limit: impl Into<Value>) -> Self {
@@ -69,7 +81,7 @@ impl Problem {
 
     pub fn parameter(name: &str, value: &str, expected: &str) -> Self {
         let detail = format!("parameter {name} is {value:?}; it must be {expected}");
-        Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail).field(name).value(value)
+        Self::new(codes::INVALID_PARAMETER, detail).field(name).value(value)
     }
 
     pub fn render(&self, instance: &str, request_id: &str) -> Response {
@@ -91,6 +103,34 @@ impl Problem {
     }
 }
 
+/// A value as it may stand in an answer: one that is long loses its end, or, when it is no text, all but its kind.
+fn short(value: Value) -> Value {
+    match value {
+        Value::String(text) => cut(text, VALUE_CHARS_MAX).into(),
+        Value::Array(_) | Value::Object(_) => {
+            let text = value.to_string();
+            if text.chars().count() <= VALUE_CHARS_MAX { value } else { cut(text, VALUE_CHARS_MAX).into() }
+        }
+        short => short,
+    }
+}
+
+fn cut(text: String, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// Which problems a route has is said beside it.
+impl OperationOutput for Problem {
+    type Inner = ProblemJson;
+
+    fn inferred_responses(_: &mut GenContext, _: &mut Operation) -> Vec<(Option<u16>, aide::openapi::Response)> {
+        Vec::new()
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.kind.into_response();
@@ -105,10 +145,21 @@ mod tests {
 
     #[test]
     fn an_overloaded_answer_says_when_to_try_again() {
-        let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "overloaded", "too much");
+        let problem = Problem::new(codes::OVERLOADED, "too much");
         let response = problem.render("/x", "r");
         assert_eq!(response.headers()["retry-after"], "1");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
+    }
+
+    #[test]
+    fn what_a_caller_said_is_not_repeated_without_end() {
+        let long = "ü".repeat(100_000);
+        let problem = Problem::new(codes::INVALID_BODY, long.as_str()).field(long.as_str()).value(long.as_str());
+        let (field, value) = (problem.field.unwrap(), problem.value.unwrap());
+        assert_eq!(problem.detail.chars().count(), DETAIL_CHARS_MAX + 1);
+        assert_eq!((field.chars().count(), value.as_str().unwrap().chars().count()), (201, 201));
+        let list = Problem::new(codes::INVALID_BODY, "x").value(vec![0; 1000]).value.unwrap();
+        assert_eq!(list.as_str().unwrap().chars().count(), 201);
     }
 
     #[test]
