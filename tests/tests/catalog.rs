@@ -57,14 +57,15 @@ impl Broker {
         self.server().grpc_address().to_string()
     }
 
-    /// Status and body of a call of the admin API.
+    /// Status and body of a call of the admin API, answered for this broker alone.
     async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> (u16, Value) {
         let address = self.server().http_address().expect("it is on");
         let body = body.map(Value::to_string).unwrap_or_default();
         let length = body.len();
         let request = format!(
-            "{method} /api/v1{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            "{method} /api/v1{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nX-Carillon-For: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}",
+            self.name
         );
         let exchange = async {
             let mut stream = TcpStream::connect(address).await?;

@@ -128,6 +128,19 @@ fn what_a_client_held_when_it_left_comes_to_others_at_once() {
 }
 
 #[test]
+fn polls_of_a_client_that_leaves_are_answered_and_those_of_others_wait() {
+    let mut story = Story::new(false, 3);
+    story.poll(1, "a", 1);
+    story.poll(2, "b", 1);
+    story.tell(Event::ClientGone("a".into()));
+    assert_eq!(story.empty, [1]);
+    story.send(&[0]);
+    assert_eq!((story.offsets(1), story.offsets(2)), (vec![], vec![0]));
+    story.pass(5_000);
+    assert_eq!(story.empty, [1], "nothing is answered twice");
+}
+
+#[test]
 fn a_standard_group_counts_what_is_renewed_for_as_long_as_it_is_out() {
     let mut story = Story::new(false, 3);
     story.tell(Event::SettingsChanged(Settings { in_flight_max: 1, ..story.settings.clone() }));
