@@ -8,7 +8,7 @@ use cluster::{Place, UPDATE_BYTES_MAX, endpoints};
 use http::{HeaderMap, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use proto::cluster::registry_server::RegistryServer;
-use proto::codec::Bounded;
+use proto::codec::{Bounded, blame_caller};
 use proto::v2::{self, Code};
 use serve::port::Draining;
 use tonic::Status;
@@ -73,7 +73,7 @@ impl Gateway {
         }
         let here = found_at(request.headers(), request.uri(), local);
         let codec = Bounded::<v2::QueryRouteResponse, v2::QueryRouteRequest>::default();
-        Ok(Grpc::new(codec).unary(Routes { places, here }, request).await)
+        Ok(blame_caller(Grpc::new(codec).unary(Routes { places, here }, request).await))
     }
 
     async fn relay(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {
