@@ -43,7 +43,8 @@ impl Gateway {
         let path = request.uri().path();
         if path.starts_with(REGISTRY) {
             let service = Service(self.registry.clone());
-            return RegistryServer::new(service).max_decoding_message_size(UPDATE_BYTES_MAX).call(request).await;
+            let mut server = RegistryServer::new(service).max_decoding_message_size(UPDATE_BYTES_MAX);
+            return server.call(request).await.map(blame_caller);
         }
         let Some(method) = path.strip_prefix(MESSAGING).map(str::to_owned) else {
             return Ok(Status::unimplemented(format!("there is no {path} here")).into_http());

@@ -76,6 +76,14 @@ pub fn blame_caller<B>(mut response: http::Response<B>) -> http::Response<B> {
     response
 }
 
+/// The same of what a stream says after it was taken.
+pub fn fault_of_caller(status: Status) -> Status {
+    match status.code() {
+        Code::Internal => Status::invalid_argument(status.message()),
+        _ => status,
+    }
+}
+
 /// Fields up to the end or to something malformed, which decoding will name.
 fn count_fields(mut bytes: &[u8]) -> usize {
     let mut count = 0;
@@ -103,6 +111,8 @@ mod tests {
         assert_eq!(end(Status::internal("cut")).as_deref(), Some("3"));
         assert_eq!(end(Status::unimplemented("x")).as_deref(), Some("12"));
         assert_eq!(end(Status::unavailable("x")).as_deref(), Some("14"));
+        assert_eq!(fault_of_caller(Status::internal("cut")).code(), Code::InvalidArgument);
+        assert_eq!(fault_of_caller(Status::cancelled("x")).code(), Code::Cancelled);
     }
 
     #[test]
