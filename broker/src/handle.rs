@@ -222,4 +222,37 @@ mod tests {
             assert_eq!(broker_group(bad), None, "{bad}");
         }
     }
+
+    #[test]
+    fn what_is_sealed_is_read_as_one_thing_or_as_none_and_never_after_a_change() {
+        let mut chance = base::Chance::new(1);
+        let mut read = 0;
+        for _ in 0..20_000 {
+            let kind = *chance.pick(&[RECEIPT, RECALL, TRANSACTION, b'x']);
+            let content: Vec<_> = (0..chance.below(24)).map(|_| chance.next_u64() as u8 & 0x9F).collect();
+            let text = seal(kind, &KEY, |bytes| bytes.extend(&content));
+            let receipt = Receipt::decode(&text, &KEY);
+            let recall = Recall::decode(&text, &KEY);
+            let transaction = Transaction::decode(&text, &KEY);
+            let found = [receipt.is_some(), recall.is_some(), transaction.is_some()];
+            assert!(found.iter().filter(|found| **found).count() <= 1, "{kind} {content:?}");
+            read += usize::from(found.contains(&true));
+            // What was read is what would be given out for it.
+            assert!(receipt.is_none_or(|it| Receipt::decode(&it.encode(&KEY), &KEY) == Some(it)));
+            assert!(recall.is_none_or(|it| Recall::decode(&it.encode(&KEY), &KEY) == Some(it)));
+            assert!(transaction.is_none_or(|it| Transaction::decode(&it.encode(&KEY), &KEY) == Some(it)));
+
+            let at = usize::try_from(chance.below(text.len() as u64)).expect("an index");
+            let other = *chance.pick(b"ABCxyz019-_=+ ");
+            let mut changed = text.clone().into_bytes();
+            if changed[at] != other {
+                changed[at] = other;
+                let changed = String::from_utf8(changed).expect("ASCII");
+                // The last letter has bits that say nothing: a text that only differs in them is none either.
+                assert!(!is_sealed(&changed, &KEY), "{text} became {changed}");
+                broker_group(&changed);
+            }
+        }
+        assert!(read > 100, "{read} were read");
+    }
 }

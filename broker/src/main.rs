@@ -21,7 +21,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(
     name = "broker",
     version,
-    after_help = "Examples:\n  broker --config /etc/carillon/broker.toml --check\n  broker --data /var/lib/carillon --set node.name=broker-a --set nameservers=ns-1:9876,ns-2:9876\n\nSettings: flags beat CARILLON__SECTION__KEY variables beat the file beat the defaults.\nExit codes: 0 clean stop, 1 failure, 2 configuration, 3 data directory in use, 4 address in use, 5 no permission."
+    after_help = "Examples:\n  broker --config /etc/carillon/broker.toml --check\n  broker --data /var/lib/carillon --set node.name=broker-a --set nameservers=ns-1:9876,ns-2:9876\n\nSettings: flags beat CARILLON__SECTION__KEY variables beat the file beat the defaults; `carillon config default`\nprints all of them.\nExit codes: 0 clean stop, 1 failure, 2 configuration, 3 data directory in use, 4 address in use, 5 no permission."
 )]
 struct Options {
     #[command(flatten)]

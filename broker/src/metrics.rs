@@ -182,6 +182,11 @@ const SECONDS: &[(&str, &str, &[&str])] = &[
         "Seconds until the oldest message not acknowledged is older than its topic's retention; absent when there is none",
         PAIR,
     ),
+    (
+        "carillon_timer_oldest_overdue_seconds",
+        "Seconds that the oldest due message has not been published; 0: none",
+        &[],
+    ),
 ];
 
 impl Gauges {
@@ -285,6 +290,8 @@ impl Gauges {
             self.set("carillon_disk_total_bytes", &[], space.total);
             self.set("carillon_disk_reserve_bytes", &[], shared.store.reserve().reserve);
         }
+        let overdue = shared.store.timers_overdue_ms(now);
+        self.set_seconds("carillon_timer_oldest_overdue_seconds", &[], overdue);
         if let Some(left) = figures.headroom {
             self.set_seconds("carillon_disk_headroom_seconds", &[], base::duration::ms(left));
         }

@@ -1,13 +1,20 @@
 //! The command line as a whole: the verbs, and what all of them take.
 
+use std::fmt;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::admin::{client, group, nameserver, node, topic};
 use crate::bench;
+use crate::check;
+use crate::completion;
+use crate::config;
+use crate::context::{self, file::Context, file::Contexts};
 use crate::dev;
 use crate::doctor;
 use crate::exit::{Exit, Failure};
 use crate::log;
+use crate::man;
 use crate::message::{look_up, receive, send, tail};
 
 pub const HTTP_PORT: u16 = 8080;
@@ -32,13 +39,18 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 pub struct Common {
-    /// HTTP address of the server: topics, groups, tail and metrics. Default: the host of --grpc or 127.0.0.1, port
-    /// 8080.
-    #[arg(long, global = true, env = "CARILLON_SERVER", value_name = "URL", help_heading = "Server and output")]
+    /// HTTP address of the server: topics, groups, tail and metrics. Else $CARILLON_SERVER, the active context, or the
+    /// host of --grpc or 127.0.0.1, port 8080.
+    #[arg(long, global = true, value_name = "URL", help_heading = "Server and output")]
     pub server: Option<String>,
-    /// gRPC address of the server: send, receive and bench. Default: the host of --server or 127.0.0.1, port 8081.
-    #[arg(long, global = true, env = "CARILLON_GRPC", value_name = "HOST:PORT", help_heading = "Server and output")]
+    /// gRPC address of the server: send, receive and bench. Else $CARILLON_GRPC, the active context, or the host of
+    /// --server, port 8081.
+    #[arg(long, global = true, value_name = "HOST:PORT", help_heading = "Server and output")]
     pub grpc: Option<String>,
+    /// The server of this context, see `carillon context`.
+    #[arg(long, global = true, value_name = "NAME", conflicts_with_all = ["server", "grpc"],
+          help_heading = "Server and output")]
+    pub context: Option<String>,
     /// One JSON document; one object a line from verbs that go on.
     #[arg(long, global = true, help_heading = "Server and output")]
     pub json: bool,
@@ -110,6 +122,21 @@ pub enum Command {
     )]
     Log(log::Verb),
     Doctor(doctor::Options),
+    Check(check::Options),
+    /// Settings of servers, without a server: check a file, print one with all defaults.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon config default > broker.toml\n  carillon config check broker.toml"
+    )]
+    Config(config::Verb),
+    /// Servers by name: add, use, list, show, remove.
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  carillon context add prod --server broker-a.example.com --use\n  carillon context list"
+    )]
+    Context(context::Verb),
+    Completion(completion::Options),
+    Man(man::Options),
 }
 
 /// Where a server is.
@@ -121,28 +148,92 @@ pub struct Target {
     pub grpc: String,
 }
 
-impl Common {
-    /// Both addresses; the one that is not given is on the host of the other.
-    pub fn target(&self) -> Result<Target, Failure> {
-        let read = |flag, given: &Option<String>, port| match given {
-            None => Ok(None),
-            Some(text) => address(text, port).map(Some).ok_or_else(|| wrong(flag, text, port)),
-        };
-        let http = read("--server", &self.server, HTTP_PORT)?;
-        let grpc = read("--grpc", &self.grpc, GRPC_PORT)?;
-        let host = |other: &Option<(String, u16)>| other.as_ref().map_or("127.0.0.1".into(), |(host, _)| host.clone());
-        let (http, grpc) = (
-            http.clone().unwrap_or_else(|| (host(&grpc), HTTP_PORT)),
-            grpc.clone().unwrap_or_else(|| (host(&http), GRPC_PORT)),
-        );
-        Ok(Target { http: format!("{}:{}", http.0, http.1), grpc: format!("{}:{}", grpc.0, grpc.1) })
+/// Who said where the server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Flags,
+    Variables,
+    Context(String),
+    Default,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flags => f.write_str("--server, --grpc"),
+            Self::Variables => f.write_str("CARILLON_SERVER, CARILLON_GRPC"),
+            Self::Context(name) => write!(f, "context {name}"),
+            Self::Default => f.write_str("default"),
+        }
     }
 }
 
-fn wrong(flag: &str, text: &str, port: u16) -> Failure {
+impl Common {
+    /// Both addresses; the one that is not given is on the host of the other.
+    pub fn target(&self) -> Result<Target, Failure> {
+        self.target_and_origin().map(|(target, _)| target)
+    }
+
+    pub fn target_and_origin(&self) -> Result<(Target, Origin), Failure> {
+        let contexts = || match context::path() {
+            Ok(path) => Contexts::read(&path),
+            // Whoever has no folder of settings has no contexts.
+            Err(_) => Ok(Contexts::default()),
+        };
+        self.find(|name| std::env::var_os(name).map(|value| value.to_string_lossy().into_owned()), contexts)
+    }
+
+    /// Flags, then variables, then the active context. Whoever names one of the two addresses puts the context aside:
+    /// two halves of two servers would be none.
+    fn find(
+        &self,
+        variable: impl Fn(&str) -> Option<String>,
+        contexts: impl FnOnce() -> Result<Contexts, Failure>,
+    ) -> Result<(Target, Origin), Failure> {
+        let of = |flag: &Option<String>, name| {
+            flag.clone().or_else(|| variable(name).filter(|value| self.context.is_none() && !value.is_empty()))
+        };
+        let given = Context { server: of(&self.server, "CARILLON_SERVER"), grpc: of(&self.grpc, "CARILLON_GRPC") };
+        if given != Context::default() {
+            let is_by_flag = self.server.is_some() || self.grpc.is_some();
+            let origin = if is_by_flag { Origin::Flags } else { Origin::Variables };
+            return Ok((resolve(&given, "")?, origin));
+        }
+        let contexts = contexts()?;
+        match self.context.as_ref().or(contexts.active.as_ref()) {
+            Some(name) => {
+                let target = resolve(contexts.get(name)?, &format!("context {name}: "))?;
+                Ok((target, Origin::Context(name.clone())))
+            }
+            None => Ok((resolve(&given, "")?, Origin::Default)),
+        }
+    }
+}
+
+/// Whether these are addresses; `whose` is said where they are not.
+pub fn check(context: &Context, whose: &str) -> Result<(), Failure> {
+    resolve(context, &format!("{whose}: ")).map(drop)
+}
+
+fn resolve(given: &Context, whose: &str) -> Result<Target, Failure> {
+    let read = |what, given: &Option<String>, port| match given {
+        None => Ok(None),
+        Some(text) => address(text, port).map(Some).ok_or_else(|| wrong(whose, what, text, port)),
+    };
+    let http = read("--server", &given.server, HTTP_PORT)?;
+    let grpc = read("--grpc", &given.grpc, GRPC_PORT)?;
+    let host = |other: &Option<(String, u16)>| other.as_ref().map_or("127.0.0.1".into(), |(host, _)| host.clone());
+    let (http, grpc) = (
+        http.clone().unwrap_or_else(|| (host(&grpc), HTTP_PORT)),
+        grpc.clone().unwrap_or_else(|| (host(&http), GRPC_PORT)),
+    );
+    Ok(Target { http: format!("{}:{}", http.0, http.1), grpc: format!("{}:{}", grpc.0, grpc.1) })
+}
+
+fn wrong(whose: &str, flag: &str, text: &str, port: u16) -> Failure {
     Failure::new(
         Exit::Usage,
-        format!("{flag} {text:?} is no address in clear text; write one such as 127.0.0.1:{port}"),
+        format!("{whose}{flag} {text:?} is no address in clear text; write one such as 127.0.0.1:{port}"),
     )
 }
 

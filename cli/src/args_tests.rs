@@ -6,6 +6,7 @@ fn common(server: Option<&str>, grpc: Option<&str>) -> Common {
     Common {
         server: server.map(Into::into),
         grpc: grpc.map(Into::into),
+        context: None,
         json: false,
         quiet: false,
         color: Colour::Auto,
@@ -108,10 +109,45 @@ fn one_address_serves_for_both_ports_unless_the_second_is_given() {
         (Some("broker"), Some("other"), ("broker:8080", "other:8081")),
         (None, Some("other:9001"), ("other:8080", "other:9001")),
     ] {
-        let target = common(server, grpc).target().expect(expected.0);
+        let (target, _) = common(server, grpc).find(|_| None, || Ok(Contexts::default())).expect(expected.0);
         assert_eq!((target.http.as_str(), target.grpc.as_str()), expected);
     }
     for bad in ["https://broker", "broker:port", "", "a b", "user@broker"] {
         assert_eq!(common(Some(bad), None).target().expect_err(bad).exit, Exit::Usage);
+    }
+}
+
+#[test]
+fn flags_beat_variables_which_beat_the_active_context_and_no_server_is_made_of_two_halves() {
+    let contexts = || {
+        let context = |server: &str, grpc: &str| {
+            let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+            Context { server: text(server), grpc: text(grpc) }
+        };
+        let contexts = [("prod".into(), context("prod", "prod:1")), ("bad".into(), context("https://x", ""))];
+        Ok(Contexts { active: Some("prod".into()), contexts: contexts.into() })
+    };
+    let variables = |name: &str| (name == "CARILLON_SERVER").then(|| "variable".to_owned());
+    let found = |common: Common, variable: &dyn Fn(&str) -> Option<String>| {
+        let (target, origin) = common.find(variable, contexts).expect("addresses");
+        (target.http, target.grpc, origin)
+    };
+    let is = |http: &str, grpc: &str, origin| (http.to_owned(), grpc.to_owned(), origin);
+    let prod = Origin::Context("prod".into());
+    assert_eq!(found(common(None, None), &|_| None), is("prod:8080", "prod:1", prod.clone()));
+    assert_eq!(found(common(None, None), &|_| Some(String::new())), is("prod:8080", "prod:1", prod.clone()));
+    assert_eq!(found(common(None, None), &variables), is("variable:8080", "variable:8081", Origin::Variables));
+    assert_eq!(found(common(Some("flag"), None), &variables), is("flag:8080", "flag:8081", Origin::Flags));
+    assert_eq!(found(common(None, Some("flag:1")), &variables), is("variable:8080", "flag:1", Origin::Flags));
+    let named = |name: &str| Common { context: Some(name.into()), ..common(None, None) };
+    assert_eq!(found(named("prod"), &variables), is("prod:8080", "prod:1", prod));
+
+    let missing = named("prd").find(variables, contexts).expect_err("there is none");
+    assert!(missing.exit == Exit::NotFound && missing.to_string().ends_with("did you mean prod?"), "{missing}");
+    let bad = named("bad").find(variables, contexts).expect_err("it has no address");
+    assert!(bad.exit == Exit::Usage && bad.to_string().starts_with("context bad: --server \"https"), "{bad}");
+    for both in [["--server", "x"], ["--grpc", "x"]] {
+        let words = [&["carillon", "topic", "list", "--context", "prod"], &both[..]].concat();
+        assert!(Cli::command().try_get_matches_from(words).is_err(), "{both:?} beside --context");
     }
 }

@@ -9,7 +9,8 @@ use serve::process;
 
 use crate::admin::api::ApiError;
 
-/// Exit codes of every verb but `dev`, which has those of a server, and `doctor`, which has those of a monitoring plug-in.
+/// Exit codes of every verb but `dev`, which has those of a server, and `doctor` and `check`, which have those of a
+/// monitoring plug-in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Done,
@@ -21,11 +22,11 @@ pub enum Exit {
     Unreachable,
     /// Done in part.
     Partly,
-    /// `doctor`, as monitoring expects it.
+    /// `doctor` and `check`, as monitoring expects it.
     Warning,
-    /// `doctor`: something does not work, or will not.
+    /// The same: something does not work, or will not.
     Critical,
-    /// `doctor`: it could not be found out.
+    /// The same: it could not be found out.
     Unknown,
     /// `dev`, as every server.
     Server(process::Exit),

@@ -3,12 +3,17 @@
 mod admin;
 mod args;
 mod bench;
+mod check;
+mod completion;
+mod config;
+mod context;
 mod dev;
 mod doctor;
 mod exit;
 mod files;
 mod http;
 mod log;
+mod man;
 mod message;
 mod output;
 mod runtime;
@@ -28,6 +33,8 @@ use output::Output;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Called by a shell to complete a line, it answers here and ends.
+    completion::answer();
     let started = runtime::now();
     // Wrong usage, help and version end here, with exit code 2 and 0.
     let cli = Cli::parse();
@@ -49,6 +56,11 @@ fn run(cli: Cli, started: std::time::Instant) -> Result<(), Failure> {
         // Needs no server, and none may be there.
         Command::Log(verb) => log::run(verb, &output),
         Command::Doctor(options) => doctor::run(&options, &cli.common, &output),
+        Command::Config(verb) => config::run(&verb, &output),
+        Command::Context(verb) => context::run(&verb, &cli.common, &output),
+        Command::Completion(options) => completion::run(&options, &output),
+        Command::Man(options) => man::run(&options, &output),
+        Command::Check(options) => runtime::block_on(check::run(&options, &cli.common, &output)),
         Command::Topic(verb) => runtime::block_on(admin::topic::run(verb, &cli.common.target()?, &output)),
         Command::Group(verb) => runtime::block_on(admin::group::run(verb, &cli.common.target()?, &output)),
         Command::Node(verb) => runtime::block_on(admin::node::run(verb, &cli.common.target()?, &output)),

@@ -36,6 +36,8 @@ fn serve() -> Server {
 fn carillon(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_carillon"));
     command.env_remove("CARILLON_SERVER").env_remove("CARILLON_GRPC").stdin(std::process::Stdio::null());
+    // Contexts of whoever runs the tests are none of theirs.
+    command.env("XDG_CONFIG_HOME", "/dev/null");
     command.args(arguments).output().unwrap()
 }
 

@@ -3,11 +3,33 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serve::settings::{Checks, Cluster, Http, Log, Node, Runtime, Settings, Shutdown, Tls};
+use serve::settings::{Checks, Cluster, Form, Http, Key, Log, Node, Runtime, Settings, Shutdown, Tls};
 
 const EXPIRY_MIN: Duration = Duration::from_secs(1);
 const EXPIRY_MAX: Duration = Duration::from_secs(3600);
 const CONNECTIONS_MAX: usize = 1_000_000;
+
+/// What operators are told of what only a name server has.
+const OWN: [Key; 3] = [
+    Key {
+        name: "listen",
+        form: Form::Address,
+        why: "Where clients and brokers connect, in clear text or TLS. Port 0 is any free one.",
+    },
+    Key {
+        name: "connections_max",
+        form: Form::Number("connections"),
+        why: "Connections of clients and brokers at once; one more is closed. Each takes an open file, see \
+            [deployment](deployment.md).",
+    },
+    Key {
+        name: "broker_expiry",
+        form: Form::Duration,
+        why: "How long a broker may be silent before it is left out of routes. One whose connection ends is left out \
+            after 1.5 s.",
+    },
+];
+const NODE: [Key; 1] = Node::described("What this name server is called in its metrics.");
 
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -50,6 +72,20 @@ impl Settings for Config {
         Self { tls, ..Self::default() }
     }
 
+    fn described() -> Vec<Key> {
+        let parts: [&[Key]; 8] = [
+            &OWN,
+            &Cluster::DESCRIBED,
+            &NODE,
+            &Http::DESCRIBED,
+            &Tls::DESCRIBED,
+            &Log::DESCRIBED,
+            &Shutdown::DESCRIBED,
+            &Runtime::DESCRIBED,
+        ];
+        parts.concat()
+    }
+
     fn check(&self, checks: &mut Checks) {
         self.cluster.check(checks);
         self.node.check(checks);
@@ -67,6 +103,16 @@ impl Settings for Config {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_key_is_described_and_the_file_of_all_keys_says_the_defaults() {
+        let missing = serve::settings::undescribed::<Config>();
+        assert!(missing.is_empty(), "in OWN, these are missing or too many: {missing:?}");
+        let text = serve::settings::file::<Config>();
+        let mut layers = serve::settings::Layers::<Config>::new();
+        layers.file("default.toml", &text);
+        assert_eq!(layers.build(), Ok(Config::default()), "{text}");
+    }
 
     #[test]
     fn the_defaults_are_within_their_ranges_and_values_out_of_them_are_refused() {

@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use proto::cluster::registry_server::RegistryServer;
-use proto::codec::Bounded;
+use proto::codec::{Bounded, blame_caller};
 use proto::v2::{self, Code};
 use serve::port::Draining;
 use serve::runtime;
@@ -53,7 +53,8 @@ impl Gateway {
         let path = request.uri().path();
         if path.starts_with(REGISTRY) {
             let service = Service(self.registry.clone());
-            return RegistryServer::new(service).max_decoding_message_size(UPDATE_BYTES_MAX).call(request).await;
+            let mut server = RegistryServer::new(service).max_decoding_message_size(UPDATE_BYTES_MAX);
+            return server.call(request).await.map(blame_caller);
         }
         let Some(method) = path.strip_prefix(MESSAGING).map(str::to_owned) else {
             return Ok(Status::unimplemented(format!("there is no {path} here")).into_http());
@@ -84,7 +85,7 @@ impl Gateway {
         }
         let here = found_at(request.headers(), request.uri(), local);
         let codec = Bounded::<v2::QueryRouteResponse, v2::QueryRouteRequest>::default();
-        Ok(Grpc::new(codec).unary(Routes { places, here }, request).await)
+        Ok(blame_caller(Grpc::new(codec).unary(Routes { places, here }, request).await))
     }
 
     async fn relay(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {

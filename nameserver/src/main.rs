@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(
     name = "nameserver",
     version,
-    after_help = "Examples:\n  nameserver\n  nameserver --config /etc/carillon/nameserver.toml --check\n  nameserver --set listen=0.0.0.0:9876 --set http.listen=\n\nSettings: flags beat CARILLON__SECTION__KEY variables beat the file beat the defaults.\nExit codes: 0 clean stop, 1 failure, 2 configuration, 4 address in use, 5 no permission."
+    after_help = "Examples:\n  nameserver\n  nameserver --config /etc/carillon/nameserver.toml --check\n  nameserver --set listen=0.0.0.0:9876 --set http.listen=\n\nSettings: flags beat CARILLON__SECTION__KEY variables beat the file beat the defaults; `carillon config default --nameserver`\nprints all of them.\nExit codes: 0 clean stop, 1 failure, 2 configuration, 4 address in use, 5 no permission."
 )]
 struct Options {
     #[command(flatten)]

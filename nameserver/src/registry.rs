@@ -18,6 +18,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts};
 use proto::cluster as wire;
 use proto::cluster::registry_server;
+use proto::codec::fault_of_caller;
 use serve::port::Draining;
 use serve::runtime;
 use tokio::sync::{broadcast, mpsc};
@@ -205,7 +206,7 @@ impl Registry {
         loop {
             let said = tokio::time::timeout(self.expiry, inbound.message()).await;
             let said = said.map_err(|_| Status::deadline_exceeded("it says nothing any more"))?;
-            let Some(update) = said? else { return Ok(()) };
+            let Some(update) = said.map_err(fault_of_caller)? else { return Ok(()) };
             let update = Update::try_from(update).map_err(|error| Status::invalid_argument(error.to_string()))?;
             self.take_over(&mut self.state.lock(), update).map_err(|error| refused(&error))?;
         }

@@ -8,8 +8,9 @@ use std::marker::PhantomData;
 use prost::Message;
 use prost::bytes::Buf;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
-use tonic::Status;
 use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic::codegen::http;
+use tonic::{Code, Status};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
 /// Fields of a message itself, each entry of a repeated field counted; those of the messages in it are not. The largest
@@ -59,7 +60,27 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
                 format!("the message has {fields} fields, each entry of a list counted; the limit is {FIELDS_MAX}");
             return Err(Status::resource_exhausted(text));
         }
-        self.0.decode(buffer)
+        // Who sent it is at fault, and not who reads it.
+        self.0.decode(buffer).map_err(|error| Status::invalid_argument(error.message()))
+    }
+}
+
+/// What a server says of a request that cannot be read, before any of its own code has seen it: tonic calls that an internal
+/// error, as if somebody had to look at the server. For services whose methods never end so themselves.
+pub fn blame_caller<B>(mut response: http::Response<B>) -> http::Response<B> {
+    let headers = response.headers_mut();
+    let is_internal = |status: &http::HeaderValue| *status == i32::from(Code::Internal).to_string();
+    if headers.get(Status::GRPC_STATUS).is_some_and(is_internal) {
+        headers.insert(Status::GRPC_STATUS, i32::from(Code::InvalidArgument).into());
+    }
+    response
+}
+
+/// The same of what a stream says after it was taken.
+pub fn fault_of_caller(status: Status) -> Status {
+    match status.code() {
+        Code::Internal => Status::invalid_argument(status.message()),
+        _ => status,
     }
 }
 
@@ -80,6 +101,19 @@ fn count_fields(mut bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
     use crate::v2::{Message as Sent, SendMessageRequest};
+
+    #[test]
+    fn an_internal_error_before_the_call_is_the_callers_and_other_ends_stay_as_they_are() {
+        let end = |status: Status| {
+            let headers = blame_caller(status.into_http::<()>()).into_parts().0.headers;
+            headers.get(Status::GRPC_STATUS).and_then(|status| status.to_str().ok()).map(str::to_owned)
+        };
+        assert_eq!(end(Status::internal("cut")).as_deref(), Some("3"));
+        assert_eq!(end(Status::unimplemented("x")).as_deref(), Some("12"));
+        assert_eq!(end(Status::unavailable("x")).as_deref(), Some("14"));
+        assert_eq!(fault_of_caller(Status::internal("cut")).code(), Code::InvalidArgument);
+        assert_eq!(fault_of_caller(Status::cancelled("x")).code(), Code::Cancelled);
+    }
 
     #[test]
     fn entries_of_a_list_are_counted_and_what_is_in_them_is_not() {

@@ -8,7 +8,7 @@ mod upkeep;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -160,6 +160,12 @@ impl Store {
         self.timer.pending.lock().get(&topic).copied().unwrap_or(0)
     }
 
+    /// For how long the oldest delayed message that is due has not been published; 0 when none is due. It grows too when the
+    /// timer's thread does not turn over any more.
+    pub fn timers_overdue_ms(&self, now: Timestamp) -> u64 {
+        now.ms_since(Timestamp(self.timer.next_due.load(Ordering::Relaxed)))
+    }
+
     /// Requests that wait for the writer, and how many may.
     pub fn inbox_depth(&self) -> (usize, usize) {
         (self.inbox.len(), self.inbox.capacity())
@@ -293,6 +299,8 @@ struct TimerInbox {
     upkeep: Arc<Upkeep>,
     /// Some of a run could not be read.
     has_damaged_runs: AtomicBool,
+    /// When the next message is due, in milliseconds; it is overdue when that has passed.
+    next_due: AtomicU64,
 }
 
 #[derive(Default)]
@@ -318,6 +326,7 @@ impl TimerInbox {
             wants_run: AtomicBool::new(false),
             upkeep,
             has_damaged_runs: AtomicBool::new(false),
+            next_due: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -335,6 +344,7 @@ impl TimerInbox {
         }
         self.wants_run.store(wants_run, Ordering::Relaxed);
         self.has_damaged_runs.store(!core.timers().damaged_runs().is_empty(), Ordering::Relaxed);
+        self.next_due.store(core.next_due().map_or(u64::MAX, |due| due.0), Ordering::Relaxed);
     }
 
     fn push(&self, add: impl FnOnce(&mut TimerWork)) {

@@ -196,6 +196,15 @@ impl TimerCore {
         (next.filter(|_| !is_full), self.not_before)
     }
 
+    /// When the next message is due that was not published yet; one whose publication is under way counts.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        let due = |under_way: &UnderWay| match under_way {
+            UnderWay::Due(timers) => timers.iter().map(|timer| timer.due).min(),
+            UnderWay::Asked(..) => None,
+        };
+        self.under_way.values().filter_map(due).chain(self.timers.next_due()).min()
+    }
+
     /// A topic that is gone takes its timers with it; the event that says so comes with the same commit or soon after.
     fn split_on_gone(&mut self, refused: &AppendError, due: &[Timer]) {
         if let AppendError::TopicGone(topic) = refused {

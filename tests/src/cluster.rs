@@ -118,6 +118,11 @@ impl Node {
         self.process.resume();
     }
 
+    /// Memory that the process has now.
+    pub fn resident_bytes(&self) -> u64 {
+        self.process.resident_bytes()
+    }
+
     /// What it logged in all its lives.
     pub fn log(&self) -> String {
         self.process.log_from(0)

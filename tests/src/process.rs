@@ -33,6 +33,13 @@ pub const NAMESERVER: Binary = Binary { name: "nameserver", package: "carillon-n
 pub const BROKER: Binary = Binary { name: "broker", package: "carillon-broker" };
 const BINARIES: [Binary; 3] = [CARILLON, NAMESERVER, BROKER];
 
+impl Binary {
+    /// Where it is, built.
+    pub fn path(self) -> PathBuf {
+        folder().join(self.name)
+    }
+}
+
 /// A server that may be ended and started again, with a log of all its lives.
 pub struct Process {
     binary: Binary,
@@ -108,6 +115,14 @@ impl Process {
         self.running().child.id().expect("it was not waited for")
     }
 
+    /// Memory that the process has now.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
+        kib.expect("the kernel says so in KiB") * 1024
+    }
+
     /// The end of what the server logged.
     pub fn log(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();
@@ -148,11 +163,13 @@ pub async fn run(binary: Binary, arguments: &[impl AsRef<OsStr>]) -> Output {
 }
 
 fn command(binary: Binary) -> Command {
-    let mut command = Command::new(folder().join(binary.name));
+    let mut command = Command::new(binary.path());
     // What somebody's shell sets must not reach a test.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARILLON_")) {
         command.env_remove(name);
     }
+    // Contexts of whoever runs the tests are none of theirs.
+    command.env("XDG_CONFIG_HOME", "/dev/null");
     command.stdin(Stdio::null()).kill_on_drop(true);
     command
 }

@@ -63,10 +63,7 @@ impl Server {
 
     /// Memory that the process has now.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
-        kib.expect("the kernel says so in KiB") * 1024
+        self.process.resident_bytes()
     }
 
     /// Where administration, health and metrics are.

@@ -156,7 +156,7 @@ fn an_unknown_key_is_named_with_its_place_and_the_nearest_known_one() {
     layers.file("c.toml", "[storage]\nread_threads = 2\n\n[storage.log]\nflsh = \"sync\"\n");
     assert_eq!(
         only_problem(layers),
-        "c.toml:5: unknown key storage.log.flsh = \"sync\"; did you mean storage.log.flush?"
+        "c.toml:5:1: unknown key storage.log.flsh = \"sync\"; did you mean storage.log.flush?"
     );
     let mut layers = Layers::new();
     layers.environment([("CARILLON__STORAGE__LOG__FLUSH_".into(), "sync".into())]);
@@ -199,8 +199,11 @@ fn a_value_of_the_wrong_kind_is_named_with_its_key() {
 #[test]
 fn a_value_out_of_range_is_named_with_its_place_and_limit() {
     let mut layers = Layers::new();
+    layers.file("c.toml", "storage = { log = { flush = \"sync\" }, tail_cache = \"1KiB\" }");
+    assert!(only_problem(layers).starts_with("c.toml:1:39: storage.tail_cache = 1KiB: "));
+    let mut layers = Layers::new();
     layers.file("c.toml", "[storage]\nread_threads = 99\n");
-    assert_eq!(only_problem(layers), "c.toml:2: storage.read_threads = 99: must be 2 to 8");
+    assert_eq!(only_problem(layers), "c.toml:2:1: storage.read_threads = 99: must be 2 to 8");
 }
 
 #[test]
@@ -211,7 +214,7 @@ fn all_problems_are_told_at_once_and_a_broken_file_names_its_line() {
     layers.assignment("--set", "limits.writer_inbox=0");
     let refused = layers.build().expect_err("three problems");
     assert_eq!(refused.problems.len(), 3, "{refused}");
-    assert!(refused.to_string().starts_with("c.toml:2: "), "{refused}");
+    assert!(refused.to_string().starts_with("c.toml:2:16: "), "{refused}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! `serve::settings` puts them together from file, environment and flags; `validate` refuses what is out of range.
 
+mod described;
 mod validate;
 
 pub use serve::settings::{Cluster, Http, Log, LogFormat, Node, Runtime, Settings, Shutdown, Tls};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use base::{ByteSize, limits};
-use serve::settings::{Checks, Violation};
+use serve::settings::{Checks, Key, Violation};
 
 use super::{Config, Settings};
 
@@ -26,12 +26,16 @@ const RETENTION_SEGMENTS_MIN: u64 = 2;
 
 impl Settings for Config {
     fn with_every_key() -> Self {
-        let mut config = Self::default();
+        let mut config = Self { nameservers: vec![String::new()], ..Self::default() };
         config.grpc.advertise = Some(String::new());
         config.tls.certificate_file = Some(String::new());
         config.tls.key_file = Some(String::new());
         config.storage.retention_size = Some(ByteSize(0));
         config
+    }
+
+    fn described() -> Vec<Key> {
+        super::described::keys()
     }
 
     fn check(&self, checks: &mut Checks) {
@@ -131,6 +135,33 @@ mod tests {
     #[test]
     fn the_defaults_are_within_their_ranges() {
         assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn every_key_is_described_and_the_file_of_all_keys_says_the_defaults() {
+        let missing = serve::settings::undescribed::<Config>();
+        assert!(missing.is_empty(), "in broker/src/config/described.rs, these are missing or too many: {missing:?}");
+        let text = serve::settings::file::<Config>();
+        let mut layers = serve::settings::Layers::<Config>::new();
+        layers.file("default.toml", &text);
+        assert_eq!(layers.build(), Ok(Config::default()), "{text}");
+    }
+
+    #[test]
+    fn keys_without_a_default_are_in_the_file_too_as_comments_that_may_be_used() {
+        let is_key = |line: &&str| {
+            let parts = line.strip_prefix("# ").and_then(|rest| rest.split_once(" = "));
+            parts.is_some_and(|(name, _)| !name.contains(' '))
+        };
+        let text = serve::settings::file::<Config>();
+        assert_eq!(text.lines().filter(is_key).count(), 4, "{text}");
+        let uncomment = |line: &str| if is_key(&line) { line[2..].to_owned() } else { line.to_owned() };
+        let text: Vec<_> = text.lines().map(uncomment).collect();
+        let mut layers = serve::settings::Layers::<Config>::new();
+        layers.file("all.toml", &text.join("\n"));
+        layers.assignment("--set", "storage.retention_size_first=true");
+        let config = layers.build().unwrap();
+        assert!(config.grpc.advertise.is_some() && config.tls.key_file.is_some(), "{config:?}");
     }
 
     #[test]

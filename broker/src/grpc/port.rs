@@ -6,6 +6,7 @@ use cluster::endpoints;
 use http::Request;
 use http::uri::Authority;
 use hyper::body::Incoming;
+use proto::codec::blame_caller;
 use proto::v2::messaging_service_server::MessagingServiceServer;
 use serve::metrics::ConnectionMetrics;
 use serve::port::{Bound, Options, Server};
@@ -53,7 +54,10 @@ pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionM
         let connection = gateway.broker.connected(cut);
         let peer = Peer::new(gateway.clone(), peer.address, peer.local, connection);
         let service = MessagingServiceServer::new(peer).max_decoding_message_size(base::limits::REQUEST_BYTES_MAX);
-        hyper::service::service_fn(move |request| service.clone().call(with_authority(request)))
+        hyper::service::service_fn(move |request| {
+            let answer = service.clone().call(with_authority(request));
+            async move { answer.await.map(blame_caller) }
+        })
     }))
 }
 

@@ -297,7 +297,7 @@ fn member_row(member: &Member) -> Vec<String> {
 }
 
 /// A duration to one unit: people compare ages, they do not add them.
-pub(super) fn about(ms: u64) -> String {
+pub fn about(ms: u64) -> String {
     match ms {
         0..1_000 => format!("{ms}ms"),
         1_000..120_000 => format!("{}s", ms / 1_000),

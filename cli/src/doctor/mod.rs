@@ -53,7 +53,7 @@ pub enum Level {
 }
 
 impl Level {
-    fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Warning => "warning",
@@ -62,7 +62,7 @@ impl Level {
         }
     }
 
-    fn exit(self) -> Exit {
+    pub fn exit(self) -> Exit {
         match self {
             Self::Ok => Exit::Done,
             Self::Warning => Exit::Warning,
@@ -72,7 +72,7 @@ impl Level {
     }
 
     /// What is known to be wrong counts for more than what is not known.
-    fn weight(self) -> u8 {
+    pub fn weight(self) -> u8 {
         match self {
             Self::Ok => 0,
             Self::Unknown => 1,

@@ -1,5 +1,6 @@
 //! Ranges of settings. A value outside is refused with its key and limit; nothing is adjusted.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::{ByteSize, duration};
@@ -14,43 +15,43 @@ pub struct Violation {
     pub limit: String,
 }
 
-/// Collects what is out of range.
+/// Collects what is out of range, and the ranges that were asked for: what is documented is what is checked.
 #[derive(Debug, Default)]
-pub struct Checks(Vec<Violation>);
+pub struct Checks {
+    found: Vec<Violation>,
+    limits: BTreeMap<&'static str, Vec<String>>,
+}
 
 impl Checks {
     pub fn found(self) -> Vec<Violation> {
-        self.0
+        self.found
+    }
+
+    /// By key, in the words of violations.
+    pub fn limits(self) -> BTreeMap<&'static str, Vec<String>> {
+        self.limits
     }
 
     pub fn that(&mut self, is_right: bool, key: &'static str, value: &str, limit: impl FnOnce() -> String) {
-        if !is_right {
-            self.0.push(Violation { key, value: format!("{value:?}"), limit: limit() });
-        }
+        self.hold(is_right, key, || format!("{value:?}"), limit());
     }
 
     pub fn range<N: PartialOrd + std::fmt::Display>(&mut self, key: &'static str, value: N, min: N, max: N) {
-        if value < min || value > max {
-            self.0.push(Violation { key, value: value.to_string(), limit: format!("must be {min} to {max}") });
-        }
+        let is_right = min <= value && value <= max;
+        self.hold(is_right, key, || value.to_string(), format!("must be {min} to {max}"));
     }
 
     pub fn sizes(&mut self, key: &'static str, value: ByteSize, min: u64, max: u64) {
-        if (min..=max).contains(&value.0) {
-            return;
-        }
         let limit = match max {
             u64::MAX => format!("must be at least {}", ByteSize(min)),
             _ => format!("must be {} to {}", ByteSize(min), ByteSize(max)),
         };
-        self.0.push(Violation { key, value: value.to_string(), limit });
+        self.hold((min..=max).contains(&value.0), key, || value.to_string(), limit);
     }
 
     pub fn times(&mut self, key: &'static str, value: Duration, min: Duration, max: Duration) {
-        if value < min || value > max {
-            let limit = format!("must be {} to {}", duration::format(min), duration::format(max));
-            self.0.push(Violation { key, value: duration::format(value), limit });
-        }
+        let limit = format!("must be {} to {}", duration::format(min), duration::format(max));
+        self.hold((min..=max).contains(&value), key, || duration::format(value), limit);
     }
 
     pub fn address(&mut self, key: &'static str, text: &str) {
@@ -61,5 +62,15 @@ impl Checks {
         self.that(is_address, key, text, || {
             "write host:port, such as \"127.0.0.1:8081\"; port 0 is any free one".into()
         });
+    }
+
+    fn hold(&mut self, is_right: bool, key: &'static str, value: impl FnOnce() -> String, limit: String) {
+        let limits = self.limits.entry(key).or_default();
+        if !limits.contains(&limit) {
+            limits.push(limit.clone());
+        }
+        if !is_right {
+            self.found.push(Violation { key, value: value(), limit });
+        }
     }
 }

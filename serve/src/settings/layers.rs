@@ -22,17 +22,34 @@ pub enum Source {
     Preset,
     File {
         name: String,
-        line: usize,
+        place: Place,
     },
     Variable(String),
     Flag(String),
+}
+
+/// Where in a text, both counted from one; columns are characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub line: usize,
+    pub column: usize,
+}
+
+impl Place {
+    const START: Self = Self { line: 1, column: 1 };
+
+    fn of(text: &str, position: usize) -> Self {
+        let before = &text[..text.floor_char_boundary(position)];
+        let line_from = before.rfind('\n').map_or(0, |at| at + 1);
+        Self { line: 1 + before.matches('\n').count(), column: 1 + before[line_from..].chars().count() }
+    }
 }
 
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Preset => f.write_str("preset"),
-            Self::File { name, line } => write!(f, "{name}:{line}"),
+            Self::File { name, place } => write!(f, "{name}:{}:{}", place.line, place.column),
             Self::Variable(name) => f.write_str(name),
             Self::Flag(flag) => f.write_str(flag),
         }
@@ -57,6 +74,17 @@ pub enum Problem {
 #[error("{}", lines(.problems))]
 pub struct Refused {
     pub problems: Vec<Problem>,
+}
+
+impl Problem {
+    pub fn origin(&self) -> Option<&Source> {
+        match self {
+            Self::Syntax { origin, .. } | Self::UnknownKey { origin, .. } | Self::WrongValue { origin, .. } => {
+                Some(origin)
+            }
+            Self::OutOfRange { origin, .. } => origin.as_ref(),
+        }
+    }
 }
 
 /// Collects what each layer says; call the methods from the weakest layer to the strongest.
@@ -97,18 +125,18 @@ impl<C: Settings> Layers<C> {
         let spanned = match toml::de::DeTable::parse(text) {
             Ok(table) => table,
             Err(error) => {
-                let line = error.span().map_or(1, |span| line_of(text, span.start));
-                let origin = Source::File { name: name.into(), line };
+                let place = error.span().map_or(Place::START, |span| Place::of(text, span.start));
+                let origin = Source::File { name: name.into(), place };
                 self.problems.push(Problem::Syntax { origin, problem: error.message().to_owned() });
                 return;
             }
         };
         let table: toml::Table = text.parse().expect("it has just been read as a table");
-        let mut lines = BTreeMap::new();
-        collect_lines(spanned.get_ref(), text, "", &mut lines);
+        let mut places = BTreeMap::new();
+        collect_places(spanned.get_ref(), text, "", &mut places);
         for (key, value) in leaves(&table) {
-            let line = lines.get(&key).copied().unwrap_or(1);
-            self.value(key, value, Source::File { name: name.into(), line });
+            let place = places.get(&key).copied().unwrap_or(Place::START);
+            self.value(key, value, Source::File { name: name.into(), place });
         }
     }
 
@@ -234,7 +262,8 @@ fn insert(table: &mut toml::Table, key: &str, value: Value) {
     }
 }
 
-fn leaves(table: &toml::Table) -> BTreeMap<String, Value> {
+/// Every key with its value.
+pub(super) fn leaves(table: &toml::Table) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     for (name, value) in table {
         match value {
@@ -249,20 +278,16 @@ fn leaves(table: &toml::Table) -> BTreeMap<String, Value> {
     found
 }
 
-fn collect_lines(table: &toml::de::DeTable<'_>, text: &str, prefix: &str, lines: &mut BTreeMap<String, usize>) {
+fn collect_places(table: &toml::de::DeTable<'_>, text: &str, prefix: &str, places: &mut BTreeMap<String, Place>) {
     for (name, value) in table {
         let key = format!("{prefix}{}", name.get_ref());
         match value.get_ref() {
-            toml::de::DeValue::Table(inner) => collect_lines(inner, text, &format!("{key}."), lines),
+            toml::de::DeValue::Table(inner) => collect_places(inner, text, &format!("{key}."), places),
             _ => {
-                lines.insert(key, line_of(text, name.span().start));
+                places.insert(key, Place::of(text, name.span().start));
             }
         }
     }
-}
-
-fn line_of(text: &str, position: usize) -> usize {
-    1 + text.bytes().take(position).filter(|&byte| byte == b'\n').count()
 }
 
 fn hint(nearest: &Option<String>) -> String {

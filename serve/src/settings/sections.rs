@@ -6,7 +6,7 @@ use base::limits::NODE_NAME_BYTES_MAX;
 use base::name::is_node_name;
 use serde::{Deserialize, Serialize};
 
-use super::Checks;
+use super::{Checks, Form, Key};
 
 const SHUTDOWN_MAX: Duration = Duration::from_secs(3600);
 const WORKERS_MAX: usize = 256;
@@ -103,18 +103,37 @@ impl Default for Shutdown {
 }
 
 impl Cluster {
+    pub const DESCRIBED: [Key; 1] = [Key {
+        name: "cluster.name",
+        form: Form::Text,
+        why: "What this cluster is called in routes and metrics; the same at all of its brokers and name servers. The \
+            default is the one that tools for RocketMQ expect.",
+    }];
+
     pub fn check(&self, checks: &mut Checks) {
         name(checks, "cluster.name", &self.name);
     }
 }
 
 impl Node {
+    /// Brokers and name servers say different things of it.
+    pub const fn described(why: &'static str) -> [Key; 1] {
+        [Key { name: "node.name", form: Form::Text, why }]
+    }
+
     pub fn check(&self, checks: &mut Checks) {
         name(checks, "node.name", &self.name);
     }
 }
 
 impl Http {
+    pub const DESCRIBED: [Key; 1] = [Key {
+        name: "http.listen",
+        form: Form::Address,
+        why: "Where the admin interface, health and metrics are, without a login yet: keep it to loopback or a network \
+            of operators. Port 0 is any free one; empty (`\"\"`) turns it off.",
+    }];
+
     pub fn check(&self, checks: &mut Checks) {
         if !self.listen.is_empty() {
             checks.address("http.listen", &self.listen);
@@ -123,6 +142,23 @@ impl Http {
 }
 
 impl Tls {
+    pub const DESCRIBED: [Key; 3] = [
+        Key {
+            name: "tls.certificate_file",
+            form: Form::Path,
+            why: "The certificate that clients are shown, PEM, with its chain. Without it clients that insist on TLS are \
+                shown one that the server made itself.",
+        },
+        Key { name: "tls.key_file", form: Form::Path, why: "The private key of the certificate, PEM." },
+        Key {
+            name: "tls.required",
+            form: Form::Switch,
+            why: "Refuse clear text on the gRPC port. Otherwise the first byte of a connection tells which of the two it \
+                is. Brokers and name servers speak clear text with each other, so where there are name servers this \
+                stays off.",
+        },
+    ];
+
     pub fn check(&self, checks: &mut Checks) {
         let is_pair = self.certificate_file.is_some() == self.key_file.is_some();
         let files = format!("{:?}, {:?}", self.certificate_file, self.key_file);
@@ -131,18 +167,45 @@ impl Tls {
 }
 
 impl Log {
+    pub const DESCRIBED: [Key; 2] = [
+        Key {
+            name: "log.format",
+            form: Form::Words(&["auto", "text", "json"]),
+            why: "How lines of the log on stderr are written. `auto` is text on a terminal, JSON elsewhere.",
+        },
+        Key {
+            name: "log.filter",
+            form: Form::Text,
+            why: "Which lines are written: a level (`error`, `warn`, `info`, `debug`), or levels by module such as \
+                `info,broker=debug`.",
+        },
+    ];
+
     pub fn check(&self, checks: &mut Checks) {
         checks.that(!self.filter.trim().is_empty(), "log.filter", &self.filter, || "must not be empty".into());
     }
 }
 
 impl Shutdown {
+    pub const DESCRIBED: [Key; 1] = [Key {
+        name: "shutdown.timeout",
+        form: Form::Duration,
+        why: "How long calls in progress may take at a stop, before they are cut off. Nothing acknowledged is lost \
+            either way.",
+    }];
+
     pub fn check(&self, checks: &mut Checks) {
         checks.times("shutdown.timeout", self.timeout, Duration::ZERO, SHUTDOWN_MAX);
     }
 }
 
 impl Runtime {
+    pub const DESCRIBED: [Key; 1] = [Key {
+        name: "runtime.workers",
+        form: Form::Number("threads"),
+        why: "Threads that serve connections. 0 is one less than there are cores, and at least one.",
+    }];
+
     pub fn check(&self, checks: &mut Checks) {
         checks.range("runtime.workers", self.workers, 0, WORKERS_MAX);
     }

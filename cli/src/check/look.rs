@@ -1,0 +1,253 @@
+//! What a broker says, and how good that is.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use base::ByteSize;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::threshold::{Figure, Threshold, above, below};
+use super::{Answer, Options, What};
+use crate::admin::api::{Api, ApiError, encode};
+use crate::admin::group::about;
+use crate::args::Target;
+use crate::doctor::Level;
+use crate::http::Http;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// As in the alert rules: a disk that is so close to its reserve needs somebody now.
+const RESERVES_CRITICAL: f64 = 1.5;
+
+pub async fn look(options: &Options, target: &Target) -> Answer {
+    let mut api = Api::new(&target.http);
+    let answer = match options.what {
+        What::Ready => return ready(target).await,
+        What::Lag => groups(&mut api, options).await.map(|groups| lag(options, &groups)),
+        What::Dlq => groups(&mut api, options).await.map(|groups| dead_letters(options, &groups)),
+        What::Timers => api.text("/metrics").await.map(|page| timers(options, &page)),
+        What::Disk => api.text("/metrics").await.map(|page| disk(options, &page)),
+    };
+    answer.unwrap_or_else(|error| Answer::unknown(error.to_string()))
+}
+
+async fn ready(target: &Target) -> Answer {
+    let mut request = http::Request::new(Bytes::new());
+    *request.uri_mut() = http::Uri::from_static("/readyz");
+    let answer = match Http::new(&target.http).call(request).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            let text = format!("{} cannot be asked: {error}", target.http);
+            return Answer { level: Level::Critical, text, figures: Vec::new() };
+        }
+    };
+    let body: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    let Some(checks) = body["checks"].as_array() else {
+        return Answer::unknown(format!("{} does not answer as a Carillon server", target.http));
+    };
+    let failed: Vec<_> = checks
+        .iter()
+        .filter(|check| check["ok"] != Value::Bool(true))
+        .map(|check| {
+            let text = |name: &str| check[name].as_str().unwrap_or("?");
+            format!("{}: {}", text("name"), text("detail"))
+        })
+        .collect();
+    match answer.status().is_success() {
+        true => Answer { level: Level::Ok, text: format!("{} is ready", target.http), figures: Vec::new() },
+        false => Answer { level: Level::Critical, text: failed.join("; "), figures: Vec::new() },
+    }
+}
+
+/// What is asked of a group.
+#[derive(Debug, Deserialize)]
+pub(super) struct Group {
+    name: String,
+    #[serde(default)]
+    topics: Vec<GroupTopic>,
+    #[serde(default)]
+    dead_letters: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct GroupTopic {
+    topic: String,
+    lag_messages: u64,
+    oldest_unacked_ms: u64,
+}
+
+async fn groups(api: &mut Api, options: &Options) -> Result<Vec<Group>, ApiError> {
+    let path = match &options.group {
+        Some(name) => format!("/groups/{}", encode(name)),
+        None => "/groups".to_owned(),
+    };
+    let found = match &options.group {
+        Some(_) => Value::Array(vec![api.get(&path).await?.body]),
+        None => Value::Array(api.list(&path).await?),
+    };
+    api.read(&path, found)
+}
+
+pub(super) fn lag(options: &Options, groups: &[Group]) -> Answer {
+    let (warning, critical) =
+        (options.warning.unwrap_or(Threshold::Time(10 * MINUTE)), options.critical.unwrap_or(Threshold::Time(HOUR)));
+    let time = |threshold| match threshold {
+        Threshold::Time(time) => Some(time.as_secs_f64()),
+        _ => None,
+    };
+    let count = |threshold| match threshold {
+        Threshold::Count(count) => Some(count as f64),
+        _ => None,
+    };
+    let level_of = |topic: &GroupTopic| {
+        let age = topic.oldest_unacked_ms as f64 / 1e3;
+        let by_age = above(age, time(warning), time(critical));
+        let by_count = above(topic.lag_messages as f64, count(warning), count(critical));
+        std::cmp::max_by_key(by_age, by_count, |level| level.weight())
+    };
+    let pairs = groups.iter().flat_map(|group| group.topics.iter().map(move |topic| (group, topic)));
+    let bad = pairs.clone().filter(|(_, topic)| level_of(topic) != Level::Ok).count();
+    let all = pairs.clone().count();
+    let messages: u64 = pairs.clone().map(|(_, topic)| topic.lag_messages).sum();
+    let worst = pairs.max_by_key(|(_, topic)| (level_of(topic).weight(), topic.oldest_unacked_ms, topic.lag_messages));
+    let Some((group, topic)) = worst else {
+        let text = format!("{} groups, none has read a topic", groups.len());
+        return Answer { level: Level::Ok, text, figures: Vec::new() };
+    };
+    let (age, behind) = (about(topic.oldest_unacked_ms), topic.lag_messages);
+    let rest = if bad > 1 { format!("; {bad} of {all} are behind") } else { String::new() };
+    let text = format!("{} on {}: {behind} messages, the oldest for {age}{rest}", group.name, topic.topic);
+    let oldest = topic.oldest_unacked_ms as f64 / 1e3;
+    let figure = |name, value, unit, of: &dyn Fn(Threshold) -> Option<f64>| Figure {
+        warning: of(warning),
+        critical: of(critical),
+        ..Figure::plain(name, value, unit)
+    };
+    let figures = vec![
+        figure("oldest", oldest, "s", &time),
+        figure("behind", behind as f64, "", &count),
+        Figure::plain("behind_all", messages as f64, ""),
+    ];
+    Answer { level: level_of(topic), text, figures }
+}
+
+pub(super) fn dead_letters(options: &Options, groups: &[Group]) -> Answer {
+    let count = |threshold| match threshold {
+        Some(Threshold::Count(count)) => Some(count as f64),
+        _ => None,
+    };
+    let (warning, critical) = (
+        count(options.warning.or(Some(Threshold::Count(1)))),
+        count(options.critical.or(Some(Threshold::Count(1000)))),
+    );
+    let Some(worst) = groups.iter().max_by_key(|group| group.dead_letters) else {
+        return Answer { level: Level::Ok, text: "there are no groups".into(), figures: Vec::new() };
+    };
+    let all: u64 = groups.iter().map(|group| group.dead_letters).sum();
+    let level = above(worst.dead_letters as f64, warning, critical);
+    let text = match all {
+        0 => "no dead letters".into(),
+        _ => format!("{} has {} dead letters, all groups have {all}", worst.name, worst.dead_letters),
+    };
+    let worst = Figure { warning, critical, ..Figure::plain("worst", worst.dead_letters as f64, "") };
+    Answer { level, text, figures: vec![worst, Figure::plain("all", all as f64, "")] }
+}
+
+pub(super) fn timers(options: &Options, page: &str) -> Answer {
+    let seconds = |threshold: Option<Threshold>, default: Duration| match threshold {
+        Some(Threshold::Time(time)) => Some(time.as_secs_f64()),
+        _ => Some(default.as_secs_f64()),
+    };
+    let warning = seconds(options.warning, Duration::from_secs(5));
+    let critical = seconds(options.critical, MINUTE);
+    let found = sums(page);
+    let Some(&overdue) = found.get("carillon_timer_oldest_overdue_seconds") else {
+        return Answer::unknown("the server does not say how late timers are; is it a broker?");
+    };
+    let pending = found.get("carillon_timers_pending").copied().unwrap_or(0.0);
+    let text = match overdue {
+        0.0 => format!("none is overdue, {pending} messages are pending"),
+        _ => format!("the oldest is {overdue} s late, {pending} messages are pending"),
+    };
+    let figures = vec![
+        Figure { warning, critical, ..Figure::plain("overdue", overdue, "s") },
+        Figure::plain("pending", pending, ""),
+    ];
+    Answer { level: above(overdue, warning, critical), text, figures }
+}
+
+pub(super) fn disk(options: &Options, page: &str) -> Answer {
+    let found = sums(page);
+    let value = |name: &str| found.get(name).copied();
+    let space = (
+        value("carillon_disk_free_bytes"),
+        value("carillon_disk_total_bytes").filter(|total| *total > 0.0),
+        value("carillon_disk_reserve_bytes"),
+    );
+    let (Some(free), Some(total), Some(reserve)) = space else {
+        return Answer::unknown("the server does not say how full its disk is; is it a broker?");
+    };
+    let time = |threshold: Option<Threshold>, default: Duration| match threshold {
+        None => Some(default.as_secs_f64()),
+        Some(Threshold::Time(time)) => Some(time.as_secs_f64()),
+        Some(_) => None,
+    };
+    let bytes = |threshold: Option<Threshold>| match threshold {
+        Some(Threshold::Size(size)) => Some(size as f64),
+        Some(Threshold::Share(share)) => Some(total * f64::from(share) / 100.0),
+        _ => None,
+    };
+    let (warning_s, critical_s) = (time(options.warning, 6 * HOUR), time(options.critical, HOUR));
+    // Whatever else is asked: at its reserve the broker refuses messages.
+    let floor = if options.critical.is_none() { reserve * RESERVES_CRITICAL } else { reserve };
+    let (warning, critical) = (bytes(options.warning), bytes(options.critical).unwrap_or(0.0).max(floor));
+    let by_space = below(free, warning, Some(critical));
+    // Absent in the first minutes.
+    let headroom = value("carillon_disk_headroom_seconds");
+    let by_time = headroom.map_or(Level::Ok, |left| below(left, warning_s, critical_s));
+    let of = |bytes: f64| size(bytes);
+    let soon = headroom.filter(|left| *left < 7.0 * 24.0 * 3600.0).map(|left| {
+        format!(", the reserve is reached in {}", about(Duration::from_secs_f64(left.max(0.0)).as_millis() as u64))
+    });
+    let text = format!(
+        "{} of {} free ({:.0}%), {} are reserved{}",
+        of(free),
+        of(total),
+        100.0 * free / total,
+        of(reserve),
+        soon.unwrap_or_default()
+    );
+    let mut figures =
+        vec![Figure { warning, critical: Some(critical), is_floor: true, ..Figure::plain("free", free, "B") }];
+    figures.extend(headroom.map(|left| Figure {
+        warning: warning_s,
+        critical: critical_s,
+        is_floor: true,
+        ..Figure::plain("headroom", left.round(), "s")
+    }));
+    Answer { level: std::cmp::max_by_key(by_space, by_time, |level| level.weight()), text, figures }
+}
+
+/// Two digits and a unit are enough for eyes.
+fn size(bytes: f64) -> String {
+    let units = ["TiB", "GiB", "MiB", "KiB"];
+    let sizes = [1u64 << 40, 1 << 30, 1 << 20, 1 << 10];
+    let unit = units.iter().zip(sizes).find(|(_, unit)| bytes >= *unit as f64);
+    unit.map_or_else(|| ByteSize(bytes as u64).to_string(), |(name, unit)| format!("{:.1} {name}", bytes / unit as f64))
+}
+
+/// Every family of a page of metrics, its series added up.
+fn sums(page: &str) -> BTreeMap<&str, f64> {
+    let mut sums = BTreeMap::new();
+    for line in page.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        // Behind the last label, whatever stands in it.
+        let rest = line.rsplit_once('}').map_or_else(|| line.strip_prefix(name).unwrap_or_default(), |(_, rest)| rest);
+        if let Some(value) = rest.split_whitespace().next().and_then(|value| value.parse::<f64>().ok()) {
+            *sums.entry(name).or_insert(0.0) += value;
+        }
+    }
+    sums
+}
