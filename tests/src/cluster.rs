@@ -81,6 +81,11 @@ impl Node {
         Self { name: name.into(), process, arguments: set(own, settings), grpc, http }
     }
 
+    /// A setting, `key=value`, stronger than those before. From its next start on.
+    pub fn set(&mut self, setting: &str) {
+        self.arguments.extend(["--set".to_owned(), setting.to_owned()]);
+    }
+
     /// As it is called in routes and metrics.
     pub fn name(&self) -> &str {
         &self.name
@@ -140,9 +145,14 @@ impl Node {
         self.create("topics", &json!({ "name": name, "type": kind, "queues": queues })).await;
     }
 
+    /// POST to the admin API.
+    pub async fn post(&self, what: &str, body: &Value) -> Answer {
+        http::post(&self.http.address.to_string(), &format!("/api/v1/{what}"), body).await
+    }
+
     /// POST of something new to the admin API.
     pub async fn create(&self, what: &str, new: &Value) {
-        let answer = http::post(&self.http.address.to_string(), &format!("/api/v1/{what}"), new).await;
+        let answer = self.post(what, new).await;
         assert!([200, 201].contains(&answer.status), "{what} {new} on {}: {answer:?}", self.name);
     }
 }

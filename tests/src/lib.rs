@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod http;
+pub mod link;
 pub mod process;
 pub mod server;
 pub mod sim;
