@@ -24,6 +24,9 @@ pub enum Way {
     Reset,
     /// Connections stay, new ones are taken, and no byte arrives anywhere.
     Silent,
+    /// As in [`Way::Silent`] for those that are there, for ever; bytes of new ones go there and back. Something between the two
+    /// ends has forgotten about them.
+    Forgotten,
 }
 
 /// Listens on loopback for its life, in place of a server that may come and go.
@@ -38,6 +41,7 @@ struct State {
     way: Way,
     /// A connection that is older than the last cut is broken, also when it has not noticed.
     cuts: u64,
+    last_cut: Way,
 }
 
 impl Link {
@@ -45,7 +49,7 @@ impl Link {
     pub async fn to(server: String) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let state = watch::Sender::new(State { way: Way::Open, cuts: 0 });
+        let state = watch::Sender::new(State { way: Way::Open, cuts: 0, last_cut: Way::Open });
         let accepting = start(accept(listener, server, state.subscribe()));
         Self { address, state, accepting }
     }
@@ -57,8 +61,11 @@ impl Link {
 
     pub fn set(&self, way: Way) {
         self.state.send_modify(|state| {
-            state.cuts += u64::from(way != Way::Open);
             state.way = way;
+            if way != Way::Open {
+                state.cuts += 1;
+                state.last_cut = way;
+            }
         });
     }
 }
@@ -86,39 +93,47 @@ async fn accept(listener: TcpListener, server: String, state: watch::Receiver<St
 
 /// Carries a connection until one of its ends, or a cut, ends it.
 async fn carry(mut near: TcpStream, server: String, mut state: watch::Receiver<State>) {
-    let State { mut way, cuts } = *state.borrow_and_update();
+    let State { mut way, cuts, .. } = *state.borrow_and_update();
     let mut far = None;
-    if way == Way::Open
+    if matches!(way, Way::Open | Way::Forgotten)
         && let Ok(Ok(stream)) = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(&server)).await
     {
         let far = far.insert(stream);
         tokio::select! {
-            _ = both_ways(&mut near, far) => {}
-            _ = state.wait_for(|state| state.cuts != cuts) => {}
+            _ = both_ways(&mut near, far) => way = Way::Reset,
+            _ = state.wait_for(|state| state.cuts != cuts) => way = state.borrow().last_cut,
         }
-        way = state.borrow().way;
     }
-    if way == Way::Silent {
-        let vanishing = async {
-            match &mut far {
-                Some(far) => {
-                    tokio::join!(vanish(&mut near), vanish(far));
-                }
-                None => vanish(&mut near).await,
-            }
+    match way {
+        Way::Open | Way::Reset => {}
+        Way::Forgotten => vanish(&mut near, &mut far).await,
+        Way::Silent => {
             // Neither end may hear that the other has gone.
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = vanishing => {}
-            _ = state.wait_for(|state| state.way != Way::Silent) => {}
+            let for_ever = async {
+                vanish(&mut near, &mut far).await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = for_ever => {}
+                _ = state.wait_for(|state| state.way != Way::Silent) => {}
+            }
         }
     }
     reset(&near);
     far.iter().for_each(reset);
 }
 
-async fn vanish(from: &mut TcpStream) {
+/// Reads what both ends say until they end.
+async fn vanish(near: &mut TcpStream, far: &mut Option<TcpStream>) {
+    let far = async {
+        if let Some(far) = far {
+            swallow(far).await;
+        }
+    };
+    tokio::join!(swallow(near), far);
+}
+
+async fn swallow(from: &mut TcpStream) {
     let mut buffer = vec![0; BUFFER_BYTES];
     while matches!(from.read(&mut buffer).await, Ok(1..)) {}
 }
@@ -192,6 +207,17 @@ mod tests {
         for stream in [&mut near, &mut far, &mut refused] {
             assert_eq!(stream.read(&mut heard).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         }
+        link.set(Way::Open);
+        let (mut near, far) = connect().await;
+        link.set(Way::Forgotten);
+        near.write_all(b"lost").await.unwrap();
+        drop(near);
+        let (mut near, mut later) = connect().await;
+        near.write_all(b"again").await.unwrap();
+        later.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"again");
+        assert!(far.try_read(&mut heard).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock));
+
         link.set(Way::Open);
         let (mut near, mut far) = connect().await;
         near.write_all(b"again").await.unwrap();

@@ -133,11 +133,12 @@ fn fault(chance: &mut Chance) -> Fault {
     let broker = index(chance, BROKERS);
     let node = if chance.below(5) < 2 { Node::Nameserver(nameserver) } else { Node::Broker(broker) };
     let way = if chance.one_in(2) { Way::Reset } else { Way::Silent };
+    let cut = *chance.pick(&[way, Way::Forgotten]);
     match chance.below(20) {
         0..6 => Fault::Kill(node),
         6..9 => Fault::Pause(node),
         9..11 => Fault::Stop(node),
-        11..14 => Fault::CutOff(node, way),
+        11..14 => Fault::CutOff(node, cut),
         14..17 => Fault::Part { broker, nameserver, way },
         17 => Fault::Drain(broker),
         18 => Fault::KillNameservers,
