@@ -296,8 +296,10 @@ pub enum AdminRefusal {
     TopicNotFound(TopicName),
     #[error("topic {topic} is not on this broker, but on {}", .brokers.join(", "))]
     TopicNotHere { topic: TopicName, brokers: Vec<String> },
-    #[error("topic {topic} lives on broker {broker}, and such a topic is on one broker only")]
+    #[error("topic {topic} lives on broker {broker}, there or away, and such a topic is on one broker only")]
     TopicLivesElsewhere { topic: TopicName, broker: String },
+    #[error("{what} cannot be written down: {cause}")]
+    NotKept { what: &'static str, cause: String },
     #[error("group {0} does not exist")]
     GroupNotFound(GroupName),
     #[error("queue {queue} does not exist; topic {topic} has {queues}")]

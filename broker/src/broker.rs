@@ -1,16 +1,18 @@
 //! [`Broker`]: the one surface that every protocol speaks to.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
-use base::Clock;
 use base::limits::MESSAGE_BODY_BYTES_MAX;
+use base::{Clock, TopicName};
 use prometheus::Registry;
 use serve::http::health::Check;
 use storage::threads::Store;
 use storage::view::catalog::TopicKind;
 use tokio::runtime::Handle;
 
+use crate::admin::AdminRefusal;
 use crate::api::*;
 use crate::config::Config;
 use crate::membership::ClientKind;
@@ -94,6 +96,17 @@ impl Broker {
             return Ok(None);
         }
         Err(Refusal::HolderAway { broker: format!("of group {group:08x}") })
+    }
+
+    /// Remembers in this directory where topics live that are on other brokers.
+    pub fn remember_in(&self, data: &Path) -> Result<(), peers::HomesError> {
+        self.shared.peers.remember_in(data)
+    }
+
+    /// Makes this broker the one that an ordered topic lives on. Refused while the one that it lives on is there.
+    pub fn claim_topic(&self, name: &str) -> Result<(), AdminRefusal> {
+        let name = TopicName::parse(name).map_err(AdminRefusal::IllegalName)?;
+        self.shared.peers.claim(&name)
     }
 
     /// Registers with every name server of the configuration: clients are served at these addresses from now on.

@@ -54,6 +54,9 @@ impl Shared {
         });
         let mut places = self.peers.places(&name, own, self.state());
         if places.is_empty() {
+            if let Some(broker) = self.peers.lives_on(&name) {
+                return Err(Refusal::HolderAway { broker: broker.to_string() });
+            }
             if !self.may_create(&name) {
                 return Err(Refusal::TopicNotFound(name));
             }

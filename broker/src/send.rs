@@ -37,7 +37,10 @@ impl Shared {
         let now = self.clock.now();
         let (name, first_type) = self.check_messages(&messages, now)?;
         let topic = match self.topic(&name) {
-            Some(topic) => topic.spec.clone(),
+            Some(topic) => {
+                self.check_home(&name)?;
+                topic.spec.clone()
+            }
             None => self.auto_create(&name, first_type).await?,
         };
         let mut promises: SmallVec<[Promise; 1]> = SmallVec::new();
@@ -74,6 +77,14 @@ impl Shared {
             validate::check(message, &limits, now)?;
         }
         Ok((name, validate::type_of(first)))
+    }
+
+    /// Of a topic in which order is kept a second broker takes nothing, whoever is away.
+    fn check_home(&self, name: &TopicName) -> Result<(), Refusal> {
+        match self.peers.home(name) {
+            Some(broker) => Err(Refusal::TopicElsewhere { topic: name.clone(), broker: broker.to_string() }),
+            None => Ok(()),
+        }
     }
 
     async fn auto_create(

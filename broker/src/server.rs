@@ -21,6 +21,7 @@ use crate::Broker;
 use crate::config::{self, Config, Flush};
 use crate::gateways::{self, Gateways};
 use crate::mailbox;
+use crate::peers::HomesError;
 
 /// Why a broker did not start. What was started before is stopped again.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,8 @@ pub enum StartError {
     Reserve(String),
     #[error("storage.verify_rate = {0:?} is no size a second such as \"20MiB/s\"")]
     Rate(String),
+    #[error(transparent)]
+    Homes(#[from] HomesError),
     #[error(transparent)]
     Gateways(#[from] gateways::StartError),
     #[error("metrics cannot be registered: {0}")]
@@ -101,6 +104,11 @@ impl Server {
                 return Err(error.into());
             }
         };
+        if let Err(error) = broker.remember_in(data) {
+            broker.stop();
+            runtime.stop();
+            return Err(error.into());
+        }
         match Gateways::start(&runtime, &broker) {
             Ok(gateways) => {
                 broker.register(gateways.grpc_address(), gateways.http_address());

@@ -61,7 +61,7 @@ pub enum Colour {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Dev(Box<dev::Options>),
-    /// Topics: create, list, describe, delete.
+    /// Topics: create, list, describe, update, claim, delete.
     #[command(
         subcommand,
         after_help = "Examples:\n  carillon topic create orders --type fifo --queues 8\n  carillon topic list"

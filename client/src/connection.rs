@@ -86,6 +86,15 @@ impl Client {
         SimpleConsumer::start(self.caller()?, group, topic, filter).await
     }
 
+    /// Names of the brokers that serve a topic, as the server that this is connected to knows them.
+    pub async fn brokers_of(&self, topic: &str) -> Result<Vec<String>, Error> {
+        let queues = self.caller()?.route(topic).await?;
+        let mut brokers: Vec<_> = queues.into_iter().filter_map(|queue| Some(queue.broker?.name)).collect();
+        brokers.sort_unstable();
+        brokers.dedup();
+        Ok(brokers)
+    }
+
     fn caller(&self) -> Result<Caller, Error> {
         Caller::new(self.clone())
     }
@@ -170,6 +179,15 @@ impl Caller {
             platform: std::env::consts::OS.to_owned(),
             hostname: self.host().to_owned(),
         }
+    }
+
+    /// The queues of a topic.
+    pub(crate) async fn route(&self, topic: &str) -> Result<Vec<v2::MessageQueue>, Error> {
+        let endpoints = Some(self.access_point().clone());
+        let message = v2::QueryRouteRequest { topic: Some(self.resource(topic)), endpoints };
+        let answer = self.rpc().query_route(self.request(message)).await?.into_inner();
+        check("QueryRoute", answer.status)?;
+        Ok(answer.message_queues)
     }
 
     /// Says goodbye, so that what was handed out goes to others at once.

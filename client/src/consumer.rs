@@ -42,7 +42,7 @@ impl SimpleConsumer {
         let caller = Arc::new(caller);
         let (group, topic) = (caller.resource(group), caller.resource(topic));
         let filter = expression(filter);
-        let queues = route(&caller, &topic).await?;
+        let queues = route(&caller, &topic.name).await?;
         let entry = v2::SubscriptionEntry { topic: Some(topic.clone()), expression: Some(filter.clone()) };
         let subscription =
             v2::Subscription { group: Some(group.clone()), subscriptions: vec![entry], ..v2::Subscription::default() };
@@ -161,12 +161,9 @@ impl SimpleConsumer {
     }
 }
 
-async fn route(caller: &Caller, topic: &v2::Resource) -> Result<Vec<v2::MessageQueue>, Error> {
-    let endpoints = Some(caller.access_point().clone());
-    let message = v2::QueryRouteRequest { topic: Some(topic.clone()), endpoints };
-    let answer = caller.rpc().query_route(caller.request(message)).await?.into_inner();
-    check("QueryRoute", answer.status)?;
-    let queues = readable(answer.message_queues);
+/// The queues that may be read from.
+async fn route(caller: &Caller, topic: &str) -> Result<Vec<v2::MessageQueue>, Error> {
+    let queues = readable(caller.route(topic).await?);
     match queues.is_empty() {
         true => Err(Error::Answer { call: "QueryRoute", problem: "it has no readable queue" }),
         false => Ok(queues),

@@ -40,6 +40,8 @@ pub struct Served {
     pub is_writable: bool,
     /// Order is kept in it.
     pub is_placed: bool,
+    /// It lives on another broker, even while that one is away.
+    pub is_ceded: bool,
     /// How long messages are kept; none = as each broker's default says.
     pub retention: Option<Duration>,
     pub retention_bytes: Option<u64>,

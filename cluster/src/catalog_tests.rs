@@ -10,6 +10,7 @@ pub(crate) fn topic(changed_at: u64, queues: u16) -> Served {
         accepts: vec![MessageType::Normal],
         is_writable: true,
         is_placed: false,
+        is_ceded: false,
         retention: None,
         retention_bytes: None,
         created_at: Timestamp(1),

@@ -3,6 +3,7 @@
 //! T1. A broker is one store: what another store of the same name says is refused while the first is there.
 //! T2. Of one broker only what is newer is taken over: incarnations and, within one, updates in order, none missing.
 //! T3. A topic in which order is kept is served by one broker: the one that has had it longest. The others are conflicts.
+//! T4. What a broker has ceded is not served there, whoever is away.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -113,11 +114,12 @@ pub struct Place {
     pub is_writable: bool,
 }
 
-/// A broker serves a topic that another one keeps (T3).
+/// A broker has a topic that another one keeps (T3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     pub topic: TopicName,
-    pub keeper: Arc<str>,
+    /// None while it is away.
+    pub keeper: Option<Arc<str>>,
     pub refused: Arc<str>,
 }
 
@@ -204,7 +206,7 @@ impl Table {
         let keeper = self.keeper(topic);
         let serving = self.brokers().filter_map(|broker| Some((broker, broker.catalog.topics.get(topic)?)));
         serving
-            .filter(|(broker, _)| keeper.is_none_or(|keeper| keeper.name == broker.name))
+            .filter(|(broker, served)| !served.is_ceded && keeper.is_none_or(|keeper| keeper.name == broker.name))
             .map(|(broker, served)| Place {
                 broker: broker.name.clone(),
                 grpc: Some(broker.node.grpc.clone()),
@@ -218,7 +220,8 @@ impl Table {
     /// The broker that a topic in which order is kept belongs to; none for other topics.
     pub fn keeper(&self, topic: &TopicName) -> Option<&Arc<Broker>> {
         let placed = self.brokers().filter_map(|broker| {
-            let served = broker.catalog.topics.get(topic).filter(|served| served.is_placed)?;
+            let served = broker.catalog.topics.get(topic)?;
+            let served = Some(served).filter(|served| served.is_placed && !served.is_ceded)?;
             Some((served.created_at, broker))
         });
         placed.min_by(|a, b| (a.0, &a.1.name).cmp(&(b.0, &b.1.name))).map(|(_, broker)| broker)
@@ -229,25 +232,22 @@ impl Table {
         self.brokers().flat_map(|broker| broker.catalog.topics.keys()).collect()
     }
 
-    /// How many brokers serve a topic that another one keeps.
-    pub fn conflicts_of(&self, topic: &TopicName) -> usize {
-        let Some(keeper) = self.keeper(topic) else { return 0 };
-        self.brokers().filter(|broker| broker.name != keeper.name && broker.catalog.topics.contains_key(topic)).count()
+    /// Brokers that have this topic, which another one keeps; in order of their names.
+    pub fn conflicts_of<'a>(&'a self, topic: &'a TopicName) -> impl Iterator<Item = Conflict> + 'a {
+        let keeper = self.keeper(topic).map(|keeper| keeper.name.clone());
+        self.brokers().filter_map(move |broker| {
+            let served = broker.catalog.topics.get(topic)?;
+            let is_refused = served.is_ceded || keeper.as_ref().is_some_and(|keeper| *keeper != broker.name);
+            let (keeper, refused) = (keeper.clone(), broker.name.clone());
+            is_refused.then(|| Conflict { topic: topic.clone(), keeper, refused })
+        })
     }
 
-    /// Brokers that serve what another one keeps.
+    /// All of them, by topic.
     pub fn conflicts(&self) -> Vec<Conflict> {
-        let mut conflicts = Vec::new();
-        for broker in self.brokers() {
-            for topic in broker.catalog.topics.keys() {
-                if let Some(keeper) = self.keeper(topic).filter(|keeper| keeper.name != broker.name) {
-                    let (keeper, refused) = (keeper.name.clone(), broker.name.clone());
-                    conflicts.push(Conflict { topic: topic.clone(), keeper, refused });
-                }
-            }
-        }
-        conflicts.sort_by(|a, b| (&a.topic, &a.refused).cmp(&(&b.topic, &b.refused)));
-        conflicts
+        let mut topics: Vec<_> = self.topics().into_iter().collect();
+        topics.sort_unstable();
+        topics.into_iter().flat_map(|topic| self.conflicts_of(topic)).collect()
     }
 
     /// A broker for a call about `topic`, or about none that is known; one that is `stale` only if nobody else serves

@@ -93,12 +93,23 @@ fn a_topic_in_which_order_is_kept_belongs_to_who_has_had_it_longest() {
     table.apply(complete("a", &[("orders", true, 20), ("t", false, 1)])).unwrap();
     table.apply(complete("b", &[("orders", true, 10)])).unwrap();
     assert_eq!(names(&table.places(&topic("orders"))), [("b", true)]);
-    let conflict = Conflict { topic: topic("orders"), keeper: "b".into(), refused: "a".into() };
-    assert_eq!(table.conflicts(), [conflict]);
+    let conflict =
+        |keeper: Option<&str>| Conflict { topic: topic("orders"), keeper: keeper.map(Arc::from), refused: "a".into() };
+    assert_eq!(table.conflicts(), [conflict(Some("b"))]);
     assert_eq!(table.pick(Some(&topic("orders")), b"k", &[]).unwrap().name, "b".into());
+    let with_a = table.clone();
     table.remove("b");
-    assert_eq!(names(&table.places(&topic("orders"))), [("a", true)]);
+    assert_eq!(names(&table.places(&topic("orders"))), [("a", true)], "it has not heard of the other one");
     assert!(table.conflicts().is_empty());
+
+    let mut table = with_a;
+    let ceded = Served { is_ceded: true, ..served(true, 20) };
+    table.apply(Update { topics: vec![(topic("orders"), ceded)], ..next(&complete("a", &[])) }).unwrap();
+    assert_eq!(names(&table.places(&topic("orders"))), [("b", true)]);
+    assert_eq!(table.conflicts(), [conflict(Some("b"))]);
+    table.remove("b");
+    assert_eq!(names(&table.places(&topic("orders"))), [], "it stays where it was");
+    assert_eq!(table.conflicts(), [conflict(None)]);
 }
 
 #[test]

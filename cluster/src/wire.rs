@@ -181,6 +181,7 @@ mod tests {
             accepts: vec![Normal, Fifo, Delay, Transaction, Lite, Priority],
             is_writable: true,
             is_placed: true,
+            is_ceded: true,
             retention: Some(Duration::from_secs(60)),
             retention_bytes: Some(1 << 20),
             created_at: Timestamp(5),

@@ -66,6 +66,7 @@ fn broker(name: &str) -> Content {
         accepts: vec![MessageType::Normal],
         is_writable: true,
         is_placed: false,
+        is_ceded: false,
         created_at: Timestamp(1),
     };
     let update = Update {

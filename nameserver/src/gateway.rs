@@ -3,14 +3,17 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cluster::{Place, UPDATE_BYTES_MAX, endpoints};
 use http::{HeaderMap, Request, Response, Uri, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use proto::cluster::registry_server::RegistryServer;
 use proto::codec::Bounded;
 use proto::v2::{self, Code};
 use serve::port::Draining;
+use serve::runtime;
 use tonic::Status;
 use tonic::server::Grpc;
 use tower::Service as _;
@@ -22,6 +25,13 @@ const MESSAGING: &str = "/apache.rocketmq.v2.MessagingService/";
 const REGISTRY: &str = "/carillon.cluster.v1.Registry/";
 /// Brokers send these on to the one that is meant, or say that it is away.
 const FOR_ANY_BROKER: [&str; 2] = ["RecallMessage", "EndTransaction"];
+
+/// Whether a client is there matters to every broker that it may have messages of.
+const FOR_ALL_BROKERS: [&str; 2] = ["Heartbeat", "NotifyClientTermination"];
+/// They say little: who calls, and a group.
+const SHORT_BYTES_MAX: usize = 64 * 1024;
+/// For the brokers whose answer nobody waits for.
+const TOLD_WITHIN: Duration = Duration::from_secs(3);
 
 /// What all connections share.
 #[derive(Debug, Clone)]
@@ -50,6 +60,7 @@ impl Gateway {
         };
         let answered = match &*method {
             "QueryRoute" => self.route(local, request).await,
+            method if FOR_ALL_BROKERS.contains(&method) => self.tell_all(method, request).await,
             _ => self.relay(&method, request).await,
         };
         Ok(answered.unwrap_or_else(Status::into_http))
@@ -80,6 +91,27 @@ impl Gateway {
         let (head, body) = request.into_parts();
         let body = Opened::read(method, body).await;
         self.pass_on(method, Request::from_parts(head, body)).await
+    }
+
+    /// The answer is that of the broker that other calls of this client go to.
+    async fn tell_all(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {
+        let (head, body) = request.into_parts();
+        let body = Limited::new(body, SHORT_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| Status::invalid_argument(format!("{method}: {error}")))?.to_bytes();
+        let client = client(&head.headers).to_vec();
+        let table = self.registry.table();
+        let stale = self.registry.stale();
+        let first = table.pick(None, &client, &stale).map(|broker| broker.name.clone());
+        let others = table.brokers().filter(|broker| Some(&broker.name) != first.as_ref());
+        for broker in others.filter(|broker| !stale.contains(&broker.name)) {
+            let (relay, broker, client) = (self.relay.clone(), broker.node.relay.clone(), client.clone());
+            let call = Request::from_parts(head.clone(), Opened::whole(body.clone()));
+            runtime::spawn(async move {
+                // One that does not answer hears of it with the next one.
+                let _told = tokio::time::timeout(TOLD_WITHIN, relay.call(&broker, &client, call, None)).await;
+            });
+        }
+        self.pass_on(method, Request::from_parts(head, Opened::whole(body))).await
     }
 
     async fn pass_on(&self, method: &str, request: Request<Opened>) -> Result<Answer, Status> {

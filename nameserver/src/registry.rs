@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use base::{Clock, SystemClock, TopicName};
-use cluster::{Table, Update, UpdateError};
+use cluster::{Conflict, Table, Update, UpdateError};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
@@ -263,10 +263,11 @@ struct Registered {
 
 /// An ordered topic on two brokers would have no order, so routes leave one of them out: an operator has to decide.
 fn warn_of_conflict(table: &Table, topic: &TopicName, broker: &str) {
-    if let Some(keeper) = table.keeper(topic)
-        && (&*keeper.name != broker || table.conflicts_of(topic) > 0)
-    {
-        tracing::error!(%topic, keeper = &*keeper.name, "an ordered topic is on several brokers; routes lead to one");
+    for Conflict { keeper, refused, .. } in table.conflicts_of(topic) {
+        if keeper.as_deref().is_none_or(|keeper| keeper == broker) || &*refused == broker {
+            let keeper = keeper.as_deref().unwrap_or("away");
+            tracing::error!(%topic, keeper, left_out = &*refused, "an ordered topic is on several brokers; routes lead to one");
+        }
     }
 }
 

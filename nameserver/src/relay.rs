@@ -1,5 +1,6 @@
 //! Calls that clients make here and brokers answer: passed on as bytes, there and back.
 //!
+//! Most go to one broker. That a client is there, or leaves, each of them has to know.
 //! The broker is found by the topic that the first message of the call names, else by the client's id; the same as long as
 //! it is there, so that what was handed out is settled where it was.
 
@@ -18,6 +19,7 @@ use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioTimer;
 use serve::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
 use serve::port::Draining;
 use serve::runtime::Tasks;
@@ -26,6 +28,9 @@ use tonic::Status;
 /// Calls over one connection are bounded by the broker, and Telemetry streams last: clients are spread over several.
 const CONNECTIONS: usize = 8;
 const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// A broker whose machine has gone without a word is given up after this and as long again: its calls end, and the next one connects
+/// anew.
+const PING_EVERY: Duration = Duration::from_secs(5);
 /// A client that says nothing yet may wait for an answer first.
 const FIRST_WORD_MAX: Duration = Duration::from_millis(100);
 /// Tells a broker that the client found a name server, and not it.
@@ -46,7 +51,8 @@ pub struct Relay {
 pub struct Opened<B = Incoming> {
     first: VecDeque<Frame<Bytes>>,
     topic: Option<TopicName>,
-    rest: B,
+    /// None: there is no more.
+    rest: Option<B>,
     ending: Option<Ending>,
 }
 
@@ -106,6 +112,9 @@ impl Relay {
                 .http2_only(true)
                 .http2_initial_stream_window_size(STREAM_WINDOW)
                 .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .timer(TokioTimer::new())
+                .http2_keep_alive_interval(PING_EVERY)
+                .http2_keep_alive_timeout(PING_EVERY)
                 .build(connector)
         };
         Self { clients: (0..CONNECTIONS).map(client).collect(), spread: RandomState::new() }
@@ -143,8 +152,9 @@ impl Relay {
 impl<B: Body<Data = Bytes> + Unpin> Opened<B> {
     /// Reads what comes first, if it comes soon; of a message that has begun, until it says what topic it is about.
     pub async fn read(method: &str, body: B) -> Self {
-        let mut opened = Self { first: VecDeque::new(), topic: None, rest: body, ending: None };
-        let first = tokio::time::timeout(FIRST_WORD_MAX, opened.rest.frame()).await;
+        let mut opened = Self { first: VecDeque::new(), topic: None, rest: None, ending: None };
+        let rest = opened.rest.insert(body);
+        let first = tokio::time::timeout(FIRST_WORD_MAX, rest.frame()).await;
         let Ok(Some(Ok(first))) = first else { return opened };
         let data = first.data_ref().cloned().unwrap_or_default();
         opened.first.push_back(first);
@@ -155,12 +165,17 @@ impl<B: Body<Data = Bytes> + Unpin> Opened<B> {
         // On a busy connection a frame may end anywhere.
         let mut beginning = data.to_vec();
         while opened.topic.is_none() && is_cut(method, &beginning) {
-            let Some(Ok(next)) = opened.rest.frame().await else { break };
+            let Some(Ok(next)) = rest.frame().await else { break };
             beginning.extend_from_slice(next.data_ref().map_or(&[][..], |data| &data[..]));
             opened.topic = topic(method, &beginning);
             opened.first.push_back(next);
         }
         opened
+    }
+
+    /// A body that was read to its end.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self { first: VecDeque::from([Frame::data(bytes)]), topic: None, rest: None, ending: None }
     }
 
     /// The topic that the first message names.
@@ -180,11 +195,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Opened<B> {
         if has_passed(&mut self.ending, context) {
             return Poll::Ready(None);
         }
-        Pin::new(&mut self.rest).poll_frame(context)
+        self.rest.as_mut().map_or(Poll::Ready(None), |rest| Pin::new(rest).poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_empty() && self.rest.is_end_stream()
+        self.first.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -4,7 +4,7 @@
 //! client that tries again and again must not find another server there, or itself.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use serde_json::{Value, json};
@@ -22,6 +22,8 @@ pub struct Node {
     name: String,
     process: Process,
     arguments: Vec<String>,
+    /// Of a broker.
+    data: Option<PathBuf>,
     grpc: Port,
     http: Port,
 }
@@ -60,7 +62,7 @@ impl Node {
             format!("http.listen={}", http.address),
         ];
         let process = Process::new(NAMESERVER, directory.join(name).with_extension("log"));
-        Self { name: name.into(), process, arguments: set(own, settings), grpc: listen, http }
+        Self { name: name.into(), process, arguments: set(own, settings), data: None, grpc: listen, http }
     }
 
     /// As [`Self::nameserver`]. Store and log are called `directory/folder`; what it is called in routes is `name`.
@@ -78,7 +80,7 @@ impl Node {
             "runtime.workers=2".into(),
         ];
         let process = Process::new(BROKER, data.with_extension("log"));
-        Self { name: name.into(), process, arguments: set(own, settings), grpc, http }
+        Self { name: name.into(), process, arguments: set(own, settings), data: Some(data), grpc, http }
     }
 
     /// A setting, `key=value`, stronger than those before. From its next start on.
@@ -94,6 +96,11 @@ impl Node {
     /// `host:port` for clients; of a name server for brokers too.
     pub fn address(&self) -> String {
         self.grpc.address.to_string()
+    }
+
+    /// `host:port` of health, metrics and admin API.
+    pub fn http_address(&self) -> String {
+        self.http.address.to_string()
     }
 
     /// Starts the process and returns when it is ready.
@@ -126,8 +133,18 @@ impl Node {
         self.process.log_from(0)
     }
 
+    /// A file in the data directory of a broker; empty when it is not there.
+    pub fn file(&self, name: &str) -> String {
+        let data = self.data.as_ref().expect("a broker");
+        serve::files::read_text(&data.join(name)).unwrap_or_default()
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        http::post(&self.http_address(), path, body).await
+    }
+
     pub async fn get(&self, path: &str) -> Answer {
-        http::get(&self.http.address.to_string(), path).await
+        http::get(&self.http_address(), path).await
     }
 
     /// The value of a metric; `labels` as they stand on the page, or a part of them that is enough.
@@ -145,14 +162,9 @@ impl Node {
         self.create("topics", &json!({ "name": name, "type": kind, "queues": queues })).await;
     }
 
-    /// POST to the admin API.
-    pub async fn post(&self, what: &str, body: &Value) -> Answer {
-        http::post(&self.http.address.to_string(), &format!("/api/v1/{what}"), body).await
-    }
-
     /// POST of something new to the admin API.
     pub async fn create(&self, what: &str, new: &Value) {
-        let answer = self.post(what, new).await;
+        let answer = self.post(&format!("/api/v1/{what}"), new).await;
         assert!([200, 201].contains(&answer.status), "{what} {new} on {}: {answer:?}", self.name);
     }
 }

@@ -17,6 +17,7 @@ use calls::{Caller, Queue};
 use client::Filter;
 use proto::v2::Code;
 use tests::cluster::{Cluster, Node};
+use tests::process::{CARILLON, run};
 use tokio::time::{interval, timeout};
 
 /// How often it is looked whether something has come that is waited for.
@@ -268,4 +269,25 @@ async fn routes_of_brokers_stay_whole_while_the_only_name_server_starts_again() 
     .await;
     until_registered(&brokers(&cluster)).await;
     until_routes(&all(&cluster), "orders", &everywhere).await;
+}
+
+#[tokio::test]
+async fn the_command_measures_until_every_node_leads_to_every_broker() {
+    let cluster = Cluster::start(2, 2, &[EXPIRY]).await;
+    until_registered(&brokers(&cluster)).await;
+    let server = cluster.brokers[0].http_address();
+    let ran = run(CARILLON, &["bench", "topics", "--count", "3", "--json", "--server", &server]).await;
+    let said: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap_or_default();
+    assert!(ran.status.success(), "{ran:?}");
+    let mut asked: Vec<_> = all(&cluster).iter().map(|node| node.address()).collect();
+    let mut nodes: Vec<String> = serde_json::from_value(said["nodes"].clone()).expect("names");
+    asked.sort_unstable();
+    nodes.sort_unstable();
+    assert_eq!(nodes, asked, "{said:#}");
+    let of = |what: &str| said[what]["max"].as_f64().expect("milliseconds");
+    assert!(of("routesLatency") > 0.0 && of("createLatency") > 0.0, "{said:#}");
+    for broker in &cluster.brokers {
+        let topics = broker.get("/api/v1/topics").await.json();
+        assert_eq!(topics["items"].as_array().map(Vec::len), Some(0), "nothing is left behind: {topics}");
+    }
 }

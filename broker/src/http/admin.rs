@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use http::{HeaderValue, StatusCode, header};
@@ -26,6 +26,7 @@ pub(super) fn routes() -> Router<Admin> {
         .route("/topics", get(topics).post(create_topic))
         .route("/topics/{name}", get(topic).patch(change_topic).delete(delete_topic))
         .route("/topics/{name}/queues", get(queues))
+        .route("/topics/{name}/claim", post(claim_topic))
         .route("/topics/{name}/messages", get(messages::of_topic))
         .route("/messages", get(messages::find))
         .route("/messages/{id}", get(messages::one))
@@ -85,6 +86,17 @@ async fn delete_topic(
     let is_forced = parameters.flag("force")?;
     parameters.finish()?;
     Ok(gone(admin.broker.delete_topic(&name, is_forced).await?))
+}
+
+/// For a topic in which order is kept, whose broker is away for good.
+async fn claim_topic(
+    State(admin): State<Admin>,
+    Name(name): Name,
+    parameters: Parameters,
+) -> Result<StatusCode, Problem> {
+    parameters.finish()?;
+    admin.broker.claim_topic(&name)?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 async fn queues(State(admin): State<Admin>, Name(name): Name, parameters: Parameters) -> Answer<Page<QueueJson>> {

@@ -22,6 +22,7 @@ impl From<AdminRefusal> for Problem {
             AdminRefusal::TopicLivesElsewhere { broker, .. } => {
                 Problem::new(S::CONFLICT, "topic_lives_elsewhere", detail).field("broker").value(broker)
             }
+            AdminRefusal::NotKept { .. } => Problem::new(S::INTERNAL_SERVER_ERROR, "internal", detail),
             AdminRefusal::TopicOnOthers { topic, .. } => {
                 Problem::new(S::CONFLICT, "topic_has_backlog", detail).value(topic.as_str())
             }

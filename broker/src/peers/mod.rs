@@ -2,10 +2,12 @@
 //!
 //! P1. Of itself a broker believes its own catalog, of others what name servers say.
 
+mod homes;
 mod own;
 mod spread;
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,9 @@ use crate::config::Config;
 use crate::drain;
 use crate::shared::Shared;
 
+use homes::Homes;
+pub use homes::HomesError;
+
 /// Topics that are made one after the other are told together.
 const TELL_EVERY: Duration = Duration::from_millis(20);
 /// For name servers to hear that this broker leaves.
@@ -31,6 +36,7 @@ pub struct Peers {
     name: Arc<str>,
     broker_group: u32,
     cluster: Arc<Cluster>,
+    homes: Homes,
     registered: Mutex<Option<Registered>>,
 }
 
@@ -38,8 +44,8 @@ pub struct Peers {
 struct Registered {
     own: watch::Sender<Arc<Own>>,
     tasks: Vec<JoinHandle<()>>,
-    /// Held for its life: the catalog rings it.
-    _bell: Arc<dyn Watcher>,
+    /// The catalog rings it, for as long as it is held.
+    bell: Arc<dyn Watcher>,
 }
 
 #[derive(Debug, Default)]
@@ -57,6 +63,7 @@ impl Peers {
             name: config.node.name.as_str().into(),
             broker_group: broker_group(&config.node.name),
             cluster: Cluster::new(&config.nameservers),
+            homes: Homes::default(),
             registered: Mutex::new(None),
         }
     }
@@ -88,7 +95,7 @@ impl Peers {
         let table = self.table();
         let mut places = table.places(topic);
         // A topic in which order is kept may be here although another broker has it longer: clients go there.
-        let is_kept_elsewhere = table.keeper(topic).is_some_and(|keeper| keeper.name != self.name);
+        let is_kept_elsewhere = self.lives_on(topic).is_some();
         places.retain(|place| place.broker != self.name);
         if let Some(mut here) = here.filter(|_| !is_kept_elsewhere) {
             // Alone, it says itself why it takes no messages.
@@ -98,6 +105,12 @@ impl Peers {
             places.insert(at, here);
         }
         places
+    }
+
+    /// Reads and keeps in this directory where topics live that are on other brokers.
+    pub fn remember_in(&self, data: &Path) -> Result<(), HomesError> {
+        // Alone, a broker has nobody to cede a topic to.
+        if self.has_nameservers() { self.homes.open(data) } else { Ok(()) }
     }
 
     /// Says to every name server that this broker takes no messages any more, or takes them again.
@@ -153,12 +166,12 @@ pub fn register(shared: &Arc<Shared>, grpc: SocketAddr, http: Option<SocketAddr>
             http: http.map(reachable),
             state: shared.state(),
         },
-        catalog: Arc::new(own::catalog(&reader.catalog())),
+        catalog: Arc::new(peers.homes.cede(own::catalog(&reader.catalog()))),
     };
     let (own, told) = watch::channel(Arc::new(own));
     let registrars = Registrar::all(&peers.cluster, &told);
     let tasks = registrars.into_iter().map(|registrar| shared.spawn(registrar.run())).collect();
-    *peers.registered.lock() = Some(Registered { own, tasks, _bell: watcher });
+    *peers.registered.lock() = Some(Registered { own, tasks, bell: watcher });
     drop(shared.spawn(spread::keep_up(shared.clone(), bell)));
     drop(shared.spawn(drain::tell_state(shared.clone())));
 }

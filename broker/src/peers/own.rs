@@ -27,6 +27,7 @@ pub fn topic_of(spec: &TopicSpec) -> Served {
         accepts: accepts(spec.kind),
         is_writable: !spec.kind.is_derived(),
         is_placed: matches!(spec.kind, TopicKind::Fifo | TopicKind::Mixed | TopicKind::Lite),
+        is_ceded: false,
         retention: spec.retention,
         retention_bytes: spec.retention_bytes,
         created_at: spec.created_at,

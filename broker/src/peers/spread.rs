@@ -10,6 +10,7 @@ use std::time::Duration;
 use base::{GroupName, TopicName};
 use cluster::{Buried, Catalog, Kind, Others, Own, Served, State, Step, Table};
 use hashbrown::{HashMap, HashSet};
+use serve::runtime::beside;
 use storage::request::{AppendError, Done, Lane};
 use storage::view::catalog::{GroupSpec, TopicKind, TopicSpec};
 
@@ -32,6 +33,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 struct Said {
     is_failing: bool,
+    is_forgetful: bool,
     conflicts: HashSet<(TopicName, Arc<str>)>,
 }
 
@@ -58,7 +60,28 @@ impl Peers {
 
     /// The broker on which a topic of this name lives alone, when that is another one.
     pub fn lives_on(&self, topic: &TopicName) -> Option<Arc<str>> {
-        self.table().keeper(topic).map(|keeper| keeper.name.clone()).filter(|name| *name != self.name)
+        let keeper = || self.table().keeper(topic).map(|keeper| keeper.name.clone());
+        self.homes.of(topic).or_else(keeper).filter(|name| *name != self.name)
+    }
+
+    /// As [`Self::lives_on`], of a topic that is here and was ceded.
+    pub fn home(&self, topic: &TopicName) -> Option<Arc<str>> {
+        self.homes.of(topic)
+    }
+
+    /// Makes this broker the one that a topic lives on, when the one that it lives on is away for good.
+    pub fn claim(&self, topic: &TopicName) -> Result<(), AdminRefusal> {
+        let Some(home) = self.lives_on(topic) else { return Ok(()) };
+        if self.table().broker(&home).is_some() {
+            return Err(AdminRefusal::TopicLivesElsewhere { topic: topic.clone(), broker: home.to_string() });
+        }
+        let forgotten = self.homes.forget(topic);
+        forgotten.map_err(|error| AdminRefusal::NotKept { what: "where topics live", cause: error.to_string() })?;
+        tracing::warn!(%topic, home = &*home, "an ordered topic was claimed from a broker that is away");
+        if let Some(registered) = &*self.registered.lock() {
+            registered.bell.ring();
+        }
+        Ok(())
     }
 
     /// Other brokers that serve a topic of this name and kind.
@@ -74,7 +97,8 @@ impl Peers {
     pub fn copies(&self, here: &TopicSpec) -> Vec<TopicCopy> {
         let table = self.table();
         let own = topic_of(here);
-        let keeper = table.keeper(&here.name).map(|keeper| keeper.name.clone());
+        let home = self.lives_on(&here.name).unwrap_or_else(|| self.name.clone());
+        let keeper = Some(home).filter(|_| own.is_placed);
         let copy = |broker: &Arc<str>, served: &Served| {
             let mut differs = own.differences(served);
             if keeper.as_ref().is_some_and(|keeper| keeper != broker) {
@@ -213,8 +237,12 @@ pub(super) async fn keep_up(shared: Arc<Shared>, bell: Arc<Bell>) {
     let mut changes = shared.peers.cluster.changes();
     let mut said = Said::default();
     loop {
-        let Some(own) = tell(&shared) else { return };
-        let is_done = take_over(&shared, &own, &mut said).await;
+        // Beside the network worker: catalogs may be large, and the disk slow.
+        let here = shared.clone();
+        let looked = beside(move || look(&here, &mut said).map(|steps| (steps, said))).await;
+        let Some(Some((steps, was_said))) = looked else { return };
+        said = was_said;
+        let is_done = take_over(&shared, steps, &mut said).await;
         tokio::time::sleep(TELL_EVERY).await;
         tokio::select! {
             () = bell.0.notified() => {}
@@ -224,11 +252,33 @@ pub(super) async fn keep_up(shared: Arc<Shared>, bell: Arc<Bell>) {
     }
 }
 
+/// Learns from others and tells them; gives what is left to do here. None when this broker has left.
+fn look(shared: &Shared, said: &mut Said) -> Option<Vec<Step>> {
+    let table = shared.peers.table();
+    let own = own::catalog(&shared.store.reader().catalog());
+    learn(&shared.peers, &own, &table, said);
+    let own = tell(&shared.peers, own)?;
+    say_conflicts(&shared.peers, &table, &own, said);
+    let others = shared.peers.others(&table).map(|broker| &broker.catalog);
+    Some(own.catalog.steps(&Others::of(others), shared.clock.now()))
+}
+
+/// Remembers where topics live.
+fn learn(peers: &Peers, own: &Catalog, table: &Table, said: &mut Said) {
+    let result = peers.homes.learn(&peers.name, own, table);
+    if let Err(error) = &result
+        && !said.is_forgetful
+    {
+        tracing::error!(%error, "where ordered topics live cannot be written down: a restart would forget what is new");
+    }
+    said.is_forgetful = result.is_err();
+}
+
 /// None when this broker has left.
-fn tell(shared: &Shared) -> Option<Arc<Own>> {
-    let registered = shared.peers.registered.lock();
+fn tell(peers: &Peers, catalog: Catalog) -> Option<Arc<Own>> {
+    let registered = peers.registered.lock();
     let own = &registered.as_ref()?.own;
-    let catalog = own::catalog(&shared.store.reader().catalog());
+    let catalog = peers.homes.cede(catalog);
     own.send_if_modified(|own| {
         let is_new = *own.catalog != catalog;
         if is_new {
@@ -241,11 +291,7 @@ fn tell(shared: &Shared) -> Option<Arc<Own>> {
 }
 
 /// Whether there is nothing left that this broker does not have.
-async fn take_over(shared: &Shared, own: &Own, said: &mut Said) -> bool {
-    let table = shared.peers.table();
-    say_conflicts(&shared.peers, &table, own, said);
-    let others = shared.peers.others(&table).map(|broker| &broker.catalog);
-    let mut steps = own.catalog.steps(&Others::of(others), shared.clock.now());
+async fn take_over(shared: &Shared, mut steps: Vec<Step>, said: &mut Said) -> bool {
     if steps.is_empty() {
         return true;
     }

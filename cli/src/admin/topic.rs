@@ -1,4 +1,4 @@
-//! `carillon topic`: create, list, describe, update, delete.
+//! `carillon topic`: create, list, describe, update, claim, delete.
 
 use std::time::Duration;
 
@@ -37,6 +37,17 @@ pub enum Verb {
         after_help = "Examples:\n  carillon topic update orders --retention 30d --retention-size 10GiB\n  carillon topic update orders --retention default --retention-size none"
     )]
     Update(Update),
+    /// Let an ordered topic live on this broker, when the one that it lives on is away for good.
+    #[command(
+        after_help = "Examples:\n  carillon topic claim orders --server broker-b:8080\n  carillon topic claim orders --yes"
+    )]
+    Claim {
+        /// Name of the topic.
+        name: String,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Delete a topic and what it holds.
     #[command(after_help = "Examples:\n  carillon topic delete orders\n  carillon topic delete orders --force --yes")]
     Delete(Delete),
@@ -190,6 +201,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
         Verb::List => list(&mut api, output).await,
         Verb::Describe { name } => describe(&mut api, &name, output).await,
         Verb::Update(changes) => update(&mut api, &changes, output).await,
+        Verb::Claim { name, yes } => claim(&mut api, &name, yes, output).await,
         Verb::Delete(options) => delete(&mut api, &options, output).await,
     }
 }
@@ -212,6 +224,13 @@ fn retention_body(time: Option<Setting<Duration>>, size: Option<Setting<ByteSize
         retention.insert("size".into(), value);
     }
     retention
+}
+
+async fn claim(api: &mut Api, name: &str, yes: bool, output: &Output) -> Result<(), Failure> {
+    let what = format!("what the broker of topic {name} holds stays there, and messages go on here without it");
+    confirm(&what, yes)?;
+    api.post(&format!("/topics/{}/claim", encode(name)), &Value::Null).await?;
+    say(output, &json!({ "name": name }), name, format!("topic {name} lives on this broker"))
 }
 
 async fn update(api: &mut Api, changes: &Update, output: &Output) -> Result<(), Failure> {

@@ -15,6 +15,7 @@ mod setup;
 mod stamp;
 mod tally;
 mod timer;
+mod topics;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,11 @@ pub enum Scenario {
         after_help = "Examples:\n  carillon bench order --keys 1000\n  carillon bench order --keys 100 --rate 2000 --duration 1m"
     )]
     Order(order::Options),
+    /// Make topics, and measure until every node knows each of them.
+    #[command(
+        after_help = "Examples:\n  carillon bench topics --count 200\n  carillon bench topics --server broker-a:8080 --node ns-1:9876 --report topics.json"
+    )]
+    Topics(topics::Options),
 }
 
 /// The load, in all scenarios.
@@ -152,6 +158,7 @@ pub fn run(scenario: Scenario, target: &Target, output: &Output) -> Result<(), F
         Scenario::E2e(options) => e2e::run(options, target, output),
         Scenario::Timer(options) => timer::run(options, target, output),
         Scenario::Order(options) => order::run(options, target, output),
+        Scenario::Topics(options) => topics::run(&options, target, output),
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Measure {
 }
 
 impl Measure {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let latency_us = Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("bounds and digits are legal");
         Self { messages: 0, latency_us }
     }

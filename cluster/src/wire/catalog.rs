@@ -41,6 +41,7 @@ pub(super) fn topic(name: &TopicName, served: &Served) -> wire::Topic {
         accepts: served.accepts.iter().map(|&kind| message_type::to_protocol(kind).into()).collect(),
         is_writable: served.is_writable,
         is_placed: served.is_placed,
+        is_ceded: served.is_ceded,
         created_at: served.created_at.0,
         kind: kind_number(served.kind),
         retention_ms: served.retention.map_or(0, ms),
@@ -99,13 +100,14 @@ pub(super) fn read_topic(topic: wire::Topic) -> Result<(TopicName, Served), Wire
     if retention_bytes.is_some_and(|bytes| !(RETENTION_BYTES_MIN..=RETENTION_BYTES_MAX).contains(&bytes)) {
         return Err(wrong("topics.retention_bytes", topic.retention_bytes, "must be 0, or 1 MiB to 1 EiB"));
     }
-    let wire::Topic { is_writable, is_placed, created_at, changed_at, .. } = topic;
+    let wire::Topic { is_writable, is_placed, is_ceded, created_at, changed_at, .. } = topic;
     let served = Served {
         kind: read_kind(topic.kind),
         queues,
         accepts,
         is_writable,
         is_placed,
+        is_ceded,
         retention: retention.map(Duration::from_millis),
         retention_bytes,
         created_at: Timestamp(created_at),

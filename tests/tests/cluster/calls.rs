@@ -69,10 +69,37 @@ impl Caller {
         Ok(answer.assignments.into_iter().filter_map(|assignment| assignment.message_queue).map(queue).collect())
     }
 
+    /// One message in its order.
+    pub async fn send(&self, name: &str, body: &'static str, message_group: &str) -> Result<(), Code> {
+        let properties = v2::SystemProperties {
+            message_id: format!("{name}-{body}"),
+            message_type: v2::MessageType::Fifo.into(),
+            message_group: Some(message_group.into()),
+            ..v2::SystemProperties::default()
+        };
+        let (user_properties, body) = (std::collections::HashMap::default(), body.into());
+        let message = v2::Message { topic: topic(name), user_properties, system_properties: Some(properties), body };
+        let answer =
+            self.rpc.clone().send_message(self.request(v2::SendMessageRequest { messages: vec![message] })).await;
+        checked(sound(answer)?.status)
+    }
+
     pub async fn heartbeat(&self, group: &str) -> Result<(), Code> {
         let call = v2::HeartbeatRequest { group: topic(group), client_type: v2::ClientType::SimpleConsumer.into() };
         let answer = self.rpc.clone().heartbeat(self.request(call)).await;
         checked(sound(answer)?.status)
+    }
+
+    /// The client says goodbye.
+    pub async fn leave(&self, group: &str) -> Result<(), Code> {
+        let call = v2::NotifyClientTerminationRequest { group: topic(group) };
+        let answer = self.rpc.clone().notify_client_termination(self.request(call)).await;
+        checked(sound(answer)?.status)
+    }
+
+    /// Who calls.
+    pub fn client_id(&self) -> &str {
+        self.client_id.as_deref().unwrap_or_default()
     }
 
     /// The id of the message that was taken back.

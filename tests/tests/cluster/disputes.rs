@@ -1,5 +1,6 @@
 //! Who may be in the table, and who is left out of it.
 
+use proto::v2::Code;
 use tests::cluster::{Cluster, Node};
 
 use super::calls::Caller;
@@ -51,6 +52,35 @@ async fn an_ordered_topic_on_two_brokers_is_served_by_the_one_that_has_had_it_lo
     // What a client sends to a name server gets there too.
     clients::send_ordered(&cluster.nameservers[0], "steps", "first", "order-1").await;
     assert_eq!(clients::take(b, "steps").await, "first");
+    until("the younger one has ceded it", async || a.file("homes.json").contains(b.name())).await;
+
+    // The one that keeps it goes: the topic does not move, whoever is started again meanwhile.
+    let status = cluster.brokers[1].terminate().await;
+    assert!(status.success(), "{status}");
+    for node in cluster.nameservers.iter_mut().chain(&mut cluster.brokers[..1]) {
+        let status = node.terminate().await;
+        assert!(status.success(), "{status}");
+        node.start().await;
+    }
+    let (a, b, c) = (&cluster.brokers[0], &cluster.brokers[1], &cluster.brokers[2]);
+    until_registered(&[a, c]).await;
+    for node in cluster.nameservers.iter().chain([a, c]) {
+        until("nobody is led to the other one", async || {
+            Caller::new(node).route("steps").await == Err(Code::HaNotAvailable)
+        })
+        .await;
+    }
+    let refused = Caller::new(a).send("steps", "second", "order-1").await;
+    assert_eq!(refused, Err(Code::TopicNotFound), "with an old route");
+    let made = c.post("/api/v1/topics", &serde_json::json!({ "name": "steps", "type": "fifo", "queues": 3 })).await;
+    assert_eq!((made.status, made.json()["value"].as_str()), (409, Some(b.name())), "{made:?}");
+
+    // An operator may know that it is away for good.
+    let claimed = a.post("/api/v1/topics/steps/claim", &serde_json::Value::Null).await;
+    assert_eq!(claimed.status, 204, "{claimed:?}");
+    let nodes: Vec<_> = cluster.nameservers.iter().chain([a, c]).collect();
+    until_routes(&nodes, "steps", &queues_of(&[a], 3)).await;
+    clients::send_ordered(a, "steps", "third", "order-1").await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use base::{Clock, SystemClock};
 use client::{Filter, NewMessage, Resolution};
 use proto::v2::Code;
-use tests::cluster::Cluster;
+use tests::cluster::{Cluster, GROUP};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -148,4 +148,25 @@ async fn a_name_server_without_brokers_says_so_and_goes_on_when_one_comes() {
     let there = queues_of(&[&cluster.brokers[0]], 1);
     until_registered(&[&cluster.brokers[0]]).await;
     super::until_routes(&[&cluster.nameservers[0]], "orders", &there).await;
+}
+
+#[tokio::test]
+async fn every_broker_hears_that_a_client_is_there_and_that_it_leaves() {
+    let cluster = Cluster::start(1, 3, &[EXPIRY]).await;
+    let brokers: Vec<_> = cluster.brokers.iter().collect();
+    for broker in &brokers {
+        broker.create_topic("orders", "normal", 1).await;
+    }
+    until_registered(&brokers).await;
+    let caller = Caller::new(&cluster.nameservers[0]);
+    let path = format!("/api/v1/clients/{}", caller.client_id());
+    let until_all_say = async |status: u16| {
+        for broker in &brokers {
+            super::until("a broker has heard of it", async || broker.get(&path).await.status == status).await;
+        }
+    };
+    assert_eq!(caller.heartbeat(GROUP).await, Ok(()));
+    until_all_say(200).await;
+    assert_eq!(caller.leave(GROUP).await, Ok(()));
+    until_all_say(404).await;
 }

@@ -143,7 +143,7 @@ impl Stage {
             Fault::Part { broker, nameserver, way } => self.part(broker, nameserver, way),
             Fault::Drain(broker) => {
                 let asked = json!({ "grace": GRACE, "timeout": "1ms" });
-                let answer = self.brokers[broker].lock().await.post("node/drain", &asked).await;
+                let answer = self.brokers[broker].lock().await.post("/api/v1/node/drain", &asked).await;
                 assert_eq!(answer.status, 200, "{answer:?}");
             }
         }
@@ -161,7 +161,7 @@ impl Stage {
             Fault::CutOff(node, _) => self.cut_off(node, Way::Open),
             Fault::Part { broker, nameserver, .. } => self.part(broker, nameserver, Way::Open),
             Fault::Drain(broker) => {
-                let answer = self.brokers[broker].lock().await.post("node/resume", &json!({})).await;
+                let answer = self.brokers[broker].lock().await.post("/api/v1/node/resume", &json!({})).await;
                 assert_eq!(answer.status, 204, "{answer:?}");
             }
         }
