@@ -15,6 +15,11 @@ use crate::message_id::client_id;
 use crate::producer::{Orphan, Producer};
 use crate::runtime::host;
 
+/// A connection on which nothing is heard is given up: what lies between the two ends may have forgotten it, and neither would
+/// be told. The next call opens another one.
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_MAX: Duration = Duration::from_secs(5);
+
 /// What may be chosen about a connection.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -30,7 +35,8 @@ impl Default for Options {
     }
 }
 
-/// A connection in clear text. Cheap to clone; a lost connection is opened again by the next call.
+/// A connection in clear text. Cheap to clone; a lost connection is opened again by the next call, one that has fallen silent
+/// is lost after 15 s.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -50,6 +56,8 @@ impl Client {
         let (uri, access_point) = parse(endpoint)?;
         let channel = Endpoint::from(uri)
             .connect_timeout(options.request_timeout)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_MAX)
             .connect()
             .await
             .map_err(|source| Error::Unreachable { endpoint: endpoint.to_owned(), source })?;

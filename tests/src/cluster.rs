@@ -83,6 +83,11 @@ impl Node {
         Self { name: name.into(), process, arguments: set(own, settings), data: Some(data), grpc, http }
     }
 
+    /// A setting, `key=value`, stronger than those before. From its next start on.
+    pub fn set(&mut self, setting: &str) {
+        self.arguments.extend(["--set".to_owned(), setting.to_owned()]);
+    }
+
     /// As it is called in routes and metrics.
     pub fn name(&self) -> &str {
         &self.name
@@ -145,6 +150,10 @@ impl Node {
         let answer = http::call(&self.http(), method, &format!("/api/v1{path}"), body.as_bytes()).await;
         let answer = answer.unwrap_or_else(|| panic!("no answer to {method} {path}; the log:\n{}", self.log()));
         (answer.status, answer.json().unwrap_or_default())
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        http::post(&self.http(), path, body).await
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod description;
 pub mod http;
+pub mod link;
 pub mod process;
 pub mod server;
 pub mod sim;

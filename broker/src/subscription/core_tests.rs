@@ -141,6 +141,33 @@ fn polls_of_a_client_that_leaves_are_answered_and_those_of_others_wait() {
 }
 
 #[test]
+fn polls_of_a_client_that_has_left_are_over_and_get_nothing() {
+    for is_ordered in [false, true] {
+        let mut story = Story::new(is_ordered, 3);
+        story.poll(1, "a", 1);
+        story.tell(Event::ClientGone("a".into()));
+        assert_eq!(story.empty, [1], "ordered: {is_ordered}");
+        story.send(&[0]);
+        story.poll(2, "b", 1);
+        story.commit();
+        assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![1]), "ordered: {is_ordered}");
+    }
+}
+
+#[test]
+fn a_lease_that_is_on_its_way_to_the_log_when_its_client_leaves_holds_nobody_up() {
+    let mut story = Story::new(true, 3);
+    story.send(&[0]);
+    story.poll(1, "a", 1);
+    story.tell(Event::ClientGone("a".into()));
+    story.commit();
+    assert_eq!((story.empty.as_slice(), story.offsets(1)), (&[1][..], vec![]));
+    story.poll(2, "b", 1);
+    story.commit();
+    assert_eq!((story.offsets(2), story.attempts(2)), (vec![0], vec![1]));
+}
+
+#[test]
 fn a_standard_group_counts_what_is_renewed_for_as_long_as_it_is_out() {
     let mut story = Story::new(false, 3);
     story.tell(Event::SettingsChanged(Settings { in_flight_max: 1, ..story.settings.clone() }));

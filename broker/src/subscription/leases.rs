@@ -69,7 +69,7 @@ impl Core {
         }
     }
 
-    /// What the client has comes to others, and what it waits for does not come.
+    /// What it holds comes to others at once. Its polls are over too: what they would be given, nobody would read.
     pub(super) fn client_gone(&mut self, client: &str) {
         self.end_polls_of(client);
         let gone = self.batches.iter().filter(|(_, batch)| &*batch.client == client && batch.is_out);

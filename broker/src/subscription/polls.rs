@@ -30,14 +30,36 @@ impl Core {
             self.poll_ends.remove(&(poll.until, id));
             return;
         }
-        // Its batch may be on the way to the log: it goes nowhere from there.
-        let leasing = self.gather.leases.iter().chain(self.under_way.iter().flat_map(|(_, gather)| &gather.leases));
-        let batches: Vec<u64> = leasing.filter(|leasing| leasing.poll == id).map(|leasing| leasing.batch).collect();
-        for batch in batches {
-            if let Some(batch) = self.batches.get_mut(&batch) {
-                batch.is_unwanted = true;
+        for (_, batch) in self.leasing(|leasing| leasing.poll == id) {
+            self.do_not_deliver(batch);
+        }
+    }
+
+    /// The client has gone: its polls are answered as if their time were over.
+    pub(super) fn end_polls_of(&mut self, client: &str) {
+        let is_its = |(id, poll): (&PollId, &Poll)| (&*poll.client == client).then(|| (*id, poll.clone()));
+        let parked: Vec<_> = self.polls.iter().filter_map(is_its).collect();
+        for (id, poll) in parked {
+            self.end_poll(id, &poll);
+            self.effects.push(Effect::Empty { poll: id });
+        }
+        for (poll, batch) in self.leasing(|leasing| &*leasing.client == client) {
+            if self.do_not_deliver(batch) {
+                self.effects.push(Effect::Empty { poll });
             }
         }
+    }
+
+    /// Batches whose leases are on the way to the log, and their polls.
+    fn leasing(&self, is_meant: impl Fn(&Leasing) -> bool) -> Vec<(PollId, u64)> {
+        let leasing = self.gather.leases.iter().chain(self.under_way.iter().flat_map(|(_, gather)| &gather.leases));
+        leasing.filter(|leasing| is_meant(leasing)).map(|leasing| (leasing.poll, leasing.batch)).collect()
+    }
+
+    /// When its lease is in the log it goes nowhere from there. False when that was so already.
+    fn do_not_deliver(&mut self, batch: u64) -> bool {
+        let batch = self.batches.get_mut(&batch).filter(|batch| !batch.is_unwanted);
+        batch.map(|batch| batch.is_unwanted = true).is_some()
     }
 
     pub(super) fn end_polls(&mut self, now: Now) {
@@ -47,16 +69,6 @@ impl Core {
             }
             self.poll_ends.pop_first();
             self.polls.remove(&id);
-            self.effects.push(Effect::Empty { poll: id });
-        }
-    }
-
-    pub(super) fn end_polls_of(&mut self, client: &str) {
-        let of_client = self.polls.iter().filter(|(_, poll)| &*poll.client == client);
-        let ending: Vec<_> = of_client.map(|(id, poll)| (*id, poll.until)).collect();
-        for (id, until) in ending {
-            self.polls.remove(&id);
-            self.poll_ends.remove(&(until, id));
             self.effects.push(Effect::Empty { poll: id });
         }
     }
