@@ -22,7 +22,7 @@ fn leaves(command: &clap::Command, path: &str, found: &mut Vec<(String, clap::Co
     found.push((path, command.clone()));
 }
 
-/// Words of a shell line: quotes hold together, a pipe or comment ends it.
+/// Words of a shell line: quotes hold together, a pipe, the way to a file or a comment ends it.
 fn words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote, mut is_word) = (Vec::new(), String::new(), None, false);
     for character in line.chars() {
@@ -30,7 +30,7 @@ fn words(line: &str) -> Vec<String> {
             (Some(open), _) if open == character => quote = None,
             (Some(_), _) => word.push(character),
             (None, '\'' | '"') => (quote, is_word) = (Some(character), true),
-            (None, '|' | '#') => break,
+            (None, '|' | '>' | '#') => break,
             (None, ' ') if is_word => {
                 words.push(std::mem::take(&mut word));
                 is_word = false;

@@ -98,3 +98,20 @@ fn young_timers_are_bounded_by_runs_that_make_room_for_more() {
     assert_eq!(again.pending() as u64, COUNT, "and they survive");
     again.store.stop();
 }
+
+#[test]
+fn a_delayed_message_is_overdue_from_its_due_time_on_until_it_is_published() {
+    let disk = SimDisk::new(1);
+    let running = run(&disk);
+    let name = TopicName::parse("late").unwrap();
+    running.ask(Request::CreateTopic(TopicSpec::new(name, TopicKind::Delay, 1, Timestamp(1))));
+    assert_eq!(running.store.timers_overdue_ms(Timestamp(u64::MAX)), 0, "there is none");
+    running.ask(delayed(7));
+    running.ask(delayed(3));
+    // Figures are told at the end of a turn: the second answer is from the turn after that.
+    let pending = [running.pending(), running.pending()];
+    assert_eq!(pending, [2, 2]);
+    let overdue = [5_000_002, 5_000_003, 5_000_253].map(|now| running.store.timers_overdue_ms(Timestamp(now)));
+    assert_eq!(overdue, [0, 0, 250], "as late as the earlier one");
+    running.store.stop();
+}

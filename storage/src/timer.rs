@@ -228,3 +228,31 @@ impl TimerCore {
         effects.submit.push((self.next_ticket, request));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base::TopicId;
+
+    use super::*;
+    use crate::record::Head;
+
+    fn timer(due: u64, position: u64) -> Timer {
+        let head = Head { topic: TopicId(0), tag_hash: 0, group_hash: 0, priority: 0 };
+        Timer { due: Timestamp(due), pointer: Pointer { position: LogPosition(position), length: 1 }, head }
+    }
+
+    #[test]
+    fn what_is_being_published_is_the_next_due_until_it_is() {
+        let mut core = TimerCore::default();
+        assert_eq!(core.next_due(), None);
+        let events = [timer(1_000, 10), timer(5_000, 20)].map(TimerEvent::Add);
+        core.apply(&events, LogPosition(30));
+        let mut effects = Effects::default();
+        core.due(Timestamp(1_500), 0, &mut effects);
+        let [(ticket, _)] = effects.submit[..] else { panic!("one is due: {effects:?}") };
+        assert_eq!(core.next_due(), Some(Timestamp(1_000)));
+        core.apply(&[TimerEvent::End { due: Timestamp(1_000), origin: LogPosition(10) }], LogPosition(40));
+        core.answered(ticket, Ok(Done::Passed), 1, &mut effects);
+        assert_eq!(core.next_due(), Some(Timestamp(5_000)));
+    }
+}

@@ -33,6 +33,8 @@ use tokio::task::JoinSet;
 /// A few seconds.
 const CALLS: u64 = 6_000;
 const WORKERS: u64 = 8;
+/// After so many calls a worker connects anew: HTTP/2 gives up on whoever sends too many empty pieces, as some of these are.
+const CALLS_PER_CONNECTION: u64 = 1_000;
 /// What a server may have more after it than before: caches, and a catalog that anybody may add groups to.
 const GROWTH_BYTES_MAX: u64 = 400 << 20;
 /// Messages that nobody who asks nonsense names, and that have to be there in the end.
@@ -101,6 +103,9 @@ async fn ask(address: String, seed: u64, calls: u64, known: Arc<Known>) -> Vec<S
     let mut connection = Connection::open(&address).await;
     let mut problems = Vec::new();
     for number in 0..calls {
+        if number % CALLS_PER_CONNECTION == CALLS_PER_CONNECTION - 1 {
+            connection = Connection::open(&address).await;
+        }
         // Each call has a seed of its own, so that it can be made alone.
         let mut chance = Chance::new(seed ^ number << 20);
         let rpc = chance.pick(&RPCS);

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 /// A server that takes longer for a call that does not wait for messages has lost it.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a call that waits is waited for, before the caller leaves.
-const PATIENCE: Duration = Duration::from_millis(120);
+const PATIENCE: Duration = Duration::from_millis(60);
 
 /// The body of a request: pieces, and how it ends.
 #[derive(Debug)]
