@@ -448,7 +448,7 @@ mod tests {
         for (body, code, field) in [
             ("", "invalid_body", Some("body")),
             ("{", "invalid_body", Some("body")),
-            ("[]", "invalid_body", Some("name")),
+            ("[]", "invalid_body", Some("body")),
             (r#"{"name":"t","type":"fifo"} x"#, "invalid_body", Some("body")),
             (r#"{"name":"t","type":"fifo","quues":4}"#, "unknown_field", Some("quues")),
             (r#"{"name":"t","type":"fifo","queues":"4"}"#, "invalid_body", Some("queues")),

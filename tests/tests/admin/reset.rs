@@ -39,8 +39,8 @@ async fn take(consumer: &SimpleConsumer, count: usize) -> Vec<Received> {
 }
 
 fn bodies(messages: &[Received]) -> Vec<u32> {
-    let number = |body: &[u8]| std::str::from_utf8(body).ok()?.parse().ok();
-    messages.iter().map(|message| number(&message.body).expect("a number")).collect()
+    let body = |message: &Received| std::str::from_utf8(&message.body).ok().and_then(|body| body.parse().ok());
+    messages.iter().map(|message| body(message).expect("numbers were sent")).collect()
 }
 
 async fn reset(broker: &Node, query: &str, topic: &str, to: Value) -> Value {
