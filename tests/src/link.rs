@@ -101,7 +101,7 @@ async fn carry(mut near: TcpStream, server: String, mut state: watch::Receiver<S
         let far = far.insert(stream);
         tokio::select! {
             _ = both_ways(&mut near, far) => way = Way::Reset,
-            _ = state.wait_for(|state| state.cuts != cuts) => way = state.borrow().last_cut,
+            Ok(cut) = state.wait_for(|state| state.cuts != cuts) => way = cut.last_cut,
         }
     }
     match way {
