@@ -100,8 +100,10 @@ async fn carry(mut near: TcpStream, server: String, mut state: watch::Receiver<S
     {
         let far = far.insert(stream);
         tokio::select! {
-            _ = both_ways(&mut near, far) => way = Way::Reset,
+            // What is said after a cut is not heard.
+            biased;
             Ok(cut) = state.wait_for(|state| state.cuts != cuts) => way = cut.last_cut,
+            _ = both_ways(&mut near, far) => way = Way::Reset,
         }
     }
     match way {
