@@ -1,7 +1,7 @@
 //! Who gets on, and how long nobody did: gaps between what was acknowledged, held against the faults of that time.
 //!
-//! G1. Messages for which several brokers may be asked are taken again within 3 s after a name server has gone, and within
-//!     10 s after a broker has.
+//! G1. Messages for which several brokers may be asked are taken again within 3 s after a name server has gone, and
+//!     within 10 s after a broker has.
 //! G2. Messages for which one broker has to be asked are taken again within 10 s after it is back.
 //! G3. Each producer and each consumer is answered again when all faults are over.
 
