@@ -1,7 +1,7 @@
 //! A way to a server that a test can cut: every connection to it goes through here.
 //!
-//! What is under way when a way is cut is lost for good: TCP would bring it later, so a connection that lost bytes is reset as
-//! soon as its ends can hear of it.
+//! What is under way when a way is cut is lost for good: TCP would bring it later, so a connection that lost bytes is
+//! reset as soon as its ends can hear of it.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,8 +24,8 @@ pub enum Way {
     Reset,
     /// Connections stay, new ones are taken, and no byte arrives anywhere.
     Silent,
-    /// As in [`Way::Silent`] for those that are there, for ever; bytes of new ones go there and back. Something between the two
-    /// ends has forgotten about them.
+    /// As in [`Way::Silent`] for those that are there, for ever; bytes of new ones go there and back. Something
+    /// between the two ends has forgotten about them.
     Forgotten,
 }
 
@@ -100,8 +100,10 @@ async fn carry(mut near: TcpStream, server: String, mut state: watch::Receiver<S
     {
         let far = far.insert(stream);
         tokio::select! {
-            _ = both_ways(&mut near, far) => way = Way::Reset,
+            // What is said after a cut is not heard.
+            biased;
             Ok(cut) = state.wait_for(|state| state.cuts != cuts) => way = cut.last_cut,
+            _ = both_ways(&mut near, far) => way = Way::Reset,
         }
     }
     match way {

@@ -1,11 +1,12 @@
-//! Name servers and brokers as processes, a load on all of them, and a storm: servers are killed, stopped, paused, cut off
-//! and drained by a plan that follows from a seed. What clients were told meanwhile is held against what they got
-//! (`storm/ledger.rs`), how they got on against deadlines (`storm/progress.rs`), and routes against who was there
+//! Name servers and brokers as processes, a load on all of them, and a storm: servers are killed, stopped, paused,
+//! cut off and drained by a plan that follows from a seed. What clients were told meanwhile is held against what they
+//! got (`storm/ledger.rs`), how they got on against deadlines (`storm/progress.rs`), and routes against who was there
 //! (`storm/routes.rs`).
 //!
-//! `CARILLON_STORM_SECONDS=3600 cargo test -p carillon-tests --test storm -- --nocapture` lasts longer than the minute of
-//! every run. `CARILLON_STORM_SEED` repeats the plan and the choices of a failed run, though not its timing. Deadlines are
-//! multiplied by `CARILLON_STORM_SLOWNESS`, 3 if it is not set: a machine may have other things to do.
+//! `CARILLON_STORM_SECONDS=3600 cargo test -p carillon-tests --test storm -- --nocapture` lasts longer than the
+//! minute of every run. `CARILLON_STORM_SEED` repeats the plan and the choices of a failed run, though not its
+//! timing. Deadlines are multiplied by `CARILLON_STORM_SLOWNESS`, 3 if it is not set: a machine may have other things
+//! to do.
 
 #[path = "storm/clients.rs"]
 mod clients;

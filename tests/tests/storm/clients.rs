@@ -98,7 +98,8 @@ impl World {
         self.progress.lock()
     }
 
-    /// Deliveries and acknowledgements of different tasks are reported one after the other, at the time that it is then.
+    /// Deliveries and acknowledgements of different tasks are reported one after the other, at the time that it is
+    /// then.
     pub fn report<T>(&self, step: impl FnOnce(&mut Ledger, Timestamp) -> T) -> T {
         let mut ledger = self.ledger.lock();
         step(&mut ledger, SystemClock.now())

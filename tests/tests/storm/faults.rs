@@ -65,6 +65,12 @@ pub enum Kind {
     BrokersKilled,
 }
 
+impl Kind {
+    pub fn is_of_broker(self) -> bool {
+        self >= Self::BrokerKilled
+    }
+}
+
 /// A fault at its time, in ms since the storm began.
 #[derive(Debug, Clone, Copy)]
 pub struct Planned {

@@ -1,14 +1,16 @@
 //! What clients of the cluster were told, and whether a delivery contradicts it.
 //!
-//! Pure: clients report each step as they take it, `now` included. A step is reported before its call and, when a server
-//! said OK, after it; a call that failed may have taken effect or not, and both are right. A message that was sent several
-//! times, because nobody answered, may be there as often: each of its places is a copy with a fate of its own.
+//! Pure: clients report each step as they take it, `now` included. A step is reported before its call and, when a
+//! server said OK, after it; a call that failed may have taken effect or not, and both are right. A message that was
+//! sent several times, because nobody answered, may be there as often: each of its places is a copy with a fate of
+//! its own.
 //!
 //! L1. What a broker acknowledged as sent, every group gets from that broker: nothing is left in `owed` at the end.
 //! L2. What was acknowledged as consumed never comes again from its place.
 //! L3. There are no more copies of a message than it was sent.
 //! L4. A delayed message is never early, a recalled one never comes.
-//! L5. A prepared message does not come before its commit is under way, never after a rollback, and is asked about until it ends.
+//! L5. A prepared message does not come before its commit is under way, never after a rollback, and is asked about
+//!     until it ends.
 //! L6. Messages of one key come in the order they were sent in, without a gap, each when those before it are settled.
 //! L7. What somebody holds of an ordered topic is given to nobody else before its lease ends.
 
@@ -330,7 +332,8 @@ impl Ledger {
             let copy = self.fates.get_mut(&name).and_then(|fate| fate.copy(group, (last.place.0, place.0, place.1)));
             match copy.filter(|copy| copy.acked_attempt == Some(copy.attempt)) {
                 Some(copy) => {
-                    // That others follow shows that its ack, which was not answered, took effect: it must not come again.
+                    // That others follow shows that its ack, which was not answered, took effect: it must not come
+                    // again.
                     copy.is_acked = true;
                     lane.open.remove(&place);
                 }

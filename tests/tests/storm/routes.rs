@@ -139,8 +139,8 @@ fn number_of(name: &str) -> Option<usize> {
     Some(usize::from(letter.checked_sub(b'a')?)).filter(|number| *number < BROKERS)
 }
 
-/// Asks everybody for the route of a topic that is on all brokers, again and again, until it is cancelled; what is wrong
-/// about an answer is told.
+/// Asks everybody for the route of a topic that is on all brokers, again and again, until it is cancelled; what is
+/// wrong about an answer is told.
 pub async fn witness(stage: &Stage, topic: &str, slowness: u64, told: impl Fn(String)) {
     let mut nodes = Vec::new();
     for node in stage.all() {

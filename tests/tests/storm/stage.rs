@@ -31,7 +31,14 @@ pub struct Stage {
     ways: Vec<(Node, Link)>,
     /// From brokers to name servers.
     lines: Vec<(usize, usize, Link)>,
-    states: Plain<Vec<(Node, State)>>,
+    states: Plain<Vec<Condition>>,
+}
+
+struct Condition {
+    node: Node,
+    state: State,
+    /// Faults that go on.
+    faults: usize,
 }
 
 impl Stage {
@@ -59,7 +66,8 @@ impl Stage {
         let nameservers = cluster.nameservers.drain(..).map(Mutex::new).collect();
         let brokers = cluster.brokers.drain(..).map(Mutex::new).collect();
         let now = SystemClock.monotonic_ms();
-        let states = Plain::new(ways.iter().map(|(node, _)| (*node, State::Well(now))).collect());
+        let well = |(node, _): &(Node, Link)| Condition { node: *node, state: State::Well(now), faults: 0 };
+        let states = Plain::new(ways.iter().map(well).collect());
         Self { nameservers, brokers, ways, lines, states }
     }
 
@@ -104,13 +112,16 @@ impl Stage {
     }
 
     pub fn state(&self, node: Node) -> State {
-        let states = self.states.lock();
-        states.iter().find(|(of, _)| *of == node).expect("each server has one").1
+        self.condition(node, |condition| condition.state)
     }
 
-    fn is(&self, node: Node, state: State) {
+    fn is_gone(&self, node: Node) {
+        self.condition(node, |condition| condition.state = State::Gone(SystemClock.monotonic_ms()));
+    }
+
+    fn condition<T>(&self, node: Node, then: impl FnOnce(&mut Condition) -> T) -> T {
         let mut states = self.states.lock();
-        states.iter_mut().find(|(of, _)| *of == node).expect("each server has one").1 = state;
+        then(states.iter_mut().find(|condition| condition.node == node).expect("each server has one"))
     }
 
     /// Everything that servers of the storm have logged.
@@ -126,7 +137,10 @@ impl Stage {
     /// Begins a fault.
     pub async fn begin(&self, fault: Fault) {
         for node in involved(fault) {
-            self.is(node, State::Troubled);
+            self.condition(node, |condition| {
+                condition.faults += 1;
+                condition.state = State::Troubled;
+            });
         }
         match fault {
             Fault::Kill(node) => self.kill(node).await,
@@ -136,7 +150,7 @@ impl Stage {
             Fault::Stop(node) => {
                 let status = self.node(node).lock().await.terminate().await;
                 assert!(status.success(), "{node:?} does not stop in order: {status}");
-                self.is(node, State::Gone(SystemClock.monotonic_ms()));
+                self.is_gone(node);
             }
             Fault::Pause(node) => self.node(node).lock().await.pause(),
             Fault::CutOff(node, way) => self.cut_off(node, way),
@@ -166,13 +180,19 @@ impl Stage {
             }
         }
         for node in involved(fault) {
-            self.is(node, State::Well(SystemClock.monotonic_ms()));
+            self.condition(node, |condition| {
+                condition.faults -= 1;
+                // Another one may go on.
+                if condition.faults == 0 {
+                    condition.state = State::Well(SystemClock.monotonic_ms());
+                }
+            });
         }
     }
 
     async fn kill(&self, node: Node) {
         self.node(node).lock().await.kill().await;
-        self.is(node, State::Gone(SystemClock.monotonic_ms()));
+        self.is_gone(node);
     }
 
     fn cut_off(&self, node: Node, way: Way) {
