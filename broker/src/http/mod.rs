@@ -12,6 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use axum::Router;
+use serve::admission::Budget;
 use serve::http::Server;
 use serve::http::health::Scrape;
 use serve::metrics::ConnectionMetrics;
@@ -27,8 +28,13 @@ struct Admin {
 }
 
 /// Listens on `http.listen`; none when it is empty.
-pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionMetrics) -> io::Result<Option<Server>> {
+pub(crate) fn start(
+    runtime: &Runtime,
+    broker: &Broker,
+    connections: ConnectionMetrics,
+    budget: Budget,
+) -> io::Result<Option<Server>> {
     let admin = Admin { broker: broker.clone(), scrape: Arc::default() };
     let app = Router::new().merge(health::routes()).nest("/api/v1", admin::routes()).with_state(admin);
-    Server::start(runtime, &broker.config().http.listen, app, connections)
+    Server::start(runtime, &broker.config().http.listen, app, connections, budget)
 }

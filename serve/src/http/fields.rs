@@ -10,8 +10,8 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
+use super::bodies::too_large;
 use super::problem::Problem;
-use super::server::BODY_BYTES_MAX;
 
 /// The name in a path, decoded.
 #[derive(Debug)]
@@ -92,8 +92,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 
 fn unread(error: BytesRejection) -> Problem {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let detail = format!("the body has more than {BODY_BYTES_MAX} bytes");
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).limit(BODY_BYTES_MAX);
+        return too_large();
     }
     Problem::new(StatusCode::BAD_REQUEST, "invalid_body", error.body_text())
 }

@@ -63,7 +63,7 @@ pub async fn no_such_method(request: Request) -> Problem {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
-fn problem_of(problem: Problem) -> Response {
+pub(super) fn problem_of(problem: Problem) -> Response {
     let mut response = Response::new(Body::empty());
     response.extensions_mut().insert(problem);
     response

@@ -1,5 +1,6 @@
 //! HTTP for operators: what every request passes through, errors, health and metrics (operations page D).
 
+mod bodies;
 pub mod fields;
 pub mod guard;
 pub mod health;
