@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use base::limits::{REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use base::limits::{CALL_BYTES, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use cluster::{Place, UPDATE_BYTES_MAX, endpoints};
 use http::{HeaderMap, Request, Response, Uri, header};
 use hyper::body::Incoming;
@@ -80,6 +80,7 @@ impl Gateway {
             _ => self.relay(&method, request).await,
         };
         let answer = answered.unwrap_or_else(Status::into_http);
+        held.shrink(CALL_BYTES);
         if is_poll(&method)
             && let Err(full) = held.grow(ANSWER_WINDOW as usize)
         {

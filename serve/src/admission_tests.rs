@@ -24,7 +24,10 @@ fn one_that_takes_all_it_gets_gets_half_and_the_next_ones_a_fair_share_each() {
     assert_eq!(held[0].len() * piece, LIMIT / 2);
     // What others hold already is given back as they finish; until then each finds half of what is free.
     held.extend(hogs[1..].iter().map(|hog| greedy(hog, piece)));
-    assert_eq!(held.iter().map(|of_one| of_one.len() * piece).collect::<Vec<_>>(), [LIMIT / 2, LIMIT / 4, LIMIT / 8, LIMIT / 16]);
+    assert_eq!(
+        held.iter().map(|of_one| of_one.len() * piece).collect::<Vec<_>>(),
+        [LIMIT / 2, LIMIT / 4, LIMIT / 8, LIMIT / 16]
+    );
     for _ in 0..2000 {
         for (hog, held) in hogs.iter().zip(&mut held) {
             held.pop();
@@ -97,7 +100,8 @@ async fn a_client_that_takes_nothing_while_answers_wait_stalls_and_no_other_does
     let (idle, busy, stuck, blocked) = (budget.share(), budget.share(), budget.share(), budget.share());
     let _answers = (busy.answer(), stuck.answer());
     blocked.0.blocked();
-    let both = async { tokio::join!(stuck.stalls(Duration::from_millis(20)), blocked.stalls(Duration::from_millis(20))) };
+    let both =
+        async { tokio::join!(stuck.stalls(Duration::from_millis(20)), blocked.stalls(Duration::from_millis(20))) };
     let moves = async {
         loop {
             busy.0.moved();

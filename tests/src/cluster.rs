@@ -116,6 +116,16 @@ impl Node {
         self.process.resume();
     }
 
+    /// `host:port` of administration and metrics.
+    pub fn http_address(&self) -> String {
+        self.http.address.to_string()
+    }
+
+    /// The process, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
     /// What it logged in all its lives.
     pub fn log(&self) -> String {
         self.process.log_from(0)

@@ -1,12 +1,12 @@
 //! What a call passes before anything of it is decoded: memory for it, and for sends how much work there is.
 //!
-//! A refusal costs little: the head and at most the first bytes of the message are looked at, and the answer was encoded
-//! before. It is an ordinary reply with its status (§3); only Telemetry ends with an error of gRPC itself.
+//! A refusal costs little: the head and at most the first bytes of the message are looked at, and the answer was
+//! encoded before. It is an ordinary reply with its status (§3); only Telemetry ends with an error of gRPC itself.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
-use base::limits::{HANDLE_BYTES_MAX, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use base::limits::{CALL_BYTES, HANDLE_BYTES_MAX, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -81,7 +81,7 @@ impl Gate {
                 }
                 (Ok(held), Ok(send)) => receive(&mut begun, held, send).await,
             };
-            let (message, held, send) = match admitted {
+            let (message, mut held, send) = match admitted {
                 Ok(admitted) => admitted,
                 Err(refused) => return Ok(gateway.refuse(rpc, refused, &mut begun)),
             };
@@ -91,6 +91,8 @@ impl Gate {
             if let Some(send) = send {
                 send.ends(began, metrics::now());
             }
+            // The request has gone; the answer has not.
+            held.shrink(CALL_BYTES);
             Ok(Answered::served(response, Some(held)))
         }
     }
@@ -143,9 +145,8 @@ impl Gateway {
             let handle = request.unwrap_or_default().receipt_handle;
             return answer(proto::refused::reply(rpc.method(), denial.status(), &handle), &denial);
         }
-        let encoded = self.replies.overload[rpc as usize][place].get_or_init(|| {
-            proto::refused::reply(rpc.method(), denial.status(), "").map(Bytes::from)
-        });
+        let encoded = self.replies.overload[rpc as usize][place]
+            .get_or_init(|| proto::refused::reply(rpc.method(), denial.status(), "").map(Bytes::from));
         answer(encoded.clone(), &denial)
     }
 }

@@ -1,8 +1,8 @@
 //! How much work there is, and whether more is taken: sends at work by count and bytes, and how long they wait.
 //!
 //! A burst is taken: it is worked off before anybody notices. A wait that stands means that more is offered than can be
-//! done, and then what is taken only makes all of it late: so sends are refused until the wait is short again. Connections
-//! with few sends at work are left out of that, so that one client's flood is not another's refusal.
+//! done, and then what is taken only makes all of it late: so sends are refused until the wait is short again.
+//! Connections with few sends at work are left out of that, so that one client's flood is not another's refusal.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -117,8 +117,8 @@ impl Send {
     /// Called when its length is known, before more of it is read.
     pub(super) fn weighs(&mut self, bytes: usize) -> Result<(), Busy> {
         let load = &self.one.load;
-        let is_writer_busy = load.bytes.load(Ordering::Relaxed) >= SENDS_BUSY_BYTES
-            && load.sends.load(Ordering::Relaxed) > SENDS_BUSY;
+        let is_writer_busy =
+            load.bytes.load(Ordering::Relaxed) >= SENDS_BUSY_BYTES && load.sends.load(Ordering::Relaxed) > SENDS_BUSY;
         if is_writer_busy && self.is_one_of_many() && WAITS.with_borrow(|waits| waits.of_writer.is_standing) {
             return Err(Busy::Wait);
         }

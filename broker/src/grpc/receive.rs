@@ -123,7 +123,14 @@ impl Reply {
 
     pub(super) fn denied(denial: &Denial, deadline: Deadline, call: Call<Arc<Metrics>>) -> Self {
         call.refused(denial);
-        Self { frames: Frames::denied(denial), deadline, call: Some(call), code: denial.code(), waiting: None, hold: None }
+        Self {
+            frames: Frames::denied(denial),
+            deadline,
+            call: Some(call),
+            code: denial.code(),
+            waiting: None,
+            hold: None,
+        }
     }
 }
 

@@ -347,7 +347,13 @@ impl MessagingService for Peer {
             call.answered(denial.code());
             denial.end_of_stream()
         })?;
-        Ok(Response::new(Stage::open(self.gateway.clone(), caller, self.store_host.clone(), request.into_inner(), self.share.clone())))
+        Ok(Response::new(Stage::open(
+            self.gateway.clone(),
+            caller,
+            self.store_host.clone(),
+            request.into_inner(),
+            self.share.clone(),
+        )))
     }
 
     async fn notify_client_termination(

@@ -133,9 +133,9 @@ mod tests {
         }
         let mut commands = Commands::new((), budget.share(), 300);
         let status = commands.follow(&element(301)[..5]).unwrap_err();
-        assert_eq!((status.code(), status.message()), (
-            tonic::Code::InvalidArgument,
-            "an element has 301 bytes, the limit is 300"
-        ));
+        assert_eq!(
+            (status.code(), status.message()),
+            (tonic::Code::InvalidArgument, "an element has 301 bytes, the limit is 300")
+        );
     }
 }

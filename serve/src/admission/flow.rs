@@ -105,3 +105,103 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Flow<IO> {
         Pin::new(&mut self.inner).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::Wake;
+
+    use base::ByteSize;
+    use base::limits::TURN_BYTES_MIN;
+
+    use super::*;
+    use crate::admission::Budget;
+
+    /// Always has something to read; takes what is written, or nothing.
+    #[derive(Debug, Default)]
+    struct Endless {
+        takes_nothing: bool,
+    }
+
+    #[derive(Debug, Default)]
+    struct Bell(AtomicUsize);
+
+    impl Wake for Bell {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl AsyncRead for Endless {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buffer.put_slice(&vec![0; buffer.remaining()]);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Endless {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            if self.takes_nothing { Poll::Pending } else { Poll::Ready(Ok(bytes.len())) }
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn budget() -> Budget {
+        Budget::new(ByteSize(64 << 20), &prometheus::Registry::new()).unwrap()
+    }
+
+    /// Reads once; how much came.
+    fn read(flow: &mut Flow<Endless>, bell: &Arc<Bell>) -> Option<usize> {
+        let waker = bell.clone().into();
+        let mut bytes = [0; 1024];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        let polled = Pin::new(flow).poll_read(&mut Context::from_waker(&waker), &mut buffer);
+        polled.is_ready().then(|| buffer.filled().len())
+    }
+
+    fn write(flow: &mut Flow<Endless>) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        Pin::new(flow).poll_write(&mut context, b"answer").is_ready()
+    }
+
+    #[test]
+    fn a_connection_pauses_after_its_turn_which_is_short_when_there_are_many() {
+        let budget = budget();
+        let many: Vec<Share> = (0..10_000).map(|_| budget.share()).collect();
+        let mut flow = Flow::new(Endless::default(), many[0].clone());
+        let bell = Arc::new(Bell::default());
+        for turn in 1..4 {
+            let read: usize = std::iter::from_fn(|| read(&mut flow, &bell)).sum();
+            assert_eq!((read, bell.0.load(Ordering::Relaxed)), (TURN_BYTES_MIN, turn), "and goes on by itself");
+        }
+        drop(many);
+        let read: usize = std::iter::from_fn(|| read(&mut flow, &bell)).sum();
+        assert_eq!(read, (64 << 20) / 8);
+    }
+
+    #[test]
+    fn a_client_that_takes_no_answers_is_not_heard_until_it_does() {
+        let budget = budget();
+        let share = budget.share();
+        let mut flow = Flow::new(Endless { takes_nothing: true }, share.clone());
+        let bell = Arc::new(Bell::default());
+        assert!(!write(&mut flow));
+        drop(share.hold(STUCK_BYTES_MAX).unwrap());
+        assert!(read(&mut flow, &bell).is_some(), "a few answers may wait");
+        drop(share.hold(1).unwrap());
+        assert_eq!((read(&mut flow, &bell), budget.used()), (None, STUCK_BYTES_MAX + 1));
+        assert_eq!(bell.0.load(Ordering::Relaxed), 0);
+        flow.inner.takes_nothing = false;
+        assert!(write(&mut flow));
+        assert_eq!((bell.0.load(Ordering::Relaxed), budget.used()), (1, 0));
+        assert!(read(&mut flow, &bell).is_some());
+    }
+}

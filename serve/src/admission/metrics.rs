@@ -43,7 +43,8 @@ impl State {
             "carillon_memory_bytes",
             "Bytes held, by pool; connections: requests that are received or worked on and answers that clients have not taken",
         )?;
-        let limit = gauge("carillon_memory_limit_bytes", "Bytes that may be held, by pool; connections: limits.memory")?;
+        let limit =
+            gauge("carillon_memory_limit_bytes", "Bytes that may be held, by pool; connections: limits.memory")?;
         registry.register(Box::new(Self { budget: budget.clone(), used, limit }))
     }
 }

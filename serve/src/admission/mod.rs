@@ -177,9 +177,8 @@ impl Share {
     /// Ends when answers have waited for `patience` and the client took nothing of anything.
     pub async fn stalls(&self, patience: std::time::Duration) {
         let account = &self.0;
-        let is_waited_for = || {
-            account.answers.load(Ordering::Relaxed) > 0 || account.is_blocked.load(Ordering::Relaxed)
-        };
+        let is_waited_for =
+            || account.answers.load(Ordering::Relaxed) > 0 || account.is_blocked.load(Ordering::Relaxed);
         loop {
             while !is_waited_for() {
                 account.waits.notified().await;

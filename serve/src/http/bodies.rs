@@ -35,8 +35,8 @@ async fn collect(mut body: Body, share: &Share) -> Result<(Bytes, Held), Problem
         return Err(too_large());
     }
     let longest = hint.upper().map_or(BODY_BYTES_MAX, |_| announced);
-    let within = Duration::from_millis(REQUEST_MS_MAX)
-        + Duration::from_secs((longest / REQUEST_BYTES_PER_SECOND_MIN) as u64);
+    let within =
+        Duration::from_millis(REQUEST_MS_MAX) + Duration::from_secs((longest / REQUEST_BYTES_PER_SECOND_MIN) as u64);
     let mut held = share.hold(announced).map_err(overloaded)?;
     let received = async {
         let mut received = BytesMut::new();
