@@ -7,7 +7,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use prost::Message;
 use proto::v2::{self, Code};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
@@ -51,7 +51,18 @@ pub fn send_request(topic: &str, id: &str, body: Vec<u8>) -> v2::SendMessageRequ
 impl Connection {
     /// `window`: what the server may send before anything is taken, for the connection and for each call.
     pub async fn open(address: &str, window: u32) -> Self {
-        let stream = TcpStream::connect(address).await.expect("the server is there");
+        Self::over(TcpStream::connect(address).await.expect("the server is there"), window).await
+    }
+
+    /// One whose machine keeps little of what it has not read.
+    pub async fn open_narrow(address: &str, window: u32) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(16 * 1024).expect("an option");
+        let address = address.parse().expect("an address");
+        Self::over(socket.connect(address).await.expect("the server is there"), window).await
+    }
+
+    async fn over(stream: TcpStream, window: u32) -> Self {
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(window).initial_connection_window_size(window.max(65_535));
         let (send, mut connection) = builder.handshake(stream).await.expect("it speaks HTTP/2");
