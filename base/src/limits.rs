@@ -45,6 +45,31 @@ pub const ENVELOPE_BYTES_MAX: usize = 64 * 1024;
 /// A decoded gRPC request; larger ones end with a gRPC error, as they cannot be answered otherwise.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// What a process holds for requests and answers in all, unless configured; at least four of the largest requests.
+pub const MEMORY_BYTES_DEFAULT: u64 = 256 * 1024 * 1024;
+pub const MEMORY_BYTES_MIN: u64 = 64 * 1024 * 1024;
+/// What a call takes beside its headers and messages: its task, its stream, what waits for it.
+pub const CALL_BYTES: usize = 4 * 1024;
+/// Holds up to this may take a connection to twice its share.
+pub const SMALL_HOLD_BYTES: usize = 16 * 1024;
+/// A connection reads at least so much before others have their turn.
+pub const TURN_BYTES_MIN: usize = 4 * 1024;
+/// Calls of a client that takes no answers end here: no more of them are read.
+pub const STUCK_BYTES_MAX: usize = 256 * 1024;
+/// One element of a Telemetry stream: the settings of a client with thousands of topics.
+pub const TELEMETRY_BYTES_MAX: usize = 256 * 1024;
+/// A request has so long to arrive, and a second more for each so many bytes of it.
+pub const REQUEST_MS_MAX: u64 = 30_000;
+pub const REQUEST_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
+/// A client that takes nothing for so long while answers wait for it is left.
+pub const STALLED_MS_MAX: u64 = 30_000;
+/// Sends that one connection may have at work whatever the wait is.
+pub const SENDS_OF_ONE_MIN: usize = 8;
+/// While the log writer is slow, so many sends, or so many bytes of them, are at work at the least: one group that is written
+/// and one that waits keep it busy.
+pub const SENDS_BUSY: usize = 8;
+pub const SENDS_BUSY_BYTES: usize = 2 * LOG_GROUP_BYTES_MAX;
+
 /// How far ahead a message may be scheduled: a hundred years.
 pub const DELAY_MS_MAX: u64 = 36_500 * 24 * 3600 * 1000;
 /// `orphaned_transaction_recovery_duration`, §3.1.
@@ -160,6 +185,8 @@ pub const WHEEL_TIMERS_MAX: usize = 2 << 20;
 /// of it on they are written; at all of it delayed messages wait.
 pub const YOUNG_TIMERS_MAX: usize = 2 << 20;
 
+const _: () = assert!(REQUEST_BYTES_MAX as u64 * 4 <= MEMORY_BYTES_MIN && MEMORY_BYTES_MIN <= MEMORY_BYTES_DEFAULT);
+const _: () = assert!(TELEMETRY_BYTES_MAX < REQUEST_BYTES_MAX);
 const _: () = assert!(MESSAGE_BODY_BYTES_MAX + ENVELOPE_BYTES_MAX < LOG_RECORD_BYTES_MAX);
 const _: () = assert!(LOG_RECORD_BYTES_MAX < LOG_BATCH_BYTES_MAX);
 const _: () = assert!(REQUEST_BYTES_MAX + SEND_MESSAGES_MAX * 128 < LOG_BATCH_BYTES_MAX);

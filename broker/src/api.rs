@@ -146,6 +146,8 @@ pub struct Receive {
     pub filter: FilterText,
     /// As asked for; capped by the server.
     pub messages_max: i32,
+    /// What the reply may hold; one message is always more than nothing.
+    pub bytes_max: usize,
     /// Signed milliseconds as the client sent them.
     pub invisible_ms: Option<i64>,
     pub auto_renew: bool,

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serve::admission::Budget;
 use serve::metrics::ConnectionMetrics;
 use serve::runtime::Runtime;
 use serve::tls::TlsError;
@@ -39,8 +40,9 @@ impl Gateways {
     /// Listens as the broker's configuration says, on the workers of `runtime`.
     pub fn start(runtime: &Runtime, broker: &Broker) -> Result<Self, StartError> {
         let connections = ConnectionMetrics::register(broker.registry())?;
-        let grpc = grpc::start(runtime, broker, connections.clone())?;
-        let http = http::start(runtime, broker, connections).map_err(|cause| StartError::Listen {
+        let budget = Budget::new(broker.config().limits.memory, broker.registry())?;
+        let grpc = grpc::start(runtime, broker, connections.clone(), budget.clone())?;
+        let http = http::start(runtime, broker, connections, budget).map_err(|cause| StartError::Listen {
             setting: "http.listen",
             address: broker.config().http.listen.clone(),
             cause,

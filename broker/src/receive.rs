@@ -96,6 +96,7 @@ impl Shared {
             client: caller.client_id.clone(),
             language: caller.language,
             messages_max: usize::try_from(receive.messages_max).unwrap_or(1).clamp(1, RECEIVE_MESSAGES_MAX),
+            bytes_max: receive.bytes_max.min(RECEIVE_BYTES_MAX),
             invisible,
             attempt_id: receive.attempt_id.as_deref().filter(|id| !id.is_empty()).map(Arc::from),
             until: now.tick + patience(receive.polling, caller.remaining),

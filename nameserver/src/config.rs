@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use base::ByteSize;
+use base::limits::{MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN};
 use serde::{Deserialize, Serialize};
 use serve::settings::{Checks, Cluster, Form, Http, Key, Log, Node, Runtime, Settings, Shutdown, Tls};
 
@@ -47,6 +49,20 @@ pub struct Config {
     pub log: Log,
     pub shutdown: Shutdown,
     pub runtime: Runtime,
+    pub limits: Limits,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Held for clients: requests that are received or passed on, answers that they have not taken.
+    pub memory: ByteSize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { memory: ByteSize(MEMORY_BYTES_DEFAULT) }
+    }
 }
 
 impl Default for Config {
@@ -62,6 +78,7 @@ impl Default for Config {
             log: Log::default(),
             shutdown: Shutdown::default(),
             runtime: Runtime::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -97,6 +114,7 @@ impl Settings for Config {
         self.log.check(checks);
         self.shutdown.check(checks);
         self.runtime.check(checks);
+        checks.sizes("limits.memory", self.limits.memory, MEMORY_BYTES_MIN, u64::MAX);
     }
 }
 
@@ -118,11 +136,12 @@ mod tests {
     fn the_defaults_are_within_their_ranges_and_values_out_of_them_are_refused() {
         assert!(serve::settings::violations(&Config::default()).is_empty());
         type Edit = fn(&mut Config);
-        let edits: [(&str, Edit); 4] = [
+        let edits: [(&str, Edit); 5] = [
             ("listen", |c| c.listen = "9876".into()),
             ("connections_max", |c| c.connections_max = 0),
             ("broker_expiry", |c| c.broker_expiry = Duration::from_millis(999)),
             ("http.listen", |c| c.http.listen = ":1".into()),
+            ("limits.memory", |c| c.limits.memory = ByteSize(1 << 20)),
         ];
         for (key, edit) in edits {
             let mut config = Config::default();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base::limits::{CALL_BYTES, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use cluster::{Place, UPDATE_BYTES_MAX, endpoints};
 use http::{HeaderMap, Request, Response, Uri, header};
 use http_body_util::{BodyExt, Limited};
@@ -12,6 +13,9 @@ use hyper::body::Incoming;
 use proto::cluster::registry_server::RegistryServer;
 use proto::codec::{Bounded, blame_caller};
 use proto::v2::{self, Code};
+use serve::admission::body::{Begun, Message, Received, Unread};
+use serve::admission::commands::Commands;
+use serve::admission::{Answered, Full, Held, Share};
 use serve::port::Draining;
 use serve::runtime;
 use tonic::Status;
@@ -19,7 +23,7 @@ use tonic::server::Grpc;
 use tower::Service as _;
 
 use crate::registry::{Registry, Service};
-use crate::relay::{Opened, Relay};
+use crate::relay::{ANSWER_WINDOW, Opened, Relay};
 
 const MESSAGING: &str = "/apache.rocketmq.v2.MessagingService/";
 const REGISTRY: &str = "/carillon.cluster.v1.Registry/";
@@ -48,28 +52,58 @@ impl Gateway {
         Self { registry, relay: Arc::new(Relay::new()), draining }
     }
 
-    /// `local`: which of our addresses the client used.
-    pub async fn call(self, local: SocketAddr, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    /// `local`: which of our addresses the client used. `share`: of the memory, what its connection may have.
+    pub async fn call(
+        self,
+        local: SocketAddr,
+        share: Share,
+        request: Request<Incoming>,
+    ) -> Result<Response<Answered>, Infallible> {
+        let held = share.hold_call(&request);
         let path = request.uri().path();
-        if path.starts_with(REGISTRY) {
-            let service = Service(self.registry.clone());
-            let mut server = RegistryServer::new(service).max_decoding_message_size(UPDATE_BYTES_MAX);
-            return server.call(request).await.map(blame_caller);
-        }
-        let Some(method) = path.strip_prefix(MESSAGING).map(str::to_owned) else {
-            return Ok(Status::unimplemented(format!("there is no {path} here")).into_http());
+        let is_registry = path.starts_with(REGISTRY);
+        let Some(method) = path.strip_prefix(MESSAGING).or(is_registry.then_some("")).map(str::to_owned) else {
+            return Ok(Answered::status(Status::unimplemented(format!("there is no {path} here"))));
         };
+        let mut held = match held {
+            Ok(held) => held,
+            Err(full) => return Ok(refused(&method, Code::TooManyRequests, &overloaded(full))),
+        };
+        let (head, body) = request.into_parts();
+        if is_registry {
+            let request = Request::from_parts(head, Commands::new(body, share, UPDATE_BYTES_MAX));
+            let service = RegistryServer::new(Service(self.registry.clone()));
+            let Ok(answer) = service.max_decoding_message_size(UPDATE_BYTES_MAX).call(request).await;
+            return Ok(Answered::served(blame_caller(answer), Some(held)));
+        }
+        let received = match &*method {
+            "Telemetry" => Received::Commands(Box::new(Commands::new(body, share.clone(), TELEMETRY_BYTES_MAX))),
+            _ => match receive(body, &mut held).await {
+                Ok(message) => Received::Message(message),
+                Err(Unread::Full(full)) => return Ok(refused(&method, Code::TooManyRequests, &overloaded(full))),
+                Err(unread) => return Ok(refused(&method, Code::RequestTimeout, &unread.to_string())),
+            },
+        };
+        let request = Request::from_parts(head, received);
         let answered = match &*method {
             "QueryRoute" => self.route(local, request).await,
             method if FOR_ALL_BROKERS.contains(&method) => self.tell_all(method, request).await,
             _ => self.relay(&method, request).await,
         };
-        Ok(answered.unwrap_or_else(Status::into_http))
+        let answer = answered.unwrap_or_else(Status::into_http);
+        held.shrink(CALL_BYTES);
+        if is_poll(&method)
+            && let Err(full) = held.grow(ANSWER_WINDOW as usize)
+        {
+            // The broker sees the call end, and gives its messages to somebody else.
+            return Ok(refused(&method, Code::TooManyRequests, &overloaded(full)));
+        }
+        Ok(Answered::served(answer, Some(held)))
     }
 
     /// Answers from the table. A broker says what nobody is known to serve: its own catalog is newer than what it told us,
     /// and it may create topics by itself.
-    async fn route(&self, local: SocketAddr, request: Request<Incoming>) -> Result<Answer, Status> {
+    async fn route(&self, local: SocketAddr, request: Request<Received<Incoming>>) -> Result<Answer, Status> {
         // Brokers come back one by one: nobody is to be left out.
         let settling = self.registry.settling();
         if !settling.is_zero() {
@@ -88,14 +122,14 @@ impl Gateway {
         Ok(blame_caller(Grpc::new(codec).unary(Routes { places, here }, request).await))
     }
 
-    async fn relay(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {
+    async fn relay(&self, method: &str, request: Request<Received<Incoming>>) -> Result<Answer, Status> {
         let (head, body) = request.into_parts();
         let body = Opened::read(method, body).await;
         self.pass_on(method, Request::from_parts(head, body)).await
     }
 
     /// The answer is that of the broker that other calls of this client go to.
-    async fn tell_all(&self, method: &str, request: Request<Incoming>) -> Result<Answer, Status> {
+    async fn tell_all(&self, method: &str, request: Request<Received<Incoming>>) -> Result<Answer, Status> {
         let (head, body) = request.into_parts();
         let body = Limited::new(body, SHORT_BYTES_MAX).collect().await;
         let body = body.map_err(|error| Status::invalid_argument(format!("{method}: {error}")))?.to_bytes();
@@ -128,14 +162,37 @@ impl Gateway {
         }
         // Neither ends by itself soon.
         let is_stream = method == "Telemetry";
-        let is_poll = matches!(method, "ReceiveMessage" | "PullMessage");
         let ending = is_stream.then_some(&self.draining);
         tokio::select! {
             answer = self.relay.call(&broker.node.relay, &client, request, ending) => answer,
-            () = self.draining.begins(), if is_stream || is_poll => {
+            () = self.draining.begins(), if is_stream || is_poll(method) => {
                 Err(Status::unavailable("the name server is stopping"))
             }
         }
+    }
+}
+
+/// Whether a call waits for messages, and its answer may be large.
+fn is_poll(method: &str) -> bool {
+    matches!(method, "ReceiveMessage" | "PullMessage")
+}
+
+async fn receive(body: Incoming, held: &mut Held) -> Result<Message, Unread> {
+    let mut begun = Begun::new(body);
+    begun.length().await?;
+    begun.receive(held, REQUEST_BYTES_MAX).await
+}
+
+fn overloaded(full: Full) -> String {
+    format!("the name server is at its limit: {full}")
+}
+
+/// An ordinary reply with its status, or the end of a stream that has none.
+fn refused(method: &str, code: Code, text: &str) -> Response<Answered> {
+    let status = v2::Status { code: code.into(), message: text.into() };
+    match proto::refused::reply(method, status, "") {
+        Some(reply) => Answered::encoded(reply.into()),
+        None => Answered::status(Status::invalid_argument(text)),
     }
 }
 

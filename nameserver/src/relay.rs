@@ -20,7 +20,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioTimer;
-use serve::connection::{CONNECTION_WINDOW, STREAM_WINDOW};
+use serve::admission::body::Received;
 use serve::port::Draining;
 use serve::runtime::Tasks;
 use tonic::Status;
@@ -33,6 +33,11 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const PING_EVERY: Duration = Duration::from_secs(5);
 /// A client that says nothing yet may wait for an answer first.
 const FIRST_WORD_MAX: Duration = Duration::from_millis(100);
+/// What a broker may send of one answer before the client has taken the beginning of it.
+pub const ANSWER_WINDOW: u32 = 256 * 1024;
+/// One client that takes nothing must not stop the others whose answers come over the same connection: windows of streams
+/// bound what waits here, and the larger answers are paid for.
+const ANSWERS_WINDOW: u32 = 1 << 30;
 /// Tells a broker that the client found a name server, and not it.
 const RELAYED: HeaderName = HeaderName::from_static(cluster::RELAYED);
 /// gRPC puts this before each message: whether it is compressed, and its length.
@@ -48,7 +53,7 @@ pub struct Relay {
 }
 
 /// The body of a call, of which the beginning was read already.
-pub struct Opened<B = Incoming> {
+pub struct Opened<B = Received<Incoming>> {
     first: VecDeque<Frame<Bytes>>,
     topic: Option<TopicName>,
     /// None: there is no more.
@@ -110,8 +115,8 @@ impl Relay {
             connector.set_connect_timeout(Some(CONNECT_MAX));
             Client::builder(Tasks)
                 .http2_only(true)
-                .http2_initial_stream_window_size(STREAM_WINDOW)
-                .http2_initial_connection_window_size(CONNECTION_WINDOW)
+                .http2_initial_stream_window_size(ANSWER_WINDOW)
+                .http2_initial_connection_window_size(ANSWERS_WINDOW)
                 .timer(TokioTimer::new())
                 .http2_keep_alive_interval(PING_EVERY)
                 .http2_keep_alive_timeout(PING_EVERY)

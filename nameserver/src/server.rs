@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use serve::admission::Budget;
 use serve::metrics::ConnectionMetrics;
 use serve::port::{self, Bound};
 use serve::process::{Exit, Failure};
@@ -52,19 +53,22 @@ impl Server {
         let bound = bound.map_err(|cause| Failure::listen("listen", &config.listen, &cause))?;
         let registry = Registry::new(config, &metrics, bound.draining());
         let registry = registry.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let budget = Budget::new(config.limits.memory, &metrics);
+        let budget = budget.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let app = http::router(registry.clone(), metrics);
-        let http = serve::http::Server::start(runtime, &config.http.listen, app, connections.clone());
+        let http = serve::http::Server::start(runtime, &config.http.listen, app, connections.clone(), budget.clone());
         let http = http.map_err(|cause| Failure::listen("http.listen", &config.http.listen, &cause))?;
         let options = port::Options {
             tls,
             is_tls_required: config.tls.required,
             connections_max: config.connections_max,
             metrics: connections,
+            budget,
         };
         let gateway = Gateway::new(registry, bound.draining());
-        let port = bound.serve(runtime, options, move |peer, _| {
+        let port = bound.serve(runtime, options, move |peer, share, _| {
             let gateway = gateway.clone();
-            hyper::service::service_fn(move |request| gateway.clone().call(peer.local, request))
+            hyper::service::service_fn(move |request| gateway.clone().call(peer.local, share.clone(), request))
         });
         Ok((port, http))
     }

@@ -1,8 +1,9 @@
 //! Protocols as Rust types, generated from `proto/`: RocketMQ 5 for clients, and ours between brokers and name servers.
 //!
-//! This crate adds a codec that bounds what is decoded.
+//! This crate adds a codec that bounds what is decoded, and replies to what is not.
 
 pub mod codec;
+pub mod refused;
 
 /// Package `apache.rocketmq.v2`.
 pub mod v2 {

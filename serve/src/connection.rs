@@ -38,7 +38,8 @@ const STREAMS_MAX: u32 = 4096;
 const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
 /// One window a round trip: at 1 ms this is 1 GB/s for a single stream, more than a log takes.
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
-/// Several senders at a time; a stream that is not read never stops the others, because requests are always read.
+/// Several senders at a time; a stream that is not read never stops the others: requests are read at once or refused. So
+/// windows say how fast one client may send, and not how much is held for it: that is paid for (`admission`).
 pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Fewer frames for large bodies; small ones do not notice.
 const FRAME_BYTES_MAX: u32 = 64 * 1024;
@@ -66,6 +67,8 @@ pub enum End {
     /// By an operator.
     Cut,
     Error,
+    /// The client took nothing of what waited for it.
+    Stalled,
 }
 
 /// A connection that speaks HTTP/2.

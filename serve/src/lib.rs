@@ -1,8 +1,9 @@
 //! What every server process has, whatever it serves: workers, listeners, TLS, layered settings, health and metrics over
-//! HTTP, signals, the log.
+//! HTTP, signals, the log, the memory that clients may take.
 //!
 //! Nothing here knows a message, a topic or a route.
 
+pub mod admission;
 pub mod arguments;
 pub mod connection;
 pub mod files;

@@ -21,7 +21,7 @@ impl ConnectionMetrics {
         for (protocol, is_tls) in [("grpc", "false"), ("grpc", "true"), ("http", "false")] {
             open.with_label_values(&[protocol, is_tls]);
         }
-        for reason in ["client", "drain", "error"] {
+        for reason in ["client", "drain", "error", "stalled"] {
             closed.with_label_values(&[reason]);
         }
         Ok(Self { open, closed })

@@ -9,19 +9,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base::limits::STALLED_MS_MAX;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::Service;
 use socket2::Socket;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
+use crate::admission::{Budget, Flow, Share};
 use crate::connection::{self, End, OPENING_MAX, Opened};
 use crate::metrics::ConnectionMetrics;
 use crate::runtime::{self, Runtime, Tasks};
 
+const STALLED_MAX: Duration = Duration::from_millis(STALLED_MS_MAX);
 /// Out of file handles, accepting fails at once, again and again: others get time to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -48,6 +52,8 @@ pub struct Options {
     pub is_tls_required: bool,
     pub connections_max: usize,
     pub metrics: ConnectionMetrics,
+    /// What connections may make the process hold.
+    pub budget: Budget,
 }
 
 /// Who is at the other end of a connection, and which of our addresses was used.
@@ -127,7 +133,7 @@ impl Bound {
     /// Serves connections from now on, each with what `connect` makes for it.
     pub fn serve<F, S, B>(self, runtime: &Runtime, options: Options, connect: F) -> Server
     where
-        F: Fn(Peer, Cut) -> S + Clone + Send + Sync + 'static,
+        F: Fn(Peer, Share, Cut) -> S + Clone + Send + Sync + 'static,
         S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
         S::Future: Send + 'static,
         B: Body + Send + 'static,
@@ -195,7 +201,7 @@ impl Drop for Slot {
 
 impl<F, S, B> Port<F>
 where
-    F: Fn(Peer, Cut) -> S + Clone + Send + Sync + 'static,
+    F: Fn(Peer, Share, Cut) -> S + Clone + Send + Sync + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible> + Send + 'static,
     S::Future: Send + 'static,
     B: Body + Send + 'static,
@@ -235,6 +241,7 @@ where
             End::Drain => "drain",
             End::Cut => "operator",
             End::Error => "error",
+            End::Stalled => "stalled",
         });
     }
 
@@ -247,18 +254,32 @@ where
             () = self.draining.begins() => return Ok(End::Drain),
         };
         let _open = self.options.metrics.opened("grpc", opened.is_tls());
-        let cut = Cut::default();
-        let service = (self.connect)(Peer { address, local }, cut.clone());
-        let draining = self.draining.clone();
+        let (share, cut) = (self.options.budget.share(), Cut::default());
+        let service = (self.connect)(Peer { address, local }, share.clone(), cut.clone());
         let serving = async {
             match opened {
-                Opened::Clear(io) => connection::serve(io, &self.http2, service, draining).await,
-                Opened::Tls(io) => connection::serve(io, &self.http2, service, draining).await,
+                Opened::Clear(io) => self.serve_one(io, service, share, address).await,
+                Opened::Tls(io) => self.serve_one(io, service, share, address).await,
             }
         };
         Ok(tokio::select! {
             end = serving => end,
             () = cut.0.notified() => End::Cut,
         })
+    }
+
+    async fn serve_one<IO>(&self, io: IO, service: S, share: Share, address: SocketAddr) -> End
+    where
+        IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let flow = Flow::new(io, share.clone());
+        tokio::select! {
+            end = connection::serve(flow, &self.http2, service, self.draining.clone()) => end,
+            // Its calls end with it, and give back what was not taken.
+            () = share.stalls(STALLED_MAX) => {
+                tracing::info!(%address, after = ?STALLED_MAX, "gRPC connection closed: the client takes no answers");
+                End::Stalled
+            }
+        }
     }
 }

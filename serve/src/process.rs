@@ -5,6 +5,8 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use crate::files;
 
 /// Tells other programs which ports were chosen; in the data directory.
@@ -45,6 +47,14 @@ impl Drop for PortsFile {
 pub fn create_directory(path: &Path) -> Result<(), Failure> {
     let created = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
     created.map_err(|error| Failure::file("create", path, &error))
+}
+
+/// Takes as many file handles as the system allows: every connection is one, and shells give a thousand.
+pub fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, limit = limit.current, "the limit of open files stays as it is");
+    }
 }
 
 /// The end of a server's `main`: what went wrong, for people and for the supervisor.

@@ -46,6 +46,8 @@ const OTHERS: [(&str, &str); 39] = [
     ("transactions.check_every", "1s"),
     ("transactions.checks_max", "3"),
     ("limits.writer_inbox", "17"),
+    ("limits.memory", "\"65MiB\""),
+    ("limits.send_wait", "\"7ms\""),
     ("log.format", "json"),
     ("log.filter", "debug"),
     ("shutdown.timeout", "1s"),

@@ -134,6 +134,11 @@ pub struct Transactions {
 pub struct Limits {
     /// Requests that wait for the log writer.
     pub writer_inbox: usize,
+    /// Held for clients: requests that are received or worked on, answers that they have not taken.
+    pub memory: ByteSize,
+    /// Sends that stand in line for longer are refused, those of connections with more than a few.
+    #[serde(with = "base::duration")]
+    pub send_wait: Duration,
 }
 
 impl Default for Config {
@@ -217,7 +222,11 @@ impl Default for Transactions {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { writer_inbox: base::limits::INBOX_REQUESTS_MAX }
+        Self {
+            writer_inbox: base::limits::INBOX_REQUESTS_MAX,
+            memory: ByteSize(base::limits::MEMORY_BYTES_DEFAULT),
+            send_wait: Duration::from_millis(5),
+        }
     }
 }
 

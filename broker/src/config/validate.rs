@@ -15,6 +15,8 @@ const READ_THREADS_MAX: usize = 8;
 const CONNECTIONS_MAX: usize = 1_000_000;
 const IN_FLIGHT_MAX: usize = 1_000_000;
 const WRITER_INBOX_MAX: usize = 1 << 20;
+const SEND_WAIT_MIN: Duration = Duration::from_millis(1);
+const SEND_WAIT_MAX: Duration = Duration::from_secs(60);
 const CHECKS_MAX: u32 = 1_000;
 const DISK_RESERVE_PERCENT_MAX: u64 = 50;
 /// Once in so long at the most: each time syncs the directory.
@@ -123,6 +125,8 @@ impl Config {
         check.times("transactions.check_every", self.transactions.check_every, asked.0, asked.1);
         check.range("transactions.checks_max", self.transactions.checks_max, 1, CHECKS_MAX);
         check.range("limits.writer_inbox", self.limits.writer_inbox, 1, WRITER_INBOX_MAX);
+        check.sizes("limits.memory", self.limits.memory, limits::MEMORY_BYTES_MIN, u64::MAX);
+        check.times("limits.send_wait", self.limits.send_wait, SEND_WAIT_MIN, SEND_WAIT_MAX);
     }
 }
 
@@ -166,7 +170,7 @@ mod tests {
 
     #[test]
     fn each_value_out_of_range_is_refused_by_its_own_key() {
-        let edits: [(&str, Edit); 37] = [
+        let edits: [(&str, Edit); 39] = [
             ("cluster.name", |c| c.cluster.name = " ".into()),
             ("node.name", |c| c.node.name = "x".repeat(128)),
             ("data", |c| c.data = String::new()),
@@ -205,6 +209,8 @@ mod tests {
             ("transactions.check_every", |c| c.transactions.check_every = Duration::ZERO),
             ("transactions.checks_max", |c| c.transactions.checks_max = 0),
             ("limits.writer_inbox", |c| c.limits.writer_inbox = 0),
+            ("limits.memory", |c| c.limits.memory = ByteSize((64 << 20) - 1)),
+            ("limits.send_wait", |c| c.limits.send_wait = Duration::ZERO),
             ("log.filter", |c| c.log.filter = String::new()),
             ("shutdown.timeout", |c| c.shutdown.timeout = Duration::from_secs(3601)),
         ];

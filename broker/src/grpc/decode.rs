@@ -41,10 +41,11 @@ pub(super) fn message(message: v2::Message) -> NewMessage {
     }
 }
 
-pub(super) fn receive(request: v2::ReceiveMessageRequest) -> Receive {
+pub(super) fn receive(request: v2::ReceiveMessageRequest, bytes_max: usize) -> Receive {
     let filter = request.filter_expression.unwrap_or_default();
     let kind = if filter.r#type == v2::FilterType::Sql as i32 { FilterKind::Sql } else { FilterKind::Tag };
     Receive {
+        bytes_max,
         group: name(request.group),
         // The queue is a hint (D5, D7): a poll is served from every queue of the topic.
         topic: name(request.message_queue.and_then(|queue| queue.topic)),

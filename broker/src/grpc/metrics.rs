@@ -72,7 +72,23 @@ macro_rules! rpcs {
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub(super) enum Rpc { $($name),* }
 
-        const RPCS: &[(Rpc, &str)] = &[$((Rpc::$name, $word)),*];
+        pub(super) const RPCS: &[(Rpc, &str)] = &[$((Rpc::$name, $word)),*];
+
+        impl Rpc {
+            /// As the protocol calls it.
+            pub(super) fn method(self) -> &'static str {
+                match self {
+                    $(Self::$name => stringify!($name)),*
+                }
+            }
+
+            fn of_method(method: &str) -> Option<Self> {
+                match method {
+                    $(stringify!($name) => Some(Self::$name),)*
+                    _ => None,
+                }
+            }
+        }
     };
 }
 
@@ -94,6 +110,13 @@ rpcs! {
     ChangeInvisibleDuration = "change_invisible_duration",
     RecallMessage = "recall_message",
     SyncLiteSubscription = "sync_lite_subscription",
+}
+
+impl Rpc {
+    /// The call that a path is of.
+    pub(super) fn of_path(path: &str) -> Option<Self> {
+        Self::of_method(path.strip_prefix("/apache.rocketmq.v2.MessagingService/")?)
+    }
 }
 
 /// Metrics of calls.

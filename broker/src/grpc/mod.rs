@@ -3,10 +3,12 @@
 //! One port for clear text and TLS (D1). A connection and all its calls stay on the worker that accepted it; a call goes
 //! from hyper through the generated service into [`service`] and on into the broker, and waits there only.
 
+mod admission;
 mod caller;
 mod decode;
 mod encode;
 mod forward;
+mod load;
 mod metrics;
 mod port;
 mod receive;
@@ -18,6 +20,7 @@ mod telemetry;
 use std::sync::Arc;
 
 use proto::v2;
+use serve::admission::Budget;
 use serve::port::Draining;
 
 pub(crate) use port::start;
@@ -33,4 +36,8 @@ struct Gateway {
     /// `grpc.advertise`; none = what the client used.
     advertised: Option<v2::Endpoints>,
     draining: Draining,
+    /// What clients may make this process hold, and the sends at work.
+    budget: Budget,
+    load: Arc<load::Load>,
+    replies: admission::Replies,
 }

@@ -6,24 +6,30 @@ use cluster::endpoints;
 use http::Request;
 use http::uri::Authority;
 use hyper::body::Incoming;
-use proto::codec::blame_caller;
 use proto::v2::messaging_service_server::MessagingServiceServer;
+use serve::admission::Budget;
 use serve::metrics::ConnectionMetrics;
 use serve::port::{Bound, Options, Server};
 use serve::runtime::Runtime;
 use serve::tls;
-use tower::Service as _;
 
 use super::Gateway;
+use super::admission::{Gate, Replies};
 use super::caller::UserAgents;
 use super::forward::Forward;
+use super::load::Load;
 use super::metrics::Metrics;
 use super::service::Peer;
 use crate::Broker;
 use crate::gateways::StartError;
 
 /// Listens as the broker's configuration says.
-pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionMetrics) -> Result<Server, StartError> {
+pub(crate) fn start(
+    runtime: &Runtime,
+    broker: &Broker,
+    connections: ConnectionMetrics,
+    budget: Budget,
+) -> Result<Server, StartError> {
     let config = broker.config();
     let listen = |cause| StartError::Listen { setting: "grpc.listen", address: config.grpc.listen.clone(), cause };
     let port = Bound::bind(&config.grpc.listen, runtime).map_err(listen)?;
@@ -41,6 +47,7 @@ pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionM
         is_tls_required: config.tls.required,
         connections_max: config.grpc.connections_max,
         metrics: connections,
+        budget: budget.clone(),
     };
     let gateway = Arc::new(Gateway {
         broker: broker.clone(),
@@ -49,15 +56,16 @@ pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionM
         forward: Forward::default(),
         advertised,
         draining: port.draining(),
+        budget,
+        load: Load::new(config.limits.writer_inbox, config.limits.send_wait),
+        replies: Replies::default(),
     });
-    Ok(port.serve(runtime, options, move |peer, cut| {
+    Ok(port.serve(runtime, options, move |peer, share, cut| {
         let connection = gateway.broker.connected(cut);
-        let peer = Peer::new(gateway.clone(), peer.address, peer.local, connection);
+        let peer = Peer::new(gateway.clone(), peer.address, peer.local, connection, share.clone());
         let service = MessagingServiceServer::new(peer).max_decoding_message_size(base::limits::REQUEST_BYTES_MAX);
-        hyper::service::service_fn(move |request| {
-            let answer = service.clone().call(with_authority(request));
-            async move { answer.await.map(blame_caller) }
-        })
+        let gate = Gate::new(gateway.clone(), service, share);
+        hyper::service::service_fn(move |request| gate.call(with_authority(request)))
     }))
 }
 

@@ -13,11 +13,13 @@ use futures_core::Stream;
 use proto::v2;
 use proto::v2::Code;
 use proto::v2::receive_message_response::Content;
+use serve::admission::{Answer, Held, Share};
 
 use super::encode;
 use super::metrics::{Call, Metrics};
 use super::status::{self, Denial};
 use crate::api::{Delivery, Received};
+use crate::refusal::Refusal;
 use crate::subscription::Receipt;
 
 /// What happens when a reply was written to its end.
@@ -38,6 +40,8 @@ pub(super) struct Reply {
     /// Until the end was written.
     call: Option<Call<Arc<Metrics>>>,
     code: Code,
+    /// What the client has not taken yet, paid for.
+    waiting: Option<(Held, Answer)>,
     /// Running while the end of a large reply is held back.
     hold: Option<Pin<Box<tokio::time::Sleep>>>,
 }
@@ -49,6 +53,9 @@ pub(super) struct Reply {
 /// the end back lets a reset arrive first, and then nothing of the reply stays leased to nobody (D20).
 const HELD_BYTES_MIN: usize = 2 << 20;
 const HOLD: Duration = Duration::from_millis(200);
+
+/// What a delivery has beside its body and its properties.
+const DELIVERY_BYTES: usize = 1024;
 
 /// When the caller gives up, by the monotonic clock.
 #[derive(Debug, Clone, Copy)]
@@ -96,21 +103,41 @@ impl Reply {
         store_host: Arc<str>,
         deadline: Deadline,
         call: Call<Arc<Metrics>>,
+        share: &Share,
     ) -> Self {
         let (deliveries, receipt) = received.into_parts();
         if deliveries.is_empty() {
             // An OK without messages is an error to C++ (D9).
             let frames = Frames { receipt, ..Frames::denied(&Denial::NoMessage) };
-            return Self { frames, deadline, call: Some(call), code: Code::MessageNotFound, hold: None };
+            return Self { frames, deadline, call: Some(call), code: Code::MessageNotFound, waiting: None, hold: None };
         }
+        let held = match share.hold(deliveries.iter().map(bytes).sum()) {
+            Ok(held) => held,
+            // The receipt gives the messages back.
+            Err(full) => return Self::denied(&Refusal::Overloaded { limit: full.limit() }.into(), deadline, call),
+        };
+        let waiting = Some((held, share.answer()));
         let frames = Frames::new(deliveries, store_host, receipt);
-        Self { frames, deadline, call: Some(call), code: Code::Ok, hold: None }
+        Self { frames, deadline, call: Some(call), code: Code::Ok, waiting, hold: None }
     }
 
     pub(super) fn denied(denial: &Denial, deadline: Deadline, call: Call<Arc<Metrics>>) -> Self {
         call.refused(denial);
-        Self { frames: Frames::denied(denial), deadline, call: Some(call), code: denial.code(), hold: None }
+        Self {
+            frames: Frames::denied(denial),
+            deadline,
+            call: Some(call),
+            code: denial.code(),
+            waiting: None,
+            hold: None,
+        }
     }
+}
+
+/// What a delivery takes until it was taken.
+fn bytes(delivery: &Delivery) -> usize {
+    let properties = delivery.properties.iter().map(|(name, value)| name.len() + value.len());
+    DELIVERY_BYTES + delivery.body.len() + properties.sum::<usize>()
 }
 
 impl Stream for Reply {
@@ -121,6 +148,9 @@ impl Stream for Reply {
         if let Some(hold) = &mut self.hold {
             ready!(hold.as_mut().poll(context));
             self.hold = None;
+        }
+        if let Some((_, answer)) = &self.waiting {
+            answer.moves();
         }
         match self.frames.next(|| deadline.has_passed()) {
             Next::Frame(content) => Poll::Ready(Some(Ok(v2::ReceiveMessageResponse { content: Some(content) }))),

@@ -9,10 +9,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
+use base::limits::RECEIVE_BYTES_MAX;
 use cluster::endpoints;
 use http::uri::Authority;
 use proto::v2::messaging_service_server::MessagingService;
 use proto::v2::{self, Code};
+use serve::admission::Share;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
@@ -34,7 +36,12 @@ pub(super) struct Peer {
     /// Where delivered messages say they are stored.
     store_host: Arc<str>,
     last_seen: LastSeen,
+    /// What its answers may hold.
+    share: Share,
 }
+
+/// Replies are not made smaller than this: then it is better to refuse.
+const REPLY_BYTES_MIN: usize = 64 * 1024;
 
 /// What every unary reply has.
 trait Answer: Default {
@@ -82,10 +89,11 @@ impl Peer {
         address: SocketAddr,
         local: SocketAddr,
         connection: Arc<Connection>,
+        share: Share,
     ) -> Self {
         let here = endpoints::of_address(local);
         let store_host = endpoints::text(gateway.advertised.as_ref().unwrap_or(&here)).into();
-        Self { gateway, address, local, store_host, last_seen: LastSeen::of(connection) }
+        Self { gateway, address, local, store_host, last_seen: LastSeen::of(connection), share }
     }
 
     fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Denial> {
@@ -265,11 +273,13 @@ impl MessagingService for Peer {
             Err(denial) => return Ok(Response::new(Reply::denied(&denial, Deadline::after(None), call))),
         };
         let deadline = Deadline::after(caller.remaining);
-        let receive = decode::receive(request.into_inner());
+        // A client that has much to take already gets less at a time.
+        let room = self.share.room().clamp(REPLY_BYTES_MIN, RECEIVE_BYTES_MAX);
+        let receive = decode::receive(request.into_inner(), room);
         // Nothing is sent before the poll ends, so that the whole reply leaves in one piece. A reset meanwhile drops
         // this future and with it the poll.
         let reply = match self.poll(&caller, receive, &mut call).await {
-            Ok(received) => Reply::received(received, self.store_host.clone(), deadline, call),
+            Ok(received) => Reply::received(received, self.store_host.clone(), deadline, call, &self.share),
             Err(denial) => Reply::denied(&denial, deadline, call),
         };
         Ok(Response::new(reply))
@@ -344,7 +354,13 @@ impl MessagingService for Peer {
             call.answered(denial.code());
             denial.end_of_stream()
         })?;
-        Ok(Response::new(Stage::open(self.gateway.clone(), caller, self.store_host.clone(), request.into_inner())))
+        Ok(Response::new(Stage::open(
+            self.gateway.clone(),
+            caller,
+            self.store_host.clone(),
+            request.into_inner(),
+            self.share.clone(),
+        )))
     }
 
     async fn notify_client_termination(

@@ -24,6 +24,8 @@ pub(super) enum Denial {
     NotImplemented(&'static str),
     #[error("there is no message")]
     NoMessage,
+    #[error("the request did not arrive within {seconds} s")]
+    TooSlow { seconds: u64 },
     #[error("{0}")]
     Refused(Refusal),
 }
@@ -41,6 +43,7 @@ impl Denial {
             Self::UnknownClientType(_) => Code::UnrecognizedClientType,
             Self::NotImplemented(_) => Code::NotImplemented,
             Self::NoMessage => Code::MessageNotFound,
+            Self::TooSlow { .. } => Code::RequestTimeout,
             Self::Refused(refusal) => code(refusal),
         }
     }
@@ -50,7 +53,7 @@ impl Denial {
     pub(super) fn reason(&self) -> Option<&'static str> {
         match self {
             Self::ClientIdRequired | Self::UnknownClientType(_) => Some("invalid"),
-            Self::ClientIdTooLong { .. } => Some("limit"),
+            Self::ClientIdTooLong { .. } | Self::TooSlow { .. } => Some("limit"),
             Self::NotImplemented(_) | Self::NoMessage => None,
             Self::Refused(refusal) => reason(refusal),
         }

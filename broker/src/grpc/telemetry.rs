@@ -12,8 +12,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
+use prost::Message as _;
 use proto::v2;
 use proto::v2::telemetry_command::Command as Element;
+use serve::admission::{Held, Share};
 use tokio::sync::mpsc;
 
 use super::metrics::{Call, Metrics, Rpc};
@@ -21,6 +23,9 @@ use super::status::{self, Denial};
 use super::{Gateway, encode, settings};
 use crate::api::{Caller, Command, ServerSettings};
 use crate::refusal::Refusal;
+
+/// Many short texts take several times as much when they are decoded.
+const DECODED_TIMES: usize = 4;
 
 type Answer = Pin<Box<dyn Future<Output = Result<ServerSettings, Refusal>> + Send>>;
 type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -36,6 +41,9 @@ pub(super) struct Stage {
     answering: Option<(Answer, Call<Arc<Metrics>>)>,
     /// What the client said last on this stream.
     last: Option<v2::Settings>,
+    share: Share,
+    /// What pays for that.
+    held: Option<Held>,
     /// The server stops: the stream ends once nothing is owed.
     ending: Ending,
     is_over: bool,
@@ -47,10 +55,23 @@ impl Stage {
         caller: Caller,
         store_host: Arc<str>,
         inbound: tonic::Streaming<v2::TelemetryCommand>,
+        share: Share,
     ) -> Self {
         let commands = Some(gateway.broker.commands(&caller));
         let ending = Box::pin(gateway.draining.begins());
-        Self { gateway, caller, store_host, inbound, commands, answering: None, last: None, ending, is_over: false }
+        Self {
+            gateway,
+            caller,
+            store_host,
+            inbound,
+            commands,
+            answering: None,
+            last: None,
+            share,
+            held: None,
+            ending,
+            is_over: false,
+        }
     }
 
     fn refuse(&mut self, denial: &Denial) -> Poll<Option<<Self as Stream>::Item>> {
@@ -63,6 +84,15 @@ impl Stage {
     fn end(&mut self, status: tonic::Status) -> Poll<Option<<Self as Stream>::Item>> {
         self.is_over = true;
         Poll::Ready(Some(Err(status)))
+    }
+
+    /// Remembers what the client said last, for as long as the stream lasts.
+    fn keep(&mut self, settings: v2::Settings) -> Result<(), Denial> {
+        (self.last, self.held) = (None, None);
+        let held = self.share.hold(settings.encoded_len() * DECODED_TIMES);
+        self.held = Some(held.map_err(|full| Refusal::Overloaded { limit: full.limit() })?);
+        self.last = Some(settings);
+        Ok(())
     }
 
     /// Asks the broker about the last settings.
@@ -148,8 +178,7 @@ impl Stream for Stage {
                 // T1: not before the answer is out. Unread elements stay in the peer's flow-control window.
                 match stage.poll_inbound(context) {
                     Poll::Ready(Inbound::Settings(settings)) => {
-                        stage.last = Some(settings);
-                        if let Err(denial) = stage.ask() {
+                        if let Err(denial) = stage.keep(settings).and_then(|()| stage.ask()) {
                             return stage.refuse(&denial);
                         }
                         continue;

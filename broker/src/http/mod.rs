@@ -17,6 +17,7 @@ use std::io;
 use std::sync::Arc;
 
 use aide::axum::ApiRouter;
+use serve::admission::Budget;
 use serve::http::Server;
 use serve::http::health::Scrape;
 use serve::http::openapi;
@@ -33,9 +34,14 @@ struct Admin {
 }
 
 /// Listens on `http.listen`; none when it is empty.
-pub(crate) fn start(runtime: &Runtime, broker: &Broker, connections: ConnectionMetrics) -> io::Result<Option<Server>> {
+pub(crate) fn start(
+    runtime: &Runtime,
+    broker: &Broker,
+    connections: ConnectionMetrics,
+    budget: Budget,
+) -> io::Result<Option<Server>> {
     let admin = Admin { broker: broker.clone(), scrape: Arc::default() };
     let api = || ApiRouter::new().merge(health::routes()).nest("/api/v1", admin::routes());
     let app = openapi::described("Carillon broker", api).with_state(admin);
-    Server::start(runtime, &broker.config().http.listen, app, connections)
+    Server::start(runtime, &broker.config().http.listen, app, connections, budget)
 }

@@ -159,6 +159,8 @@ pub struct Poll {
     pub client: Arc<str>,
     pub language: Language,
     pub messages_max: usize,
+    /// Bodies of the reply; one message is always given.
+    pub bytes_max: usize,
     /// None: renewed for as long as the client lives.
     pub invisible: Option<Duration>,
     pub attempt_id: Option<Arc<str>>,

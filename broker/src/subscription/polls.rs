@@ -155,7 +155,7 @@ impl Core {
                 continue;
             }
             bytes += length;
-            let is_full = bytes > RECEIVE_BYTES_MAX && !chosen.is_empty();
+            let is_full = bytes > poll.bytes_max && !chosen.is_empty();
             if is_full || self.ahead.is_under_way(slot) {
                 let Order::Standard(ready) = &mut self.order else { break };
                 ready.push_front(slot);
@@ -185,7 +185,7 @@ impl Core {
             while chosen.len() < messages_max && chosen.len() - before < of_one_max {
                 let Some(slot) = self.next_of_lane(key, chosen.len() > before) else { break };
                 let length = self.items[&slot].entry.pointer().length as usize;
-                if bytes + length > RECEIVE_BYTES_MAX && !chosen.is_empty() {
+                if bytes + length > poll.bytes_max && !chosen.is_empty() {
                     put_off.push(key);
                     break;
                 }
@@ -198,7 +198,7 @@ impl Core {
             if let Order::Lanes(lanes) = &mut self.order {
                 lanes.forget_if_idle(key);
             }
-            if bytes >= RECEIVE_BYTES_MAX || !put_off.is_empty() {
+            if bytes >= poll.bytes_max || !put_off.is_empty() {
                 break;
             }
         }

@@ -380,6 +380,7 @@ pub fn poll_of(client: &str, until: u64) -> Poll {
         client: client.into(),
         language: Language::Java,
         messages_max: 32,
+        bytes_max: base::limits::RECEIVE_BYTES_MAX,
         invisible: Some(Duration::from_secs(30)),
         attempt_id: None,
         until,

@@ -144,6 +144,18 @@ impl Run {
     }
 }
 
+impl Run {
+    /// Counts a send call that the server refused for overload; its latency is the server's, from when it left.
+    pub fn refused(&self, left: Instant, messages: usize) {
+        let done = runtime::now();
+        if self.window.is_measured(done) {
+            let mut tally = self.tally.borrow_mut();
+            tally.refused.record(done.saturating_duration_since(left), messages as u64);
+            tally.refused.messages += messages as u64;
+        }
+    }
+}
+
 /// Whose turn it is to send: at a rate, or as soon as there is a hand free.
 #[derive(Debug)]
 pub struct Pace {
@@ -168,6 +180,11 @@ impl Pace {
         }
         // A call that leaves early counts from when it left, a late one from when it should have left.
         (number, intended.min(runtime::now()))
+    }
+
+    /// Whether calls leave at a rate, whatever comes back.
+    pub fn is_open(&self) -> bool {
+        self.interval.is_some()
     }
 
     /// Calls that should have begun before `end` and did not.

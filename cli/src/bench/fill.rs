@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use client::{Error, NewMessage, Producer};
+use client::{Code, Error, NewMessage, Producer};
 
 use super::engine::{Pace, Run};
 use crate::runtime;
@@ -25,8 +25,17 @@ pub async fn lane(
         if runtime::now() >= run.window.end {
             return;
         }
-        match call(producer, make(number, from)).await {
+        let messages = make(number, from);
+        let left = runtime::now();
+        match call(producer, messages).await {
             Ok(()) => run.sent(from, batch),
+            // What is offered at a rate is offered whether it is taken or not.
+            Err(error) if error.code() == Some(Code::TooManyRequests) => {
+                run.refused(left, batch);
+                if !pace.is_open() {
+                    runtime::wait(PAUSE).await;
+                }
+            }
             Err(error) => {
                 run.tally.borrow_mut().error("send", &error);
                 runtime::wait(PAUSE).await;

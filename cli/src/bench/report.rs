@@ -100,8 +100,17 @@ impl<'a> Report<'a> {
             format!("{:.0} messages/s, {mib:.1} MiB/s, {} in {:.1} s", self.rate(), self.messages(), self.seconds());
         let mut lines = vec![("rate", rate)];
         let deliver = if self.scenario == "timer" { "lateness" } else { "send to receive" };
-        let measures =
-            [("send", &tally.send), (deliver, &tally.deliver), ("receive call", &tally.receive), ("ack", &tally.ack)];
+        if tally.refused.messages > 0 {
+            let refused = tally.refused.messages as f64 / self.seconds().max(f64::MIN_POSITIVE);
+            lines.push(("refused", format!("{refused:.0} messages/s, TOO_MANY_REQUESTS, not among the errors")));
+        }
+        let measures = [
+            ("send", &tally.send),
+            ("refusal", &tally.refused),
+            (deliver, &tally.deliver),
+            ("receive call", &tally.receive),
+            ("ack", &tally.ack),
+        ];
         for (name, measure) in measures {
             if !measure.latency_us.is_empty() {
                 lines.push((name, latency_line(&measure.latency_us)));
@@ -166,6 +175,8 @@ impl<'a> Report<'a> {
         put("sent", json!(self.outcome.sent));
         put("settled", json!(self.outcome.settled));
         put("errors", json!(tally.errors));
+        put("refused", json!(tally.refused.messages));
+        put("refusal_us", latency_json(&tally.refused));
         for (name, count) in self.counts() {
             put(&name.replace(' ', "_"), json!(count));
         }
@@ -256,6 +267,8 @@ mod tests {
         let mut tally = Tally::new();
         tally.send.messages = 2_000;
         tally.send.record(Duration::from_micros(1_500), 2_000);
+        tally.refused.record(Duration::from_micros(300), 6_000);
+        tally.refused.messages = 6_000;
         let cost = Cost { server_cpu_seconds: Some(0.02), client_cpu_seconds: Some(0.01), syncs: None };
         let end = start + Duration::from_secs(2);
         Outcome { tally, cost, window: Window { start, measured_from: start, end }, sent: 2_100, settled: 0 }
@@ -274,7 +287,9 @@ mod tests {
         assert_eq!(json["send_us"]["count"], json!(2000));
         assert_eq!(json["deliver_us"], Value::Null);
         assert!(json["aggregatedPublishLatency99pct"].as_f64().is_some_and(|ms| (ms - 1.5).abs() < 0.01));
+        assert_eq!((&json["refused"], &json["refusal_us"]["count"]), (&json!(6000), &json!(6000)));
         let lines = report.lines();
+        assert_eq!(lines[1].1, "3000 messages/s, TOO_MANY_REQUESTS, not among the errors");
         assert_eq!(lines[0].1, "1000 messages/s, 1.0 MiB/s, 2000 in 2.0 s");
         assert!(lines.iter().any(|(name, text)| *name == "errors" && text == "0"));
     }

@@ -39,6 +39,8 @@ impl Measure {
 #[derive(Debug, Clone)]
 pub struct Tally {
     pub send: Measure,
+    /// Messages that the server refused because it had too much to do, and how long it took to say so.
+    pub refused: Measure,
     /// From the intended send, or the due time, to the hands of the consumer.
     pub deliver: Measure,
     /// Of the receive call that brought a message.
@@ -66,6 +68,7 @@ impl Tally {
     pub fn new() -> Self {
         Self {
             send: Measure::new(),
+            refused: Measure::new(),
             deliver: Measure::new(),
             receive: Measure::new(),
             ack: Measure::new(),
@@ -94,6 +97,7 @@ impl Tally {
 
     pub fn add(&mut self, other: &Self) {
         self.send.add(&other.send);
+        self.refused.add(&other.refused);
         self.deliver.add(&other.deliver);
         self.receive.add(&other.receive);
         self.ack.add(&other.ack);

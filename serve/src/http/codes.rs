@@ -36,6 +36,7 @@ codes! {
     TOPIC_LIVES_ELSEWHERE = CONFLICT, "topic_lives_elsewhere", "a topic in which order is kept is on another broker";
     TOPIC_HAS_BACKLOG = CONFLICT, "topic_has_backlog", "what the topic holds would be lost; force does it";
     GROUP_HAS_CONSUMERS = CONFLICT, "group_has_consumers", "consumers are connected; force does it";
+    REQUEST_TIMEOUT = REQUEST_TIMEOUT, "request_timeout", "the body took too long to arrive";
     TOO_LARGE = PAYLOAD_TOO_LARGE, "too_large", "the body is larger than this server reads";
     ILLEGAL_VALUE = UNPROCESSABLE_ENTITY, "illegal_value", "a value is of its form, and not allowed";
     OVERLOADED = TOO_MANY_REQUESTS, "overloaded", "too much at once; try again later";

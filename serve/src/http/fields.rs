@@ -13,10 +13,10 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::bodies::too_large;
 use super::codes::*;
 use super::openapi::{add_parameters_of, add_problems};
 use super::problem::Problem;
-use super::server::BODY_BYTES_MAX;
 
 /// The name in a path, decoded.
 #[derive(Debug)]
@@ -116,14 +116,13 @@ impl<T: JsonSchema> OperationInput for Json<T> {
         let content = [("application/json".to_owned(), MediaType { schema, ..MediaType::default() })];
         let body = RequestBody { content: content.into_iter().collect(), required: true, ..RequestBody::default() };
         set_body(context, operation, body);
-        add_problems(operation, &[INVALID_BODY, UNKNOWN_FIELD, TOO_LARGE]);
+        add_problems(operation, &[INVALID_BODY, UNKNOWN_FIELD, TOO_LARGE, REQUEST_TIMEOUT, OVERLOADED]);
     }
 }
 
 fn unread(error: BytesRejection) -> Problem {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let detail = format!("the body has more than {BODY_BYTES_MAX} bytes");
-        return Problem::new(TOO_LARGE, detail).field("body").limit(BODY_BYTES_MAX);
+        return too_large();
     }
     Problem::new(INVALID_BODY, error.body_text()).field("body")
 }

@@ -64,7 +64,7 @@ pub async fn no_such_method(request: Request) -> Problem {
     Problem::new(codes::METHOD_NOT_ALLOWED, detail)
 }
 
-fn problem_of(problem: Problem) -> Response {
+pub(super) fn problem_of(problem: Problem) -> Response {
     let mut response = Response::new(Body::empty());
     response.extensions_mut().insert(problem);
     response

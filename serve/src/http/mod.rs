@@ -1,6 +1,7 @@
 //! HTTP for operators: what every request passes through, errors, health and metrics (operations page D).
 
 pub mod answers;
+mod bodies;
 pub mod codes;
 pub mod fields;
 pub mod guard;

@@ -1,0 +1,161 @@
+//! What a call passes before anything of it is decoded: memory for it, and for sends how much work there is.
+//!
+//! A refusal costs little: the head and at most the first bytes of the message are looked at, and the answer was
+//! encoded before. It is an ordinary reply with its status (§3); only Telemetry ends with an error of gRPC itself.
+
+use std::convert::Infallible;
+use std::sync::{Arc, OnceLock};
+
+use base::limits::{CALL_BYTES, HANDLE_BYTES_MAX, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use prost::Message as _;
+use proto::codec::blame_caller;
+use proto::v2;
+use proto::v2::messaging_service_server::MessagingServiceServer;
+use serve::admission::body::{Begun, Message, Received, Unread};
+use serve::admission::commands::Commands;
+use serve::admission::{Answered, Full, Held, Share};
+use tonic::Status;
+use tower::Service as _;
+
+use super::Gateway;
+use super::load::{Busy, OfOne, Send};
+use super::metrics::{self, Call, RPCS, Rpc};
+use super::service::Peer;
+use super::status::Denial;
+use crate::refusal::Refusal;
+
+/// A request to change the time of one delivery is hardly longer than a handle and three names.
+const CHANGE_BYTES_MAX: usize = HANDLE_BYTES_MAX * 4;
+
+/// The service behind the gate, as one connection sees it.
+pub(super) struct Gate {
+    gateway: Arc<Gateway>,
+    service: MessagingServiceServer<Peer>,
+    share: Share,
+    sends: Arc<OfOne>,
+}
+
+/// Why a call gets no further.
+enum Refused {
+    Full(Full),
+    Busy(Busy),
+    Unread(Unread),
+}
+
+/// Refusals for overload, encoded once.
+#[derive(Debug, Default)]
+pub(super) struct Replies {
+    overload: [[OnceLock<Option<Bytes>>; 4]; RPCS.len()],
+}
+
+type Reply = Response<Answered>;
+
+impl Gate {
+    pub(super) fn new(gateway: Arc<Gateway>, service: MessagingServiceServer<Peer>, share: Share) -> Self {
+        let sends = gateway.load.of_one();
+        Self { gateway, service, share, sends }
+    }
+
+    /// Called when the head of a request is there; what it returns is run in the call's turn.
+    pub(super) fn call(&self, request: Request<Incoming>) -> impl Future<Output = Result<Reply, Infallible>> + use<> {
+        let rpc = Rpc::of_path(request.uri().path());
+        let held = self.share.hold_call(&request);
+        let send = (rpc == Some(Rpc::SendMessage)).then(|| self.sends.send(metrics::now()));
+        let (gateway, mut service, share) = (self.gateway.clone(), self.service.clone(), self.share.clone());
+        async move {
+            let Some(rpc) = rpc else {
+                return Ok(Answered::status(Status::unimplemented("the service has no such method")));
+            };
+            let (head, body) = request.into_parts();
+            let mut begun = Begun::new(body);
+            let admitted = match (held, send.transpose()) {
+                (Err(full), _) => Err(Refused::Full(full)),
+                (Ok(_), Err(busy)) => Err(Refused::Busy(busy)),
+                (Ok(held), Ok(_)) if rpc == Rpc::Telemetry => {
+                    let commands = Commands::new(begun.into_rest(), share, TELEMETRY_BYTES_MAX);
+                    let request = Request::from_parts(head, Received::Commands(Box::new(commands)));
+                    let Ok(response) = service.call(request).await;
+                    return Ok(Answered::served(blame_caller(response), Some(held)));
+                }
+                (Ok(held), Ok(send)) => receive(&mut begun, held, send).await,
+            };
+            let (message, mut held, send) = match admitted {
+                Ok(admitted) => admitted,
+                Err(refused) => return Ok(gateway.refuse(rpc, refused, &mut begun)),
+            };
+            drop(begun);
+            let began = metrics::now();
+            let Ok(response) = service.call(Request::from_parts(head, Received::<Incoming>::Message(message))).await;
+            if let Some(send) = send {
+                send.ends(began, metrics::now());
+            }
+            // The request has gone; the answer has not.
+            held.shrink(CALL_BYTES);
+            Ok(Answered::served(blame_caller(response), Some(held)))
+        }
+    }
+}
+
+/// Reads a message as far as it is admitted.
+async fn receive(
+    begun: &mut Begun<Incoming>,
+    mut held: Held,
+    mut send: Option<Send>,
+) -> Result<(Message, Held, Option<Send>), Refused> {
+    if let Some(send) = &send {
+        send.begins(metrics::now()).map_err(Refused::Busy)?;
+    }
+    let length = begun.length().await.map_err(Refused::Unread)?;
+    if let Some(send) = &mut send {
+        send.weighs(length).map_err(Refused::Busy)?;
+    }
+    let message = begun.receive(&mut held, REQUEST_BYTES_MAX).await.map_err(|unread| match unread {
+        Unread::Full(full) => Refused::Full(full),
+        unread => Refused::Unread(unread),
+    })?;
+    Ok((message, held, send))
+}
+
+impl Gateway {
+    fn refuse(&self, rpc: Rpc, refused: Refused, begun: &mut Begun<Incoming>) -> Reply {
+        let call = Call::begin(&*self.metrics, rpc);
+        let (place, limit) = match refused {
+            Refused::Full(full) => (full as usize, full.limit()),
+            Refused::Busy(busy) => {
+                self.budget.refused(busy.reason());
+                (2 + busy as usize, busy.limit())
+            }
+            Refused::Unread(Unread::TooSlow { within }) => {
+                let denial = Denial::TooSlow { seconds: within.as_secs() };
+                call.refused(&denial);
+                call.answered(denial.code());
+                return answer(proto::refused::reply(rpc.method(), denial.status(), ""), &denial);
+            }
+            // Nobody is there to be told.
+            Refused::Unread(_) => return Answered::status(Status::cancelled("the request did not arrive")),
+        };
+        let denial = Denial::from(Refusal::Overloaded { limit });
+        call.refused(&denial);
+        call.answered(denial.code());
+        if rpc == Rpc::ChangeInvisibleDuration {
+            // Most clients take the handle of a failure over: it has to be the one that they have (§3 rule 4).
+            let request = v2::ChangeInvisibleDurationRequest::decode(&*begun.so_far(CHANGE_BYTES_MAX));
+            let handle = request.unwrap_or_default().receipt_handle;
+            return answer(proto::refused::reply(rpc.method(), denial.status(), &handle), &denial);
+        }
+        let encoded = self.replies.overload[rpc as usize][place]
+            .get_or_init(|| proto::refused::reply(rpc.method(), denial.status(), "").map(Bytes::from));
+        answer(encoded.clone(), &denial)
+    }
+}
+
+/// An ordinary reply, or the end of a stream that has none.
+fn answer(reply: Option<impl Into<Bytes>>, denial: &Denial) -> Reply {
+    match reply {
+        Some(reply) => Answered::encoded(reply.into()),
+        None => Answered::status(denial.end_of_stream()),
+    }
+}

@@ -1,0 +1,255 @@
+//! The one message of a call, received: its length is known and paid for before more than its beginning is held.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use base::limits::{REQUEST_BYTES_PER_SECOND_MIN, REQUEST_MS_MAX};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::{Body, Frame};
+use tonic::Status;
+
+use super::commands::Commands;
+use super::{Full, Held};
+
+/// gRPC puts this before each message: whether it is compressed, and its length.
+pub const PREFIX_BYTES: usize = 5;
+
+/// Frames of less are copied together.
+const FRAME_BYTES_MIN: usize = 4 * 1024;
+
+/// A message that has begun to arrive.
+#[derive(Debug)]
+pub struct Begun<B> {
+    frames: VecDeque<Bytes>,
+    /// Small frames behind them: kept as they are, a message in frames of a byte would take forty times its length.
+    tail: BytesMut,
+    received: usize,
+    /// None: not known yet, or the body ended before it said.
+    length: Option<usize>,
+    rest: B,
+}
+
+/// All of a message, as far as it came.
+#[derive(Debug, Default)]
+pub struct Message {
+    frames: VecDeque<Bytes>,
+}
+
+/// What of a call is passed on.
+#[derive(Debug)]
+pub enum Received<B> {
+    Message(Message),
+    Commands(Box<Commands<B>>),
+}
+
+/// Why a message did not arrive.
+#[derive(Debug, thiserror::Error)]
+pub enum Unread {
+    #[error(transparent)]
+    Full(#[from] Full),
+    #[error("the request did not arrive within {} s", within.as_secs())]
+    TooSlow { within: Duration },
+    /// Nobody is there to be told.
+    #[error("the client left")]
+    Left,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
+    pub fn new(body: B) -> Self {
+        Self { frames: VecDeque::new(), tail: BytesMut::new(), received: 0, length: None, rest: body }
+    }
+
+    /// Reads until the length is known, and says it: 0 when the message says nothing.
+    pub async fn length(&mut self) -> Result<usize, Unread> {
+        let within = Duration::from_millis(REQUEST_MS_MAX);
+        let prefix = async {
+            while self.received < PREFIX_BYTES && self.read_frame().await? {}
+            Ok(())
+        };
+        tokio::time::timeout(within, prefix).await.unwrap_or(Err(Unread::TooSlow { within }))?;
+        // Whatever came first is in one piece.
+        self.length = announced(self.frames.front().map_or(&self.tail[..], |first| first));
+        Ok(self.length.unwrap_or(0))
+    }
+
+    /// Pays for the message, whose length was asked for, and reads it to its end. One of more than `max` bytes is not read:
+    /// who decodes it refuses it by its beginning.
+    pub async fn receive(&mut self, held: &mut Held, max: usize) -> Result<Message, Unread> {
+        if let Some(length) = self.length.filter(|length| *length <= max) {
+            held.grow(length)?;
+            let seconds = (length / REQUEST_BYTES_PER_SECOND_MIN) as u64;
+            let within = Duration::from_millis(REQUEST_MS_MAX) + Duration::from_secs(seconds);
+            let rest = async {
+                // The end belongs to it: answered before, the call would end with a reset.
+                while self.received <= PREFIX_BYTES + length && self.read_frame().await? {}
+                Ok(())
+            };
+            tokio::time::timeout(within, rest).await.unwrap_or(Err(Unread::TooSlow { within }))?;
+        }
+        self.gather();
+        Ok(Message { frames: std::mem::take(&mut self.frames) })
+    }
+
+    /// The body, of which nothing was read yet.
+    pub fn into_rest(self) -> B {
+        self.rest
+    }
+
+    /// What is there of the message, without waiting for any more: for an answer that repeats a part of a small one.
+    pub fn so_far(&mut self, max: usize) -> Vec<u8> {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        while self.received < max {
+            let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut self.rest).poll_frame(&mut context) else { break };
+            self.keep(frame);
+        }
+        self.bytes().skip(PREFIX_BYTES).take(max).collect()
+    }
+
+    /// False at the end.
+    async fn read_frame(&mut self) -> Result<bool, Unread> {
+        if self.rest.is_end_stream() {
+            return Ok(false);
+        }
+        match self.rest.frame().await {
+            Some(Ok(frame)) => {
+                self.keep(frame);
+                Ok(true)
+            }
+            Some(Err(_)) => Err(Unread::Left),
+            None => Ok(false),
+        }
+    }
+
+    fn keep(&mut self, frame: Frame<Bytes>) {
+        let Ok(data) = frame.into_data() else { return };
+        let is_whole = self.received == 0 && announced(&data).is_some_and(|length| data.len() == PREFIX_BYTES + length);
+        self.received += data.len();
+        if is_whole || data.len() >= FRAME_BYTES_MIN {
+            self.gather();
+            self.frames.push_back(data);
+        } else {
+            self.tail.extend_from_slice(&data);
+        }
+    }
+
+    fn gather(&mut self) {
+        if !self.tail.is_empty() {
+            self.frames.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+
+    fn bytes(&self) -> impl Iterator<Item = u8> {
+        self.frames.iter().flatten().chain(&self.tail).copied()
+    }
+}
+
+/// The length that a prefix says.
+fn announced(prefix: &[u8]) -> Option<usize> {
+    let length: [u8; 4] = prefix.get(1..PREFIX_BYTES)?.try_into().ok()?;
+    usize::try_from(u32::from_be_bytes(length)).ok()
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Received<B>
+where
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut *self {
+            Self::Message(message) => Poll::Ready(message.frames.pop_front().map(|data| Ok(Frame::data(data)))),
+            Self::Commands(commands) => Pin::new(&mut **commands).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Message(message) => message.frames.is_empty(),
+            Self::Commands(commands) => commands.is_end_stream(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base::ByteSize;
+    use http_body_util::StreamBody;
+
+    use super::*;
+    use crate::admission::{Budget, Share};
+
+    fn share() -> Share {
+        Budget::new(ByteSize(1 << 20), &prometheus::Registry::new()).unwrap().share()
+    }
+
+    async fn whole(message: Message) -> Vec<u8> {
+        Received::<hyper::body::Incoming>::Message(message).collect().await.unwrap().to_bytes().to_vec()
+    }
+
+    fn body(pieces: Vec<Vec<u8>>) -> impl Body<Data = Bytes, Error = hyper::Error> + Unpin {
+        let frames = pieces.into_iter().map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        StreamBody::new(tokio_stream::iter(frames.collect::<Vec<_>>()))
+    }
+
+    fn framed(length: usize) -> Vec<u8> {
+        let bytes = (0..length).map(|number| number as u8);
+        [0].into_iter().chain(u32::try_from(length).unwrap().to_be_bytes()).chain(bytes).collect()
+    }
+
+    #[tokio::test]
+    async fn a_message_comes_whole_however_it_is_cut_and_is_paid_for_before_it_is_read() {
+        let share = share();
+        for length in [0, 1, 300, 20_000] {
+            for size in [1, 4, 5, 6, 1000, 5000, 50_000] {
+                let whole = framed(length);
+                let mut begun = Begun::new(body(whole.chunks(size).map(<[u8]>::to_vec).collect()));
+                assert_eq!(begun.length().await.unwrap(), length);
+                let mut held = share.hold(0).unwrap();
+                let message = begun.receive(&mut held, 20_000).await.unwrap();
+                assert_eq!(held.bytes(), length, "pieces of {size}");
+                assert!(message.frames.len() <= 1 + whole.len() / FRAME_BYTES_MIN * 2, "pieces of {size}");
+                assert_eq!(self::whole(message).await, whole, "pieces of {size}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_does_not_fit_is_refused_by_its_first_bytes_and_what_is_cut_is_passed_on() {
+        let share = share();
+        let mut held = share.hold(0).unwrap();
+        // Nothing but the prefix ever comes.
+        let mut large = Begun::new(body(vec![framed(2 << 20)[..5].to_vec()]));
+        assert_eq!(large.length().await.unwrap(), 2 << 20);
+        assert!(matches!(large.receive(&mut held, 4 << 20).await, Err(Unread::Full(Full::Memory))));
+        let mut too_large = Begun::new(body(vec![framed(1000)[..100].to_vec(), framed(1000)]));
+        assert_eq!(too_large.length().await.unwrap(), 1000);
+        let passed_on = too_large.receive(&mut held, 999).await.unwrap();
+        assert_eq!((whole(passed_on).await.len(), held.bytes()), (100, 0));
+        for cut in [0, 3, 5, 50] {
+            let mut begun = Begun::new(body(vec![framed(100)[..cut].to_vec()]));
+            begun.length().await.unwrap();
+            let message = begun.receive(&mut held, 999).await.unwrap();
+            assert_eq!(whole(message).await.len(), cut);
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_behind_the_message_are_not_read_for_ever() {
+        let pieces = std::iter::repeat_with(|| Ok::<_, hyper::Error>(Frame::data(Bytes::from(framed(100)))));
+        let mut begun = Begun::new(StreamBody::new(tokio_stream::iter(pieces)));
+        assert_eq!(begun.length().await.unwrap(), 100);
+        let mut held = share().hold(0).unwrap();
+        assert_eq!(begun.receive(&mut held, 999).await.unwrap().frames.len(), 2, "what showed that there is more");
+    }
+
+    #[tokio::test]
+    async fn the_beginning_of_a_message_is_there_without_waiting() {
+        let mut begun = Begun::new(body(vec![framed(10)[..8].to_vec(), framed(10)[8..].to_vec()]));
+        assert_eq!(begun.so_far(100), (0..10).collect::<Vec<u8>>());
+        assert_eq!(Begun::new(body(Vec::new())).so_far(100), [0; 0]);
+    }
+}

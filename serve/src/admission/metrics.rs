@@ -1,0 +1,63 @@
+//! The budget as operators see it.
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+
+use super::Budget;
+
+const POOL: &str = "connections";
+/// Why something was refused for overload: no memory, more than a fair share of it, more calls at a time than a fair share
+/// of the log writer's inbox, or a wait that is too long.
+const REASONS: [&str; 4] = ["memory", "share", "calls", "wait"];
+
+#[derive(Debug)]
+pub(super) struct Refused([IntCounter; REASONS.len()]);
+
+impl Refused {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let help = "Requests and answers refused for overload: no memory, more than a connection's share of it or of the \
+            calls at work, a wait that is too long";
+        let vector = IntCounterVec::new(Opts::new("carillon_overload_refusals_total", help), &["reason"])?;
+        registry.register(Box::new(vector.clone()))?;
+        Ok(Self(REASONS.map(|reason| vector.with_label_values(&[reason]))))
+    }
+
+    pub(super) fn count(&self, reason: &'static str) {
+        let place = REASONS.iter().position(|known| *known == reason).expect("every reason is in the list");
+        self.0[place].inc();
+    }
+}
+
+/// Gauges that are read when somebody scrapes.
+pub(super) struct State {
+    budget: Budget,
+    used: IntGaugeVec,
+    limit: IntGaugeVec,
+}
+
+impl State {
+    pub(super) fn register(registry: &Registry, budget: &Budget) -> prometheus::Result<()> {
+        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["pool"]);
+        let used = gauge(
+            "carillon_memory_bytes",
+            "Bytes held, by pool; connections: requests that are received or worked on and answers that clients have not taken",
+        )?;
+        let limit =
+            gauge("carillon_memory_limit_bytes", "Bytes that may be held, by pool; connections: limits.memory")?;
+        registry.register(Box::new(Self { budget: budget.clone(), used, limit }))
+    }
+}
+
+impl Collector for State {
+    fn desc(&self) -> Vec<&Desc> {
+        self.used.desc().into_iter().chain(self.limit.desc()).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let bytes = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.used.with_label_values(&[POOL]).set(bytes(self.budget.used()));
+        self.limit.with_label_values(&[POOL]).set(bytes(self.budget.limit()));
+        self.used.collect().into_iter().chain(self.limit.collect()).collect()
+    }
+}

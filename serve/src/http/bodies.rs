@@ -1,0 +1,71 @@
+//! Bodies of requests: received whole before anybody looks at them, within a time, and paid for.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
+use base::limits::{REQUEST_BYTES_PER_SECOND_MIN, REQUEST_MS_MAX};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use hyper::body::Body as _;
+
+use super::codes::*;
+use super::guard::problem_of;
+use super::problem::Problem;
+use super::server::BODY_BYTES_MAX;
+use crate::admission::{Full, Held, Share};
+
+/// Runs a request once its body is there.
+pub async fn receive(request: Request, next: Next) -> Response {
+    let share = request.extensions().get::<Share>().cloned();
+    let Some(share) = share.filter(|_| !request.body().is_end_stream()) else { return next.run(request).await };
+    let (head, body) = request.into_parts();
+    match collect(body, &share).await {
+        Ok((body, _held)) => next.run(Request::from_parts(head, Body::from(body))).await,
+        Err(problem) => problem_of(problem),
+    }
+}
+
+async fn collect(mut body: Body, share: &Share) -> Result<(Bytes, Held), Problem> {
+    let hint = body.size_hint();
+    let announced = usize::try_from(hint.lower()).unwrap_or(usize::MAX);
+    if announced > BODY_BYTES_MAX {
+        return Err(too_large());
+    }
+    let longest = hint.upper().map_or(BODY_BYTES_MAX, |_| announced);
+    let within =
+        Duration::from_millis(REQUEST_MS_MAX) + Duration::from_secs((longest / REQUEST_BYTES_PER_SECOND_MIN) as u64);
+    let mut held = share.hold(announced).map_err(overloaded)?;
+    let received = async {
+        let mut received = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let detail = |error| Problem::new(INVALID_BODY, format!("{error}")).field("body");
+            let Ok(data) = frame.map_err(detail)?.into_data() else { continue };
+            let length = received.len() + data.len();
+            if length > BODY_BYTES_MAX {
+                return Err(too_large());
+            }
+            held.grow(length.saturating_sub(held.bytes())).map_err(overloaded)?;
+            received.extend_from_slice(&data);
+        }
+        Ok(received.freeze())
+    };
+    let slow = || {
+        let detail = format!("the body did not arrive within {} s", within.as_secs());
+        Problem::new(REQUEST_TIMEOUT, detail).field("body").limit(within.as_secs())
+    };
+    let received = tokio::time::timeout(within, received).await.unwrap_or_else(|_| Err(slow()))?;
+    Ok((received, held))
+}
+
+pub(super) fn too_large() -> Problem {
+    let detail = format!("the body has more than {BODY_BYTES_MAX} bytes");
+    Problem::new(TOO_LARGE, detail).field("body").limit(BODY_BYTES_MAX)
+}
+
+fn overloaded(full: Full) -> Problem {
+    let detail = format!("the server is at its limit: {full}");
+    Problem::new(OVERLOADED, detail)
+}

@@ -1,0 +1,76 @@
+//! More calls than can be done.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use client::Filter;
+use proto::v2::Code;
+use tokio::task::JoinSet;
+
+use super::process::{BESIDE, LIMIT_AT_REST, held_by, memory_of, refusals};
+use super::raw::{Connection, send_request};
+use super::{INVISIBLE, LIMIT, TOPIC, broker, connect, send_in_order, take_all};
+
+#[tokio::test]
+async fn a_flood_from_one_connection_is_refused_in_words_and_costs_others_nothing() {
+    let cluster = broker(&["limits.writer_inbox=64"]).await;
+    let node = &cluster.brokers[0];
+    let before = memory_of(node);
+    let flood = Connection::open(&node.address(), 1 << 20).await;
+    let mut calls = JoinSet::new();
+    let began = async {
+        let mut acknowledged = BTreeSet::new();
+        for number in 0..4000 {
+            let id = format!("flood-{number}");
+            let call = flood.call("SendMessage", "flood", &send_request(TOPIC, &id, vec![b'x'; 1024])).await;
+            let mut call = call.expect("the connection stays");
+            calls.spawn(async move { (id, call.code().await.expect("every call is answered")) });
+        }
+        let mut refused = 0_u64;
+        while let Some(answer) = calls.join_next().await {
+            match answer.expect("no panic") {
+                (id, Code::Ok) => drop(acknowledged.insert(id)),
+                (_, Code::TooManyRequests) => refused += 1,
+                (id, other) => panic!("{id}: {other:?}"),
+            }
+        }
+        (acknowledged, refused)
+    };
+    let names = |number: usize| format!("in-order-{number}");
+    let ((mut acknowledged, refused), ()) = tokio::join!(began, send_in_order(node, (0..200).map(names)));
+    assert!(refused > 0 && !acknowledged.is_empty(), "{refused} refused, {} taken", acknowledged.len());
+    assert!(refusals(node, "calls").await + refusals(node, "wait").await >= refused);
+    assert_eq!(
+        node.metric("carillon_requests_refused_total", "reason=\"overload\",rpc=\"send_message\"").await,
+        refused as f64
+    );
+    assert!(memory_of(node) < before + LIMIT + BESIDE);
+    acknowledged.extend((0..200).map(names));
+    take_all(node, acknowledged).await;
+    assert!(held_by(node).await < LIMIT_AT_REST);
+}
+
+#[tokio::test]
+async fn a_consumer_that_never_acks_costs_others_nothing() {
+    let cluster = broker(&["groups.in_flight_max=50"]).await;
+    let node = &cluster.brokers[0];
+    node.create("groups", &serde_json::json!({ "name": "greedy" })).await;
+    let names = |number: usize| format!("live-{number}");
+    let before = memory_of(node);
+    let client = connect(node).await;
+    let greedy = client.simple_consumer("greedy", TOPIC, Filter::All).await.expect("a consumer");
+    assert!(greedy.receive(1, INVISIBLE, Duration::from_millis(1)).await.expect("served").is_empty());
+    let (mut taken, mut empty) = (0, 0);
+    let takes = async {
+        while empty < 2 {
+            let received = greedy.receive(32, INVISIBLE, Duration::from_secs(2)).await;
+            let count = received.expect("there is room").len();
+            (taken, empty) = (taken + count, if count == 0 { empty + 1 } else { 0 });
+        }
+    };
+    tokio::join!(takes, send_in_order(node, (0..500).map(names)));
+    assert_eq!(taken, 50, "groups.in_flight_max");
+    take_all(node, (0..500).map(names).collect()).await;
+    assert!(memory_of(node) < before + BESIDE);
+    assert!(held_by(node).await < LIMIT_AT_REST);
+}

@@ -1,0 +1,84 @@
+//! Clients that ask for much and take nothing.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use proto::v2::{self, Code};
+use tests::cluster::GROUP;
+use tokio::time::timeout;
+
+use super::process::{BESIDE, MIB, held_by, memory_of, refusals};
+use super::raw::{Call, Connection, framed, send_request};
+use super::{DONE_WITHIN, LIMIT, TOPIC, broker, send_in_order, take_all, until};
+
+const MESSAGES: usize = 36;
+const READERS: usize = 6;
+const POLLS: usize = 6;
+
+fn poll() -> v2::ReceiveMessageRequest {
+    let name = |name: &str| Some(v2::Resource { name: name.into(), ..Default::default() });
+    let duration = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    v2::ReceiveMessageRequest {
+        group: name(GROUP),
+        message_queue: Some(v2::MessageQueue { topic: name(TOPIC), ..Default::default() }),
+        filter_expression: Some(v2::FilterExpression { r#type: v2::FilterType::Tag.into(), expression: "*".into() }),
+        batch_size: 32,
+        invisible_duration: duration(600),
+        long_polling_timeout: duration(5),
+        ..Default::default()
+    }
+}
+
+/// Stores more than the server may hold for its clients.
+async fn fill(address: &str) -> BTreeSet<String> {
+    let connection = Connection::open(address, 1 << 20).await;
+    let mut names = BTreeSet::new();
+    for number in 0..MESSAGES {
+        let id = format!("large-{number}");
+        let request = send_request(TOPIC, &id, vec![b'x'; 4 * MIB - 1024]);
+        let whole = framed(&request);
+        let mut call = connection.begin("SendMessage", "filler").await.expect("the connection stays");
+        assert!(call.write(whole).await, "one at a time is taken");
+        call.body.send_data(bytes::Bytes::new(), true).expect("it is open");
+        assert_eq!(call.code().await, Some(Code::Ok));
+        names.insert(id);
+    }
+    names
+}
+
+#[tokio::test]
+async fn readers_that_take_nothing_hold_no_more_than_the_limit_and_are_left_with_nothing_lost() {
+    let cluster = broker(&[]).await;
+    let node = &cluster.brokers[0];
+    let names = timeout(DONE_WITHIN, fill(&node.address())).await.expect("it is stored");
+    let before = memory_of(node);
+    let mut readers: Vec<(Connection, Vec<Call>)> = Vec::new();
+    for number in 0..READERS {
+        // Half of them take what a small window lets through, the others not a byte.
+        let mut connection = match number % 2 {
+            0 => Connection::open(&node.address(), 65_535).await,
+            _ => Connection::open_narrow(&node.address(), 1 << 30).await,
+        };
+        let mut calls = Vec::new();
+        for _ in 0..POLLS {
+            calls.push(connection.call("ReceiveMessage", &format!("reader-{number}"), &poll()).await.expect("served"));
+        }
+        if number % 2 == 1 {
+            // The first answer shows that the calls have left.
+            calls[0].answered().await.expect("an answer");
+            connection.pause();
+        }
+        readers.push((connection, calls));
+    }
+    until("they are refused more", async || refusals(node, "share").await + refusals(node, "memory").await > 0).await;
+    let (held, resident) = (held_by(node).await, memory_of(node));
+    assert!(held <= LIMIT, "{held}");
+    assert!(resident < before + LIMIT + BESIDE, "from {before} to {resident} for {held}");
+    send_in_order(node, (0..20).map(|number| format!("meanwhile-{number}"))).await;
+    // They are left, and what they did not take is there for others.
+    until("what waited for them is given back", async || held_by(node).await < MIB).await;
+    let closed = node.metric("carillon_connections_closed_total", "reason=\"stalled\"").await;
+    assert!(closed >= 2.0, "both kinds: {closed}");
+    take_all(node, names).await;
+    drop(readers);
+}
