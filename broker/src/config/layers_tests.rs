@@ -10,7 +10,7 @@ use super::*;
 type Layers = serve::settings::Layers<Config>;
 
 /// Every key with a value that is not its default, as text.
-const OTHERS: [(&str, &str); 39] = [
+const OTHERS: [(&str, &str); 41] = [
     ("cluster.name", "other"),
     ("node.name", "other"),
     ("data", "other"),

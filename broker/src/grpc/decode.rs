@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(client_kind(77), None);
         assert_eq!(language(77), None);
         assert_eq!(resolution(-1), Resolution::Unknown);
-        let empty = receive(v2::ReceiveMessageRequest::default());
+        let empty = receive(v2::ReceiveMessageRequest::default(), 1024);
         assert_eq!((empty.group, empty.topic, empty.polling, empty.invisible_ms), ("".into(), "".into(), None, None));
     }
 }

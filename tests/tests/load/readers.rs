@@ -1,7 +1,6 @@
 //! Clients that ask for much and take nothing.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use proto::v2::{self, Code};
 use tests::cluster::GROUP;
@@ -53,6 +52,7 @@ async fn readers_that_take_nothing_hold_no_more_than_the_limit_and_are_left_with
     let names = timeout(DONE_WITHIN, fill(&node.address())).await.expect("it is stored");
     let before = memory_of(node);
     let mut readers: Vec<(Connection, Vec<Call>)> = Vec::new();
+    let mut open = Vec::new();
     for number in 0..READERS {
         // Half of them take what a small window lets through, the others not a byte.
         let mut connection = match number % 2 {
@@ -65,7 +65,7 @@ async fn readers_that_take_nothing_hold_no_more_than_the_limit_and_are_left_with
         }
         if number % 2 == 1 {
             // The first answer shows that the calls have left.
-            calls[0].answered().await.expect("an answer");
+            open.push(calls[0].answered().await.expect("an answer"));
             connection.pause();
         }
         readers.push((connection, calls));
@@ -80,5 +80,5 @@ async fn readers_that_take_nothing_hold_no_more_than_the_limit_and_are_left_with
     let closed = node.metric("carillon_connections_closed_total", "reason=\"stalled\"").await;
     assert!(closed >= 2.0, "both kinds: {closed}");
     take_all(node, names).await;
-    drop(readers);
+    drop((open, readers));
 }

@@ -346,7 +346,8 @@ impl World {
         let client: Arc<str> = client.into();
         let until = now.tick + *self.chance.pick(&[0, 1_000, 20_000]);
         say!(self, "pair {pair}: poll {id} of {client} for {messages_max}, {invisible:?}, {attempt_id:?}");
-        let poll = Poll { client: client.clone(), language, messages_max, invisible, attempt_id, until };
+        let bytes_max = base::limits::RECEIVE_BYTES_MAX;
+        let poll = Poll { client: client.clone(), language, messages_max, bytes_max, invisible, attempt_id, until };
         let sub = &mut self.run().subs[pair];
         sub.polls.insert(id, (client, invisible));
         sub.core.handle(Event::Poll(id, poll), now);
