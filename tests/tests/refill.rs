@@ -212,6 +212,7 @@ impl Story {
             client: "a".into(),
             language: Language::Java,
             messages_max,
+            bytes_max: base::limits::RECEIVE_BYTES_MAX,
             invisible: None,
             attempt_id: None,
             until: u64::MAX,
