@@ -12,7 +12,7 @@ const EXPIRY_MAX: Duration = Duration::from_secs(3600);
 const CONNECTIONS_MAX: usize = 1_000_000;
 
 /// What operators are told of what only a name server has.
-const OWN: [Key; 3] = [
+const OWN: [Key; 4] = [
     Key {
         name: "listen",
         form: Form::Address,
@@ -29,6 +29,12 @@ const OWN: [Key; 3] = [
         form: Form::Duration,
         why: "How long a broker may be silent before it is left out of routes. One whose connection ends is left out \
             after 1.5 s.",
+    },
+    Key {
+        name: "limits.memory",
+        form: Form::Size,
+        why: "Bytes held for clients: requests that are being received or passed on, and answers that they have not taken. \
+            What does not fit is refused at once (TOO_MANY_REQUESTS), see [load](load.md).",
     },
 ];
 const NODE: [Key; 1] = Node::described("What this name server is called in its metrics.");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tests::sources;
 
 /// Numbers that nobody outside of the code meets. A new limit belongs into the page, or here.
-const INTERNAL: [&str; 30] = [
+const INTERNAL: [&str; 37] = [
     "ENVELOPE_BYTES_MAX",
     "RENEWED_LEASE_MS",
     "WINDOW_POINTERS_MAX",
@@ -36,6 +36,13 @@ const INTERNAL: [&str; 30] = [
     "LOOK_UP_ROWS_MAX",
     "WHEEL_WINDOW_MS",
     "WHEEL_TIMERS_MAX",
+    "CALL_BYTES",
+    "SMALL_HOLD_BYTES",
+    "TURN_BYTES_MIN",
+    "STUCK_BYTES_MAX",
+    "REQUEST_BYTES_PER_SECOND_MIN",
+    "SENDS_BUSY",
+    "SENDS_BUSY_BYTES",
 ];
 
 macro_rules! limits {
@@ -91,6 +98,12 @@ fn shown() -> BTreeMap<&'static str, String> {
         LOOK_UPS_MAX,
         LOOK_UP_BODIES_MAX,
         LOOK_UP_ENTRIES_MAX,
+        MEMORY_BYTES_DEFAULT,
+        MEMORY_BYTES_MIN,
+        TELEMETRY_BYTES_MAX,
+        REQUEST_MS_MAX,
+        STALLED_MS_MAX,
+        SENDS_OF_ONE_MIN,
     ];
     limits.into()
 }

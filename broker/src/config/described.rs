@@ -121,7 +121,7 @@ const STORAGE: [Key; 14] = [
     },
 ];
 
-const REST: [Key; 10] = [
+const REST: [Key; 12] = [
     Key {
         name: "timer.delay_max",
         form: Form::Duration,
@@ -165,9 +165,20 @@ const REST: [Key; 10] = [
         why: "How often it is asked in all. Then the transaction stays prepared: it is neither lost nor decided.",
     },
     Key {
+        name: "limits.memory",
+        form: Form::Size,
+        why: "Bytes held for clients: requests that are being received or worked on, and answers that they have not taken. \
+            What does not fit is refused at once (TOO_MANY_REQUESTS), see [load](load.md).",
+    },
+    Key {
         name: "limits.writer_inbox",
         form: Form::Number("requests"),
         why: "Requests that may wait for the writer of the log; one more is refused at once (TOO_MANY_REQUESTS).",
+    },
+    Key {
+        name: "limits.send_wait",
+        form: Form::Duration,
+        why: "Sends are refused (TOO_MANY_REQUESTS) while sends keep waiting for longer than this for their turn.",
     },
 ];
 

@@ -464,6 +464,6 @@ mod tests {
         assert!(problem.detail.contains("2 parsecs"), "{problem:?}");
         let unknown = r#"{"name":"g","backoff":{"kind":"exponential","first":"1s","factor":2,"max":"1h","jitter":1}}"#;
         let problem = serve::http::fields::parse::<NewGroupJson>(unknown.as_bytes()).unwrap_err();
-        assert_eq!((problem.code, problem.field.as_deref()), ("unknown_field", Some("jitter")));
+        assert_eq!((problem.code, problem.field.as_deref()), ("unknown_field", Some("backoff.jitter")));
     }
 }
