@@ -67,7 +67,10 @@ impl Gateway {
         };
         let mut held = match held {
             Ok(held) => held,
-            Err(full) => return Ok(refused(&method, Code::TooManyRequests, &overloaded(full))),
+            Err(full) => {
+                Begun::new(request.into_body()).leave();
+                return Ok(refused(&method, Code::TooManyRequests, &overloaded(full)));
+            }
         };
         let (head, body) = request.into_parts();
         if is_registry {
@@ -180,7 +183,11 @@ fn is_poll(method: &str) -> bool {
 async fn receive(body: Incoming, held: &mut Held) -> Result<Message, Unread> {
     let mut begun = Begun::new(body);
     begun.length().await?;
-    begun.receive(held, REQUEST_BYTES_MAX).await
+    let received = begun.receive(held, REQUEST_BYTES_MAX).await;
+    if received.is_err() {
+        begun.leave();
+    }
+    received
 }
 
 fn overloaded(full: Full) -> String {

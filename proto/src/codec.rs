@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use prost::Message;
 use prost::bytes::Buf;
 use prost::encoding::{DecodeContext, decode_key, skip_field};
-use tonic::codec::{Codec, DecodeBuf, Decoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
 use tonic::codegen::http;
 use tonic::{Code, Status};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
@@ -16,6 +16,15 @@ use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 /// Fields of a message itself, each entry of a repeated field counted; those of the messages in it are not. The largest
 /// that anybody means, a request of many messages or the route of a large topic, has a few thousand.
 pub const FIELDS_MAX: usize = 64 * 1024;
+
+/// What a call begins with; larger messages take more. A Telemetry stream keeps two for as long as its client is there.
+const BUFFER_BYTES: usize = 2 * 1024;
+/// As tonic has it.
+const YIELD_BYTES: usize = 32 * 1024;
+
+fn buffers() -> BufferSettings {
+    BufferSettings::new(BUFFER_BYTES, YIELD_BYTES)
+}
 
 /// As prost's codec, for messages of at most [`FIELDS_MAX`] fields.
 pub struct Bounded<T, U>(PhantomData<(T, U)>);
@@ -37,11 +46,11 @@ where
     type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::default().encoder()
+        ProstCodec::<T, U>::raw_encoder(buffers())
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        BoundedDecoder(ProstCodec::<T, U>::default().decoder())
+        BoundedDecoder(ProstCodec::<T, U>::raw_decoder(buffers()))
     }
 }
 

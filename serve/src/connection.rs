@@ -114,6 +114,9 @@ pub fn http2() -> http2::Builder<Tasks> {
         .max_concurrent_streams(STREAMS_MAX)
         // Clients that leave many calls at once are busy, not hostile (D19): the default of 20 ends such a connection.
         .max_pending_accept_reset_streams(STREAMS_MAX as usize)
+        // Counted for as long as a connection lives: clients of a server that is overloaded for days may have many, and
+        // each costs no more than a call.
+        .max_local_error_reset_streams(None)
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

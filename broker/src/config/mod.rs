@@ -225,7 +225,7 @@ impl Default for Limits {
         Self {
             writer_inbox: base::limits::INBOX_REQUESTS_MAX,
             memory: ByteSize(base::limits::MEMORY_BYTES_DEFAULT),
-            send_wait: Duration::from_millis(5),
+            send_wait: Duration::from_millis(50),
         }
     }
 }

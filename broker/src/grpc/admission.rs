@@ -84,7 +84,11 @@ impl Gate {
             };
             let (message, mut held, send) = match admitted {
                 Ok(admitted) => admitted,
-                Err(refused) => return Ok(gateway.refuse(rpc, refused, &mut begun)),
+                Err(refused) => {
+                    let reply = gateway.refuse(rpc, refused, &mut begun);
+                    begun.leave();
+                    return Ok(reply);
+                }
             };
             drop(begun);
             let began = metrics::now();

@@ -13,9 +13,14 @@ use tonic::Status;
 
 use super::commands::Commands;
 use super::{Full, Held};
+use crate::runtime;
 
 /// gRPC puts this before each message: whether it is compressed, and its length.
 pub const PREFIX_BYTES: usize = 5;
+
+/// Of a message that is refused so much is read, and for so long, that its call ends orderly.
+const LEFT_BYTES_MAX: usize = 64 * 1024;
+const LEFT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Frames of less are copied together.
 const FRAME_BYTES_MIN: usize = 4 * 1024;
@@ -108,6 +113,29 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
         self.bytes().skip(PREFIX_BYTES).take(max).collect()
     }
 
+    /// Lets go of a call that is refused. A small message is read to its end first: what comes for a stream that was reset
+    /// before counts as a mistake of its client, and HTTP/2 ends the connection after many.
+    pub fn leave(mut self)
+    where
+        B: Send + 'static,
+        B::Error: Send,
+    {
+        self.frames.clear();
+        let mut left = LEFT_BYTES_MAX;
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        // Mostly all of it is there already.
+        while let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(&mut context) {
+            if !is_on(frame, &mut left) {
+                return;
+            }
+        }
+        let mut rest = self.rest;
+        runtime::spawn(async move {
+            let reading = async { while is_on(rest.frame().await, &mut left) {} };
+            let _is_over = tokio::time::timeout(LEFT_WITHIN, reading).await;
+        });
+    }
+
     /// False at the end.
     async fn read_frame(&mut self) -> Result<bool, Unread> {
         if self.rest.is_end_stream() {
@@ -144,6 +172,14 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
     fn bytes(&self) -> impl Iterator<Item = u8> {
         self.frames.iter().flatten().chain(&self.tail).copied()
     }
+}
+
+/// Whether there may be more that is worth reading.
+fn is_on<E>(frame: Option<Result<Frame<Bytes>, E>>, left: &mut usize) -> bool {
+    let Some(Ok(frame)) = frame else { return false };
+    let length = frame.data_ref().map_or(0, Bytes::len);
+    *left = left.saturating_sub(length);
+    *left > 0
 }
 
 /// The length that a prefix says.
@@ -244,6 +280,22 @@ mod tests {
         assert_eq!(begun.length().await.unwrap(), 100);
         let mut held = share().hold(0).unwrap();
         assert_eq!(begun.receive(&mut held, 999).await.unwrap().frames.len(), 2, "what showed that there is more");
+    }
+
+    #[tokio::test]
+    async fn a_small_message_that_is_refused_is_read_to_its_end_and_a_large_one_is_not() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        for (pieces, read) in [(3, 3), (1000, LEFT_BYTES_MAX / 4096)] {
+            let taken = Arc::new(AtomicUsize::new(0));
+            let counted = taken.clone();
+            let frames = (0..pieces).map(move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+                Ok::<_, hyper::Error>(Frame::data(Bytes::from(vec![0; 4096])))
+            });
+            Begun::new(StreamBody::new(tokio_stream::iter(frames))).leave();
+            assert_eq!(taken.load(Ordering::Relaxed), read);
+        }
     }
 
     #[tokio::test]

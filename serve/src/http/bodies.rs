@@ -39,7 +39,7 @@ async fn collect(mut body: Body, share: &Share) -> Result<(Bytes, Held), Problem
         Duration::from_millis(REQUEST_MS_MAX) + Duration::from_secs((longest / REQUEST_BYTES_PER_SECOND_MIN) as u64);
     let mut held = share.hold(announced).map_err(overloaded)?;
     let received = async {
-        let mut received = BytesMut::new();
+        let mut received = BytesMut::with_capacity(announced);
         while let Some(frame) = body.frame().await {
             let detail = |error| Problem::new(INVALID_BODY, format!("{error}")).field("body");
             let Ok(data) = frame.map_err(detail)?.into_data() else { continue };
@@ -47,7 +47,12 @@ async fn collect(mut body: Body, share: &Share) -> Result<(Bytes, Held), Problem
             if length > BODY_BYTES_MAX {
                 return Err(too_large());
             }
-            held.grow(length.saturating_sub(held.bytes())).map_err(overloaded)?;
+            if length > received.capacity() {
+                // Twice as much each time, as buffers grow, and no more than is paid for.
+                let capacity = length.max(received.capacity() * 2).min(BODY_BYTES_MAX);
+                held.grow(capacity.saturating_sub(held.bytes())).map_err(overloaded)?;
+                received.reserve(capacity - received.len());
+            }
             received.extend_from_slice(&data);
         }
         Ok(received.freeze())

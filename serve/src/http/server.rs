@@ -27,6 +27,8 @@ use crate::runtime::{self, Runtime};
 pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Connections at once; with one request at a time on each, this bounds the requests too (D3).
 const CONNECTIONS_MAX: usize = 256;
+/// What a connection reads before it is looked at: the head of a request is no longer.
+const BUFFER_BYTES_MAX: usize = 128 * 1024;
 /// How long a client may take for the head of a request.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 const STALLED_MAX: Duration = Duration::from_millis(STALLED_MS_MAX);
@@ -135,7 +137,7 @@ async fn serve(
         app.clone().call(request)
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(BUFFER_BYTES_MAX);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(flow), service));
     let mut stalls = std::pin::pin!(share.stalls(STALLED_MAX));
     let result = tokio::select! {

@@ -126,7 +126,11 @@ impl Call {
 
     /// The headers of the answer, once they are there; none when the connection has ended.
     pub async fn answered(&mut self) -> Option<RecvStream> {
-        (&mut self.response).await.ok().map(http::Response::into_body)
+        (&mut self.response)
+            .await
+            .inspect_err(|error| eprintln!("a call ended: {error:?}"))
+            .ok()
+            .map(http::Response::into_body)
     }
 
     /// The code of an ordinary reply; none when the connection has ended. An error of gRPC itself is no ordinary reply.
