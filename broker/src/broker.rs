@@ -106,6 +106,9 @@ impl Broker {
     /// Makes this broker the one that an ordered topic lives on. Refused while the one that it lives on is there.
     pub fn claim_topic(&self, name: &str) -> Result<(), AdminRefusal> {
         let name = TopicName::parse(name).map_err(AdminRefusal::IllegalName)?;
+        if self.shared.topic(&name).is_none() && self.shared.peers.lives_on(&name).is_none() {
+            return Err(AdminRefusal::TopicNotFound(name));
+        }
         self.shared.peers.claim(&name)
     }
 

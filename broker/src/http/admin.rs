@@ -98,7 +98,7 @@ pub(super) fn routes() -> ApiRouter<Admin> {
                 claim_topic,
                 says(
                     "Lets a topic in which order is kept live on this broker, when the one that it lives on is away for good.",
-                    &[ILLEGAL_VALUE, TOPIC_LIVES_ELSEWHERE, INTERNAL],
+                    &[TOPIC_NOT_FOUND, ILLEGAL_VALUE, TOPIC_LIVES_ELSEWHERE, INTERNAL],
                 ),
             ),
         )
