@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use crate::sources;
 
 const READY_WITHIN: Duration = Duration::from_secs(60);
-const ENDED_WITHIN: Duration = Duration::from_secs(30);
+/// Longer than servers wait for calls in progress unless they are told otherwise.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
 const LOG_LINES_SHOWN: usize = 40;
 
 /// A binary of this workspace.
