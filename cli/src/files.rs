@@ -27,25 +27,10 @@ pub fn time_syncs(path: &Path, count: usize, now: impl Fn() -> Instant) -> io::R
     remove(path).and(timed)
 }
 
-/// Readers see the old file or the new one, never a part; nobody but the user can read either. Folders on the way are made.
-pub fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// As [`serve::files::keep`]. Folders on the way are made.
+pub fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
-    // Two commands at a time write files of their own; the later one stays.
-    let temporary = path.with_extension(format!("new-{}", std::process::id()));
-    let write = || {
-        let mut file =
-            std::fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        rename(&temporary, path)
-    };
-    // The first error says what went wrong.
-    write().inspect_err(|_| drop(remove(&temporary)))
-}
-
-#[expect(clippy::disallowed_methods, reason = "a file of the user's settings, not one of the store")]
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    std::fs::rename(from, to)
+    serve::files::keep(path, bytes)
 }

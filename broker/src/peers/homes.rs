@@ -85,7 +85,7 @@ impl Homes {
             return Ok(false);
         }
         if let Some(path) = &*file {
-            files::write(path, &text(&new))?;
+            files::keep(path, &text(&new))?;
         }
         self.known.store(Arc::new(new));
         Ok(true)

@@ -45,7 +45,7 @@ impl Contexts {
     /// Others see the contexts of before or these.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         let text = toml::to_string(self).expect("names and addresses are texts");
-        files::write_private(path, text.as_bytes())
+        files::keep(path, text.as_bytes())
             .map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", path.display())))
     }
 
