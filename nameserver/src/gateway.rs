@@ -15,7 +15,7 @@ use proto::codec::{Bounded, blame_caller};
 use proto::v2::{self, Code};
 use serve::admission::body::{Begun, Message, Received, Unread};
 use serve::admission::commands::Commands;
-use serve::admission::{Answered, Full, Held, Share};
+use serve::admission::{Answered, Held, Overload, Share};
 use serve::port::Draining;
 use serve::runtime;
 use tonic::Status;
@@ -83,7 +83,9 @@ impl Gateway {
             "Telemetry" => Received::Commands(Box::new(Commands::new(body, share.clone(), TELEMETRY_BYTES_MAX))),
             _ => match receive(body, &mut held).await {
                 Ok(message) => Received::Message(message),
-                Err(Unread::Full(full)) => return Ok(refused(&method, Code::TooManyRequests, &overloaded(full))),
+                Err(Unread::Overload(overload)) => {
+                    return Ok(refused(&method, Code::TooManyRequests, &overloaded(overload)));
+                }
                 Err(unread) => return Ok(refused(&method, Code::RequestTimeout, &unread.to_string())),
             },
         };
@@ -190,8 +192,8 @@ async fn receive(body: Incoming, held: &mut Held) -> Result<Message, Unread> {
     received
 }
 
-fn overloaded(full: Full) -> String {
-    format!("the name server is at its limit: {full}")
+fn overloaded(overload: Overload) -> String {
+    format!("the name server is at its limit: {overload}")
 }
 
 /// An ordinary reply with its status, or the end of a stream that has none.

@@ -49,15 +49,15 @@ fn small_things_get_through_where_large_ones_do_not_and_the_limit_holds_for_them
     let budget = budget();
     let share = budget.share();
     let large = greedy(&share, 1 << 20);
-    assert_eq!(share.hold(1 << 20).unwrap_err(), Full::Share);
+    assert_eq!(share.hold(1 << 20).unwrap_err(), Overload::Share);
     let small = greedy(&share, SMALL_HOLD_BYTES);
     assert!(!small.is_empty());
-    assert_eq!(share.hold(SMALL_HOLD_BYTES).unwrap_err(), Full::Share);
+    assert_eq!(share.hold(SMALL_HOLD_BYTES).unwrap_err(), Overload::Share);
     assert!(budget.used() < LIMIT * 3 / 4);
     let shares: Vec<Share> = (0..1000).map(|_| budget.share()).collect();
     let of_others: Vec<_> = shares.iter().map(|share| greedy(share, SMALL_HOLD_BYTES)).collect();
     assert!(budget.used() <= LIMIT);
-    assert_eq!(budget.share().hold(LIMIT).unwrap_err(), Full::Memory);
+    assert_eq!(budget.share().hold(LIMIT).unwrap_err(), Overload::Memory);
     drop((large, small, of_others));
     assert_eq!(budget.used(), 0);
 }
@@ -67,7 +67,7 @@ fn a_hold_that_does_not_grow_stays_what_it_was() {
     let budget = budget();
     let share = budget.share();
     let mut held = share.hold(1000).unwrap();
-    assert_eq!(held.grow(LIMIT), Err(Full::Memory));
+    assert_eq!(held.grow(LIMIT), Err(Overload::Memory));
     held.grow(24).unwrap();
     assert_eq!((held.bytes(), budget.used()), (1024, 1024));
     held.shrink(10);

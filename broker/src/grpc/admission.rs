@@ -16,12 +16,12 @@ use proto::v2;
 use proto::v2::messaging_service_server::MessagingServiceServer;
 use serve::admission::body::{Begun, Message, Received, Unread};
 use serve::admission::commands::Commands;
-use serve::admission::{Answered, Full, Held, Share};
+use serve::admission::{Answered, Held, Overload, Share};
 use tonic::Status;
 use tower::Service as _;
 
 use super::Gateway;
-use super::load::{Busy, OfOne, Send};
+use super::load::{OfOne, Send};
 use super::metrics::{self, Call, RPCS, Rpc};
 use super::service::Peer;
 use super::status::Denial;
@@ -38,17 +38,10 @@ pub(super) struct Gate {
     sends: Arc<OfOne>,
 }
 
-/// Why a call gets no further.
-enum Refused {
-    Full(Full),
-    Busy(Busy),
-    Unread(Unread),
-}
-
 /// Refusals for overload, encoded once.
 #[derive(Debug, Default)]
 pub(super) struct Replies {
-    overload: [[OnceLock<Option<Bytes>>; 4]; RPCS.len()],
+    overload: [[OnceLock<Option<Bytes>>; Overload::ALL.len()]; RPCS.len()],
 }
 
 type Reply = Response<Answered>;
@@ -72,20 +65,20 @@ impl Gate {
             let (head, body) = request.into_parts();
             let mut begun = Begun::new(body);
             let admitted = match (held, send.transpose()) {
-                (Err(full), _) => Err(Refused::Full(full)),
-                (Ok(_), Err(busy)) => Err(Refused::Busy(busy)),
+                (Err(overload), _) => Err(overload.into()),
+                (Ok(_), Err(overload)) => Err(gateway.busy(overload)),
                 (Ok(held), Ok(_)) if rpc == Rpc::Telemetry => {
                     let commands = Commands::new(begun.into_rest(), share, TELEMETRY_BYTES_MAX);
                     let request = Request::from_parts(head, Received::Commands(Box::new(commands)));
                     let Ok(response) = service.call(request).await;
                     return Ok(Answered::served(blame_caller(response), Some(held)));
                 }
-                (Ok(held), Ok(send)) => receive(&mut begun, held, send).await,
+                (Ok(held), Ok(send)) => gateway.receive(&mut begun, held, send).await,
             };
             let (message, mut held, send) = match admitted {
                 Ok(admitted) => admitted,
-                Err(refused) => {
-                    let reply = gateway.refuse(rpc, refused, &mut begun);
+                Err(unread) => {
+                    let reply = gateway.refuse(rpc, &unread, &mut begun);
                     begun.leave();
                     return Ok(reply);
                 }
@@ -103,45 +96,45 @@ impl Gate {
     }
 }
 
-/// Reads a message as far as it is admitted.
-async fn receive(
-    begun: &mut Begun<Incoming>,
-    mut held: Held,
-    mut send: Option<Send>,
-) -> Result<(Message, Held, Option<Send>), Refused> {
-    if let Some(send) = &send {
-        send.begins(metrics::now()).map_err(Refused::Busy)?;
-    }
-    let length = begun.length().await.map_err(Refused::Unread)?;
-    if let Some(send) = &mut send {
-        send.weighs(length).map_err(Refused::Busy)?;
-    }
-    let message = begun.receive(&mut held, REQUEST_BYTES_MAX).await.map_err(|unread| match unread {
-        Unread::Full(full) => Refused::Full(full),
-        unread => Refused::Unread(unread),
-    })?;
-    Ok((message, held, send))
-}
-
 impl Gateway {
-    fn refuse(&self, rpc: Rpc, refused: Refused, begun: &mut Begun<Incoming>) -> Reply {
+    /// Reads a message as far as it is admitted.
+    async fn receive(
+        &self,
+        begun: &mut Begun<Incoming>,
+        mut held: Held,
+        mut send: Option<Send>,
+    ) -> Result<(Message, Held, Option<Send>), Unread> {
+        if let Some(send) = &send {
+            send.begins(metrics::now()).map_err(|overload| self.busy(overload))?;
+        }
+        let length = begun.length().await?;
+        if let Some(send) = &mut send {
+            send.weighs(length).map_err(|overload| self.busy(overload))?;
+        }
+        let message = begun.receive(&mut held, REQUEST_BYTES_MAX).await?;
+        Ok((message, held, send))
+    }
+
+    /// There is too much work; memory counts its refusals itself.
+    fn busy(&self, overload: Overload) -> Unread {
+        self.budget.refused(overload);
+        overload.into()
+    }
+
+    fn refuse(&self, rpc: Rpc, unread: &Unread, begun: &mut Begun<Incoming>) -> Reply {
         let call = Call::begin(&*self.metrics, rpc);
-        let (place, limit) = match refused {
-            Refused::Full(full) => (full as usize, full.limit()),
-            Refused::Busy(busy) => {
-                self.budget.refused(busy.reason());
-                (2 + busy as usize, busy.limit())
-            }
-            Refused::Unread(Unread::TooSlow { within }) => {
+        let overload = match unread {
+            Unread::Overload(overload) => *overload,
+            Unread::TooSlow { within } => {
                 let denial = Denial::TooSlow { seconds: within.as_secs() };
                 call.refused(&denial);
                 call.answered(denial.code());
                 return answer(proto::refused::reply(rpc.method(), denial.status(), ""), &denial);
             }
             // Nobody is there to be told.
-            Refused::Unread(_) => return Answered::status(Status::cancelled("the request did not arrive")),
+            Unread::Left => return Answered::status(Status::cancelled("the request did not arrive")),
         };
-        let denial = Denial::from(Refusal::Overloaded { limit });
+        let denial = Denial::from(Refusal::Overloaded { limit: overload.limit() });
         call.refused(&denial);
         call.answered(denial.code());
         if rpc == Rpc::ChangeInvisibleDuration {
@@ -150,7 +143,7 @@ impl Gateway {
             let handle = request.unwrap_or_default().receipt_handle;
             return answer(proto::refused::reply(rpc.method(), denial.status(), &handle), &denial);
         }
-        let encoded = self.replies.overload[rpc as usize][place]
+        let encoded = self.replies.overload[rpc as usize][overload as usize]
             .get_or_init(|| proto::refused::reply(rpc.method(), denial.status(), "").map(Bytes::from));
         answer(encoded.clone(), &denial)
     }

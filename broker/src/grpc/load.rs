@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base::limits::{SENDS_BUSY, SENDS_BUSY_BYTES, SENDS_OF_ONE_MIN};
+use serve::admission::Overload;
 
 /// A wait stands when it was too long in so many spans in a row, and is over when it was not in as many.
 const SPANS: u8 = 5;
@@ -43,31 +44,6 @@ pub(super) struct Send {
     bytes: usize,
 }
 
-/// Why a send is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Busy {
-    Calls,
-    Wait,
-}
-
-impl Busy {
-    /// The limit, in words.
-    pub(super) fn limit(self) -> &'static str {
-        match self {
-            Self::Calls => "a connection's share of the sends that may be at work (limits.writer_inbox)",
-            Self::Wait => "sends wait for longer than they should (limits.send_wait)",
-        }
-    }
-
-    /// As `carillon_overload_refusals_total` counts it.
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::Calls => "calls",
-            Self::Wait => "wait",
-        }
-    }
-}
-
 /// Waits of one worker: for the worker itself, and for the log writer.
 #[derive(Debug, Default)]
 struct Waits {
@@ -96,31 +72,31 @@ impl Load {
 
 impl OfOne {
     /// A send that has just arrived. At most as many of one connection as others have left free.
-    pub(super) fn send(self: &Arc<Self>, now: Instant) -> Result<Send, Busy> {
+    pub(super) fn send(self: &Arc<Self>, now: Instant) -> Result<Send, Overload> {
         let before = self.load.sends.fetch_add(1, Ordering::AcqRel);
         let mine = self.sends.fetch_add(1, Ordering::AcqRel) + 1;
         // Counted first, so that whoever is refused leaves as everybody does.
         let send = Send { one: self.clone(), arrived: now, bytes: 0 };
-        if mine > self.load.sends_max.saturating_sub(before) { Err(Busy::Calls) } else { Ok(send) }
+        if mine > self.load.sends_max.saturating_sub(before) { Err(Overload::Calls) } else { Ok(send) }
     }
 }
 
 impl Send {
     /// Called when the worker comes to it, before it is read.
-    pub(super) fn begins(&self, now: Instant) -> Result<(), Busy> {
+    pub(super) fn begins(&self, now: Instant) -> Result<(), Overload> {
         let (load, waited) = (&self.one.load, now.saturating_duration_since(self.arrived));
         let is_standing = WAITS.with_borrow_mut(|waits| waits.of_worker.note(waited, load.wait_max, now));
         let is_late = is_standing && waited >= load.wait_max;
-        if is_late && self.is_one_of_many() { Err(Busy::Wait) } else { Ok(()) }
+        if is_late && self.is_one_of_many() { Err(Overload::Wait) } else { Ok(()) }
     }
 
     /// Called when its length is known, before more of it is read.
-    pub(super) fn weighs(&mut self, bytes: usize) -> Result<(), Busy> {
+    pub(super) fn weighs(&mut self, bytes: usize) -> Result<(), Overload> {
         let load = &self.one.load;
         let is_writer_busy =
             load.bytes.load(Ordering::Relaxed) >= SENDS_BUSY_BYTES && load.sends.load(Ordering::Relaxed) > SENDS_BUSY;
         if is_writer_busy && self.is_one_of_many() && WAITS.with_borrow(|waits| waits.of_writer.is_standing) {
-            return Err(Busy::Wait);
+            return Err(Overload::Wait);
         }
         load.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.bytes = bytes;
@@ -209,7 +185,7 @@ mod tests {
         let (hog, other) = (load.of_one(), load.of_one());
         let all: Vec<_> = std::iter::from_fn(|| hog.send(now).ok()).collect();
         assert_eq!(all.len(), 50);
-        assert_eq!(hog.send(now).unwrap_err(), Busy::Calls);
+        assert_eq!(hog.send(now).unwrap_err(), Overload::Calls);
         assert_eq!(std::iter::from_fn(|| other.send(now).ok()).collect::<Vec<_>>().len(), 25);
         drop(all);
         assert_eq!(load.sends.load(Ordering::Relaxed), 0);
@@ -227,7 +203,7 @@ mod tests {
         for at in (10..300).step_by(10) {
             assert!(hog.send(start + ms(at)).unwrap().begins(start + ms(at + 6)).is_ok() || at > 100);
         }
-        assert_eq!(of_hog[0].begins(late), Err(Busy::Wait));
+        assert_eq!(of_hog[0].begins(late), Err(Overload::Wait));
         assert_eq!(hog.send(late).unwrap().begins(late + ms(1)), Ok(()), "this one did not wait");
         assert_eq!(other.send(start).unwrap().begins(late + ms(2)), Ok(()));
         drop(of_hog);

@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame};
 use tonic::Status;
 
 use super::commands::Commands;
-use super::{Full, Held};
+use super::{Held, Overload};
 use crate::runtime;
 
 /// gRPC puts this before each message: whether it is compressed, and its length.
@@ -54,7 +54,7 @@ pub enum Received<B> {
 #[derive(Debug, thiserror::Error)]
 pub enum Unread {
     #[error(transparent)]
-    Full(#[from] Full),
+    Overload(#[from] Overload),
     #[error("the request did not arrive within {} s", within.as_secs())]
     TooSlow { within: Duration },
     /// Nobody is there to be told.
@@ -260,7 +260,7 @@ mod tests {
         // Nothing but the prefix ever comes.
         let mut large = Begun::new(body(vec![framed(2 << 20)[..5].to_vec()]));
         assert_eq!(large.length().await.unwrap(), 2 << 20);
-        assert!(matches!(large.receive(&mut held, 4 << 20).await, Err(Unread::Full(Full::Memory))));
+        assert!(matches!(large.receive(&mut held, 4 << 20).await, Err(Unread::Overload(Overload::Memory))));
         let mut too_large = Begun::new(body(vec![framed(1000)[..100].to_vec(), framed(1000)]));
         assert_eq!(too_large.length().await.unwrap(), 1000);
         let passed_on = too_large.receive(&mut held, 999).await.unwrap();

@@ -4,15 +4,12 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
-use super::Budget;
+use super::{Budget, Overload};
 
 const POOL: &str = "connections";
-/// Why something was refused for overload: no memory, more than a fair share of it, more calls at a time than a fair share
-/// of the log writer's inbox, or a wait that is too long.
-const REASONS: [&str; 4] = ["memory", "share", "calls", "wait"];
-
+/// By their numbers.
 #[derive(Debug)]
-pub(super) struct Refused([IntCounter; REASONS.len()]);
+pub(super) struct Refused([IntCounter; Overload::ALL.len()]);
 
 impl Refused {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
@@ -20,12 +17,11 @@ impl Refused {
             calls at work, a wait that is too long";
         let vector = IntCounterVec::new(Opts::new("carillon_overload_refusals_total", help), &["reason"])?;
         registry.register(Box::new(vector.clone()))?;
-        Ok(Self(REASONS.map(|reason| vector.with_label_values(&[reason]))))
+        Ok(Self(Overload::ALL.map(|overload| vector.with_label_values(&[overload.word()]))))
     }
 
-    pub(super) fn count(&self, reason: &'static str) {
-        let place = REASONS.iter().position(|known| *known == reason).expect("every reason is in the list");
-        self.0[place].inc();
+    pub(super) fn count(&self, overload: Overload) {
+        self.0[overload as usize].inc();
     }
 }
 

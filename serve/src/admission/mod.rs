@@ -68,29 +68,37 @@ pub struct Held {
 #[derive(Debug)]
 pub struct Answer(Arc<Account>);
 
-/// Why there is no room.
+/// Why something is refused for overload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Full {
-    #[error("{}", self.limit())]
+#[error("{}", self.limit())]
+pub enum Overload {
     Memory,
-    #[error("{}", self.limit())]
     Share,
+    /// Of sends only, as is [`Overload::Wait`].
+    Calls,
+    Wait,
 }
 
-impl Full {
+impl Overload {
+    pub const ALL: [Self; 4] = [Self::Memory, Self::Share, Self::Calls, Self::Wait];
+
     /// The limit, in words.
     pub fn limit(self) -> &'static str {
         match self {
             Self::Memory => "the memory for requests and answers (limits.memory)",
             Self::Share => "a connection's share of the memory for requests and answers (limits.memory)",
+            Self::Calls => "a connection's share of the sends that may be at work (limits.writer_inbox)",
+            Self::Wait => "sends wait for longer than they should (limits.send_wait)",
         }
     }
 
     /// As `carillon_overload_refusals_total` counts it.
-    pub fn reason(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Self::Memory => "memory",
             Self::Share => "share",
+            Self::Calls => "calls",
+            Self::Wait => "wait",
         }
     }
 }
@@ -128,9 +136,9 @@ impl Budget {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Counts a refusal for overload, whoever decided it.
-    pub fn refused(&self, reason: &'static str) {
-        self.0.refused.count(reason);
+    /// Counts a refusal that was decided elsewhere.
+    pub fn refused(&self, overload: Overload) {
+        self.0.refused.count(overload);
     }
 
     /// What a connection reads before calls have their turn: it is paid for by nobody until they have read it. An eighth
@@ -143,13 +151,13 @@ impl Budget {
 
 impl Share {
     /// Pays for `bytes`, at once or not at all.
-    pub fn hold(&self, bytes: usize) -> Result<Held, Full> {
+    pub fn hold(&self, bytes: usize) -> Result<Held, Overload> {
         self.0.take(bytes)?;
         Ok(Held { account: self.0.clone(), bytes })
     }
 
     /// Pays for a call of which the head is there.
-    pub fn hold_call<B>(&self, request: &http::Request<B>) -> Result<Held, Full> {
+    pub fn hold_call<B>(&self, request: &http::Request<B>) -> Result<Held, Overload> {
         let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
         let path = request.uri().path_and_query().map_or(0, |path| path.as_str().len());
         self.hold(CALL_BYTES + path + headers.sum::<usize>())
@@ -193,24 +201,24 @@ impl Share {
 }
 
 impl Account {
-    fn take(&self, bytes: usize) -> Result<(), Full> {
+    fn take(&self, bytes: usize) -> Result<(), Overload> {
         let pool = &self.budget.0;
         let used = pool.used.fetch_add(bytes, Ordering::AcqRel);
         let held = self.held.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let free = pool.limit.saturating_sub(used);
         // What is small gets through where large things do not any more: acks of a client that has its share in answers.
         let allowed = if bytes <= SMALL_HOLD_BYTES { free.saturating_mul(2) } else { free };
-        let full = if bytes > free {
-            Full::Memory
+        let overload = if bytes > free {
+            Overload::Memory
         } else if held > allowed {
-            Full::Share
+            Overload::Share
         } else {
             return Ok(());
         };
         // Taken first, so that A1 holds however many ask at a time: some may be refused that would just have fitted.
         self.give(bytes);
-        pool.refused.count(full.reason());
-        Err(full)
+        pool.refused.count(overload);
+        Err(overload)
     }
 
     fn give(&self, bytes: usize) {
@@ -245,7 +253,7 @@ impl Drop for Account {
 
 impl Held {
     /// Pays for more, or leaves it as it was.
-    pub fn grow(&mut self, more: usize) -> Result<(), Full> {
+    pub fn grow(&mut self, more: usize) -> Result<(), Overload> {
         self.account.take(more)?;
         self.bytes += more;
         Ok(())

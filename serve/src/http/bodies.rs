@@ -15,7 +15,7 @@ use super::codes::*;
 use super::guard::problem_of;
 use super::problem::Problem;
 use super::server::BODY_BYTES_MAX;
-use crate::admission::{Full, Held, Share};
+use crate::admission::{Held, Overload, Share};
 
 /// Runs a request once its body is there.
 pub async fn receive(request: Request, next: Next) -> Response {
@@ -70,7 +70,7 @@ pub(super) fn too_large() -> Problem {
     Problem::new(TOO_LARGE, detail).field("body").limit(BODY_BYTES_MAX)
 }
 
-fn overloaded(full: Full) -> Problem {
-    let detail = format!("the server is at its limit: {full}");
+fn overloaded(overload: Overload) -> Problem {
+    let detail = format!("the server is at its limit: {overload}");
     Problem::new(OVERLOADED, detail)
 }
