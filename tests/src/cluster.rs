@@ -152,10 +152,6 @@ impl Node {
         (answer.status, answer.json().unwrap_or_default())
     }
 
-    pub async fn post(&self, path: &str, body: &Value) -> Answer {
-        http::post(&self.http(), path, body).await
-    }
-
     pub async fn get(&self, path: &str) -> Answer {
         http::get(&self.http(), path).await
     }

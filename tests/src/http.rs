@@ -58,21 +58,33 @@ pub async fn call_with(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> Option<Whole> {
+    // A server that refuses what it has not read to its end answers all the same, and ends the connection.
+    whole(&exchange(address, method, path, headers, body).await.0)
+}
+
+/// What the server says until the connection ends, and how that was.
+async fn exchange(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (Vec<u8>, io::Result<()>) {
     let length = body.len();
     let more: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
          {more}Content-Length: {length}\r\n\r\n"
     );
+    let mut answer = Vec::new();
     let work = async {
-        let mut stream = TcpStream::connect(address).await.ok()?;
-        // A server that refuses what it has not read to its end answers all the same.
-        let _is_all_taken = stream.write_all(&[head.as_bytes(), body].concat()).await;
-        let mut answer = Vec::new();
-        let _is_closed_in_order = stream.read_to_end(&mut answer).await;
-        whole(&answer)
+        let mut stream = TcpStream::connect(address).await?;
+        let taken = stream.write_all(&[head.as_bytes(), body].concat()).await;
+        stream.read_to_end(&mut answer).await?;
+        taken
     };
-    timeout(ANSWERED_WITHIN, work).await.expect("an answer in time")
+    let ended = timeout(ANSWERED_WITHIN, work).await.expect("an answer in time");
+    (answer, ended)
 }
 
 fn whole(answer: &[u8]) -> Option<Whole> {
@@ -105,36 +117,14 @@ fn unchunked(mut chunks: &[u8]) -> Option<Vec<u8>> {
 
 /// GET of `path` from `host:port`: head and body as they came.
 pub async fn page(address: &str, path: &str) -> String {
-    exchange(address, &format!("GET {path}"), "").await.expect("the server is there")
+    let (page, ended) = exchange(address, "GET", path, &[], b"").await;
+    ended.expect("the server is there");
+    String::from_utf8(page).expect("text")
 }
 
 pub async fn get(address: &str, path: &str) -> Answer {
-    answer(&page(address, path).await)
-}
-
-/// POST of JSON.
-pub async fn post(address: &str, path: &str, body: &Value) -> Answer {
-    let exchanged = exchange(address, &format!("POST {path}"), &body.to_string()).await;
-    answer(&exchanged.expect("the server is there"))
-}
-
-async fn exchange(address: &str, line: &str, body: &str) -> io::Result<String> {
-    let length = body.len();
-    let request = format!(
-        "{line} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    );
-    let work = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.map(|_| answer)
-    };
-    timeout(ANSWERED_WITHIN, work).await.expect("an answer in time")
-}
-
-fn answer(text: &str) -> Answer {
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+    let page = page(address, path).await;
+    let (head, body) = page.split_once("\r\n\r\n").unwrap_or((&page, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Answer { status: status.unwrap_or_else(|| panic!("no HTTP: {head}")), body: body.to_owned() }
 }

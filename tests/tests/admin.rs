@@ -18,31 +18,14 @@ use serde_json::{Value, json};
 use tests::cluster::{Cluster, GROUP, Node};
 use tests::description::Description;
 use tests::http;
+use tests::wait::{KNOWN_WITHIN, LOOK_EVERY, until};
 use tokio::time::{interval, timeout};
-
-/// How often it is looked whether something has come that is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 
 /// Whether one connection was ended by an operator.
 async fn has_cut(broker: &Node) -> bool {
     let page = broker.get("/metrics").await.body;
     let mut lines = page.lines().filter(|line| line.starts_with("carillon_connections_closed_total"));
     lines.any(|line| line.contains("reason=\"operator\"") && line.ends_with(" 1"))
-}
-
-/// Looks until something is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let look = async {
-        let mut look = interval(LOOK_EVERY);
-        loop {
-            look.tick().await;
-            if is_so().await {
-                break;
-            }
-        }
-    };
-    assert!(timeout(KNOWN_WITHIN, look).await.is_ok(), "still not after {KNOWN_WITHIN:?}: {what}");
 }
 
 /// A broker that has a little of everything, and what it is called.

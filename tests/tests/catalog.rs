@@ -7,6 +7,7 @@ use std::time::Duration;
 use client::{Client, NewMessage, Options};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::wait::until_within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -128,14 +129,8 @@ impl Cluster {
     }
 }
 
-async fn until(what: &str, is_so: impl AsyncFn() -> bool) {
-    let mut every = tokio::time::interval(Duration::from_millis(10));
-    let looking = async {
-        while !is_so().await {
-            every.tick().await;
-        }
-    };
-    timeout(WITHIN, looking).await.unwrap_or_else(|_| panic!("not so: {what}"));
+async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(WITHIN, what, is_so).await;
 }
 
 #[tokio::test]

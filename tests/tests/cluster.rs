@@ -11,35 +11,16 @@ mod handles;
 #[path = "cluster/relayed.rs"]
 mod relayed;
 
-use std::time::Duration;
-
 use calls::{Caller, Queue};
 use client::Filter;
 use proto::v2::Code;
 use tests::cluster::{Cluster, Node};
 use tests::process::{CARILLON, run};
+use tests::wait::{KNOWN_WITHIN, LOOK_EVERY, until};
 use tokio::time::{interval, timeout};
 
-/// How often it is looked whether something has come that is waited for.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// What is told to others is known there within this time, on a slow machine too.
-const KNOWN_WITHIN: Duration = Duration::from_secs(20);
 /// Shorter than in earnest, so that nobody waits for it.
 const EXPIRY: &str = "broker_expiry=2s";
-
-/// Looks until something is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let look = async {
-        let mut look = interval(LOOK_EVERY);
-        loop {
-            look.tick().await;
-            if is_so().await {
-                break;
-            }
-        }
-    };
-    assert!(timeout(KNOWN_WITHIN, look).await.is_ok(), "still not after {KNOWN_WITHIN:?}: {what}");
-}
 
 /// Queues of a route that leads to these brokers, each with so many of them.
 fn queues_of(brokers: &[&Node], queues: i32) -> Vec<Queue> {

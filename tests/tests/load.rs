@@ -19,13 +19,13 @@ use std::time::Duration;
 
 use client::{Client, Filter, NewMessage, Options};
 use tests::cluster::{Cluster, GROUP, Node};
-use tokio::time::{interval, timeout};
+use tests::wait::until_within;
+use tokio::time::timeout;
 
 /// The smallest limit: what does not hold shows soonest.
 const MEMORY: &str = "limits.memory=64MiB";
 const LIMIT: usize = 64 << 20;
 const TOPIC: &str = "load";
-const LOOK_EVERY: Duration = Duration::from_millis(50);
 const DONE_WITHIN: Duration = Duration::from_secs(90);
 const INVISIBLE: Duration = Duration::from_secs(60);
 
@@ -37,18 +37,9 @@ async fn broker(settings: &[&str]) -> Cluster {
     cluster
 }
 
-/// Looks until something is so.
-async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let look = async {
-        let mut look = interval(LOOK_EVERY);
-        loop {
-            look.tick().await;
-            if is_so().await {
-                break;
-            }
-        }
-    };
-    assert!(timeout(DONE_WITHIN, look).await.is_ok(), "still not after {DONE_WITHIN:?}: {what}");
+/// Under load it may take its time.
+async fn until(what: &str, is_so: impl AsyncFnMut() -> bool) {
+    until_within(DONE_WITHIN, what, is_so).await;
 }
 
 async fn connect(node: &Node) -> Client {

@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use stage::{Stage, lasts};
 use tests::cluster::Cluster;
+use tests::wait::until_within;
 use tokio::time::{interval, timeout};
 
 const SECONDS: u64 = 60;
@@ -117,12 +118,9 @@ impl Storm {
             let topic = json!({ "name": ordered_topic(broker), "type": "fifo", "queues": 4 });
             self.stage.create(broker, "topics", &topic).await;
         }
-        let everywhere = async {
-            while !self.stage.have(&[&GROUPS[..], &[PLAIN, LATER, HALVES]].concat()).await {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        };
-        timeout(KNOWN_WITHIN, everywhere).await.expect("topics and groups spread over all brokers");
+        let names = [&GROUPS[..], &[PLAIN, LATER, HALVES]].concat();
+        let everywhere = async || self.stage.have(&names).await;
+        until_within(KNOWN_WITHIN, "topics and groups are on all brokers", everywhere).await;
     }
 
     /// The plan, and a calm in which everybody gets on again.

@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use base::Timestamp;
 use client::{Received, Resolution};
+use tests::messages::name_of;
 
 /// What becomes of a message, as far as it is known.
 #[derive(Debug, Default)]
@@ -266,10 +267,4 @@ fn is_owed(fate: &Fate) -> bool {
 fn told(name: &str, wrong: &str, fate: &Fate) -> String {
     let story: Vec<_> = fate.story.iter().map(|(at, what)| format!("  {} {what}", at.0)).collect();
     format!("{name}: {wrong}; due {:?}\n{}", fate.due, story.join("\n"))
-}
-
-/// Bodies are a name and padding behind a blank.
-pub fn name_of(message: &Received) -> String {
-    let text = String::from_utf8_lossy(&message.body);
-    text.split(' ').next().unwrap_or_default().to_owned()
 }

@@ -8,15 +8,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Chance, Clock, SystemClock, Timestamp};
-use client::{
-    Client, Filter, NewMessage, Options, Orphan, Producer, Received, Resolution, SimpleConsumer, Transaction,
-};
+use client::{Client, Filter, NewMessage, Options, Orphan, Producer, Received, SimpleConsumer, Transaction};
 use parking_lot::{Mutex, MutexGuard};
+use tests::messages::{name_of, resolution_of};
 use tests::server::Server;
+use tests::wait::pass;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::ledger::{Ledger, name_of};
+use super::ledger::Ledger;
 
 pub const TOPICS: &str = "plain:normal:4,ordered:fifo:4,later:delay:4,halves:transaction:4";
 pub const CONSUMED: [&str; 4] = ["plain", "ordered", "later", "halves"];
@@ -231,7 +231,7 @@ impl World {
             }
             Err(error) => {
                 self.report(|ledger, now| ledger.note(name, &format!("send failed: {error}"), now));
-                wait(RETRY).await;
+                pass(RETRY).await;
                 None
             }
         }
@@ -251,7 +251,7 @@ async fn plain(world: Arc<World>, producer: Producer, mut chance: Chance) {
         }
         let name = format!("n/{number}");
         world.send(&producer, &name, message("plain", &name, &mut chance), None).await;
-        wait(PACE).await;
+        pass(PACE).await;
     }
 }
 
@@ -266,7 +266,7 @@ async fn ordered(world: Arc<World>, producer: Producer, number: usize, mut chanc
         let name = format!("o/{key}/{}", step / KEYS_PER_PRODUCER);
         let message = message("ordered", &name, &mut chance).message_group(key);
         world.send(&producer, &name, message, None).await;
-        wait(PACE).await;
+        pass(PACE).await;
     }
 }
 
@@ -280,7 +280,7 @@ async fn later(world: Arc<World>, producer: Producer, mut chance: Chance) {
         let due = SystemClock.now().plus_ms(chance.below(DELAY_MS_MAX));
         let message = message("later", &name, &mut chance).deliver_at(due);
         let sent = world.send(&producer, &name, message, Some(due)).await;
-        wait(PACE).await;
+        pass(PACE).await;
         if let Some(handle) = sent.and_then(|sent| sent.recall_handle)
             && chance.one_in(5)
         {
@@ -298,21 +298,13 @@ async fn later(world: Arc<World>, producer: Producer, mut chance: Chance) {
 async fn brief(world: Arc<World>, producer: Producer) {
     while world.is_sending() {
         if producer.send(NewMessage::new(BRIEF, "b".repeat(BRIEF_BYTES))).await.is_err() {
-            wait(RETRY).await;
+            pass(RETRY).await;
         }
         // Alone it goes as fast as it can, so that segments fill before something else falls due.
         let is_alone = *world.is_resting.borrow();
         if !is_alone {
-            wait(PACE).await;
+            pass(PACE).await;
         }
-    }
-}
-
-/// How a transaction ends, whoever decides: its number says it.
-fn resolution_of(name: &str) -> Resolution {
-    match name.ends_with(['0', '2', '4', '6', '8']) {
-        true => Resolution::Commit,
-        false => Resolution::Rollback,
     }
 }
 
@@ -327,15 +319,15 @@ async fn halves(world: Arc<World>, producer: Arc<Producer>, mut chance: Chance) 
         match producer.send_prepared(message("halves", &name, &mut chance)).await {
             Ok(transaction) => {
                 world.report(|ledger, now| ledger.prepared(&name, now));
-                wait(PACE).await;
+                pass(PACE).await;
                 // The others are left to the check.
                 if !chance.one_in(4) {
                     end(&world, &producer, &name, &transaction).await;
                 }
             }
-            Err(_) => wait(RETRY).await,
+            Err(_) => pass(RETRY).await,
         }
-        wait(PACE).await;
+        pass(PACE).await;
     }
 }
 
@@ -358,7 +350,7 @@ async fn end(world: &World, producer: &Producer, name: &str, transaction: &Trans
         Ok(()) => world.report(|ledger, now| ledger.ended(name, resolution, now)),
         Err(error) => {
             world.report(|ledger, now| ledger.note(name, &format!("end failed: {error}"), now));
-            wait(RETRY).await;
+            pass(RETRY).await;
         }
     }
 }
@@ -371,7 +363,7 @@ async fn consume(world: Arc<World>, consumer: SimpleConsumer, mut chance: Chance
             ack(&world, &consumer, &message).await;
         }
         let Ok(batch) = consumer.receive(BATCH, INVISIBLE, POLLING).await else {
-            wait(RETRY).await;
+            pass(RETRY).await;
             continue;
         };
         world.report(|ledger, now| ledger.received(&batch, now));
@@ -417,9 +409,4 @@ async fn join(tasks: Vec<JoinHandle<()>>) {
 #[expect(clippy::disallowed_methods, reason = "the one place of this test that starts tasks; `Load` owns them")]
 fn start(work: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(work)
-}
-
-/// The rate of the load, between two calls of a task. Nothing relies on what happens meanwhile.
-async fn wait(duration: Duration) {
-    tokio::time::sleep(duration).await;
 }

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Chance, Clock, SystemClock, Timestamp};
-use client::{Client, Error, NewMessage, Options, Orphan, Producer, Received, Resolution, Sent, Transaction};
+use client::{Client, Error, NewMessage, Options, Orphan, Producer, Sent, Transaction};
 use parking_lot::{Mutex, MutexGuard};
+use tests::messages::{name_of, resolution_of};
+use tests::wait::pass;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -219,7 +221,7 @@ impl Sender {
         for _ in 0..ATTEMPTS {
             let Some(seat) = self.seat() else {
                 self.routes.ask_again();
-                wait(RETRY).await;
+                pass(RETRY).await;
                 continue;
             };
             let broker = u8::try_from(seat.broker).expect("few");
@@ -241,7 +243,7 @@ impl Sender {
                 }
             }
         }
-        wait(RETRY).await;
+        pass(RETRY).await;
         None
     }
 
@@ -264,7 +266,7 @@ async fn plain(mut sender: Sender, producer: usize, mut chance: Chance) {
         let name = format!("p/{producer}-{number}");
         let message = sender.message(&name, &mut chance);
         sender.send(&name, None, &message).await;
-        wait(PACE).await;
+        pass(PACE).await;
     }
 }
 
@@ -278,7 +280,7 @@ async fn ordered(mut sender: Sender, mut chance: Chance) {
         let name = format!("o/{key}/{}", step / KEYS_PER_TOPIC);
         let message = sender.message(&name, &mut chance).message_group(key);
         while sender.send(&name, None, &message).await.is_none() {}
-        wait(PACE).await;
+        pass(PACE).await;
     }
 }
 
@@ -291,7 +293,7 @@ async fn later(mut sender: Sender, mut chance: Chance) {
         let due = SystemClock.now().plus_ms(chance.below(DELAY_MS_MAX));
         let message = sender.message(&name, &mut chance).deliver_at(due);
         let sent = sender.send(&name, Some(due), &message).await;
-        wait(PACE).await;
+        pass(PACE).await;
         let Some((taker, sent)) = sent.filter(|_| chance.one_in(5)) else { continue };
         // Any broker finds the one that has it.
         let others: Vec<_> = sender.producers.values().cloned().collect();
@@ -307,21 +309,13 @@ async fn later(mut sender: Sender, mut chance: Chance) {
     }
 }
 
-/// How a transaction ends, whoever decides: its number says it.
-fn resolution_of(name: &str) -> Resolution {
-    match name.ends_with(['0', '2', '4', '6', '8']) {
-        true => Resolution::Commit,
-        false => Resolution::Rollback,
-    }
-}
-
 /// One attempt for each: what nobody answered is asked about later, if it is there.
 async fn halves(mut sender: Sender, mut chance: Chance) {
     for number in 0.. {
         if !sender.world.is_sending() {
             return;
         }
-        wait(PACE).await;
+        pass(PACE).await;
         let name = format!("t/{number}");
         let Some(seat) = sender.seat() else { continue };
         let Ok(producer) = sender.producer(&seat).await else {
@@ -368,15 +362,4 @@ async fn end(world: &World, producer: &Producer, name: &str, transaction: &Trans
         Ok(()) => world.report(|ledger, now| ledger.ended(name, resolution, now)),
         Err(_) => world.report(|ledger, now| ledger.note(name, Step::EndFailed, now)),
     }
-}
-
-/// Bodies are a name and padding behind a blank.
-pub fn name_of(message: &Received) -> String {
-    let text = String::from_utf8_lossy(&message.body);
-    text.split(' ').next().unwrap_or_default().to_owned()
-}
-
-/// The pace of clients. Nothing relies on what happens meanwhile.
-pub async fn wait(duration: Duration) {
-    tokio::time::sleep(duration).await;
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 use base::duration::ms;
 use base::{Chance, Clock, SystemClock};
 use client::{Error, Filter, Received, SimpleConsumer};
+use tests::messages::name_of;
+use tests::wait::pass;
 
-use super::clients::{GROUPS, HALVES, LATER, PLAIN, RETRY, World, connect, is_definite, name_of, ordered_topic, wait};
+use super::clients::{GROUPS, HALVES, LATER, PLAIN, RETRY, World, connect, is_definite, ordered_topic};
 use super::faults::BROKERS;
 use super::ledger::{Delivery, Step};
 use super::progress::Line;
@@ -65,7 +67,7 @@ impl Poller {
             let Some(seat) = self.routes.seat_of(self.broker, LOOK_EVERY).await else { continue };
             if self.settle(&seat, &mut held, &mut chance).await.is_err() {
                 self.routes.ask_again();
-                wait(RETRY).await;
+                pass(RETRY).await;
             }
         }
     }

@@ -7,6 +7,7 @@ use parking_lot::Mutex as Plain;
 use serde_json::{Value, json};
 use tests::cluster::{self, Cluster};
 use tests::link::{Link, Way};
+use tests::wait::pass;
 use tokio::sync::Mutex;
 
 use super::faults::{BROKERS, Fault, NAMESERVERS, Node};
@@ -157,8 +158,8 @@ impl Stage {
             Fault::Part { broker, nameserver, way } => self.part(broker, nameserver, way),
             Fault::Drain(broker) => {
                 let asked = json!({ "grace": GRACE, "timeout": "1ms" });
-                let answer = self.brokers[broker].lock().await.post("/api/v1/node/drain", &asked).await;
-                assert_eq!(answer.status, 200, "{answer:?}");
+                let (status, answer) = self.brokers[broker].lock().await.call("POST", "/node/drain", &asked).await;
+                assert_eq!(status, 200, "{answer}");
             }
         }
     }
@@ -175,8 +176,8 @@ impl Stage {
             Fault::CutOff(node, _) => self.cut_off(node, Way::Open),
             Fault::Part { broker, nameserver, .. } => self.part(broker, nameserver, Way::Open),
             Fault::Drain(broker) => {
-                let answer = self.brokers[broker].lock().await.post("/api/v1/node/resume", &json!({})).await;
-                assert_eq!(answer.status, 204, "{answer:?}");
+                let (status, answer) = self.brokers[broker].lock().await.call("POST", "/node/resume", &json!({})).await;
+                assert_eq!(status, 204, "{answer}");
             }
         }
         for node in involved(fault) {
@@ -219,5 +220,5 @@ fn involved(fault: Fault) -> impl Iterator<Item = Node> {
 
 /// How long a fault lasts. Nothing relies on what happens meanwhile.
 pub async fn lasts(ms: u64) {
-    tokio::time::sleep(Duration::from_millis(ms)).await;
+    pass(Duration::from_millis(ms)).await;
 }
