@@ -79,7 +79,7 @@ pub enum Command {
         after_help = "Examples:\n  carillon topic create orders --type fifo --queues 8\n  carillon topic list"
     )]
     Topic(topic::Verb),
-    /// Consumer groups: create, list, describe, delete.
+    /// Consumer groups: create, list, describe, reset, delete.
     #[command(
         subcommand,
         after_help = "Examples:\n  carillon group create billing --attempts 6\n  carillon group describe billing"
@@ -94,7 +94,7 @@ pub enum Command {
         after_help = "Examples:\n  carillon nameserver list --server ns-1:9877\n  carillon nameserver routes orders --server ns-1:9877"
     )]
     Nameserver(nameserver::Verb),
-    /// Clients of a broker: list, show.
+    /// Clients of the cluster: list, show, disconnect.
     #[command(
         subcommand,
         after_help = "Examples:\n  carillon client list --group billing\n  carillon client show host@1@0@abc"

@@ -16,7 +16,9 @@ mod log;
 mod man;
 mod message;
 mod output;
+mod ready;
 mod runtime;
+mod series;
 mod values;
 
 use std::process::ExitCode;

@@ -13,13 +13,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serve::http::answers::Octets;
 use serve::http::codes::*;
+use serve::http::fields::encode;
 use serve::http::fields::parse_time;
 use serve::http::openapi::says;
 use serve::http::parameters::{Instant, Number, Word};
 use serve::http::{Name, Problem, Query};
 
 use super::Admin;
-use super::admin::{Answer, Limit, PAGE_DEFAULT, in_path, invalid_cursor, paging};
+use super::admin::{Answer, Limit, PAGE_DEFAULT, invalid_cursor, paging};
 use super::json::{FoundJson, MessageJson, Page};
 use super::others::{Scope, ask};
 use crate::admin::{Find, FindBy, FoundMessage, PeekFilter, PeekFrom};
@@ -95,7 +96,7 @@ async fn of_topic(
     Query(asked): Query<OfTopic>,
 ) -> Answer<Page<MessageJson>> {
     if let Some(holder) = admin.broker.holder(&name, scope) {
-        let path = format!("/topics/{}/messages?{}", in_path(&name), uri.query().unwrap_or_default());
+        let path = format!("/topics/{}/messages?{}", encode(&name), uri.query().unwrap_or_default());
         let asked = ask(&holder, Method::GET, &path, &(), LOOK_UP_MAX).await;
         return asked.or_problem(&holder.name).map(axum::Json);
     }

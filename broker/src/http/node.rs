@@ -11,12 +11,13 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serve::http::answers::{Done, Gone};
 use serve::http::codes::*;
+use serve::http::fields::encode;
 use serve::http::openapi::says;
 use serve::http::parameters::Nothing;
 use serve::http::{Json, Name, Problem, Query};
 
 use super::Admin;
-use super::admin::{Answer, Limit, in_path, page, paging};
+use super::admin::{Answer, Limit, page, paging};
 use super::json::{
     ClientJson, DisconnectedJson, DrainJson, DrainedJson, NameserverJson, NodeJson, Page, UnreachableJson,
 };
@@ -92,7 +93,7 @@ async fn node(
     let Some(other) = admin.broker.other(&name).filter(|_| scope == Scope::Cluster) else {
         return Ok(axum::Json(known));
     };
-    let path = format!("/nodes/{}", in_path(&name));
+    let path = format!("/nodes/{}", encode(&name));
     let asked = ask::<NodeJson>(&other, Method::GET, &path, &(), ANSWER_MAX).await;
     Ok(axum::Json(match asked {
         Asked::Answered(node) => NodeJson { here: false, ..node },
@@ -185,7 +186,7 @@ async fn client(
     clients.retain(|client| client.client_id == id);
     let mut unreachable = Vec::new();
     if scope == Scope::Cluster {
-        let path = format!("/clients/{}", in_path(&id));
+        let path = format!("/clients/{}", encode(&id));
         let all = admin.broker.ask_all::<ClientJson>(&admin.broker.others(), Method::GET, &path, &()).await;
         clients = merge::clients(clients.into_iter().chain(all.answers.into_iter().map(|(_, client)| client)));
         unreachable = all.unreachable;
@@ -206,7 +207,7 @@ async fn disconnect(
     let mut is_known = admin.broker.disconnect(&id);
     let mut unreachable = Vec::new();
     if scope == Scope::Cluster {
-        let path = format!("/clients/{}", in_path(&id));
+        let path = format!("/clients/{}", encode(&id));
         let all = admin.broker.ask_all::<()>(&admin.broker.others(), Method::DELETE, &path, &()).await;
         is_known |= !all.answers.is_empty();
         unreachable = all.unreachable;

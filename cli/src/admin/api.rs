@@ -3,15 +3,13 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use http::{Method, StatusCode};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::http::{Http, HttpError};
+pub use serve::http::fields::encode;
 
-/// What may stand in a path segment as it is. Names of topics hold `%`, which must not.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// A server that hands out cursors for ever is broken.
 const PAGES_MAX: usize = 10_000;
 
@@ -216,11 +214,6 @@ impl Api {
     fn not_ours(&self, path: &str, problem: &str) -> ApiError {
         ApiError::NotOurs { address: self.http.address().into(), path: path.into(), problem: problem.into() }
     }
-}
-
-/// A name as one segment of a path, or as a value of a query.
-pub fn encode(name: &str) -> String {
-    utf8_percent_encode(name, SEGMENT).to_string()
 }
 
 /// A page of a list.

@@ -85,7 +85,7 @@ async fn read<T: DeserializeOwned>(
     Ok(Some(read))
 }
 
-fn or_dash(text: &Option<String>) -> String {
+pub fn or_dash(text: &Option<String>) -> String {
     text.clone().unwrap_or_else(|| "-".into())
 }
 

@@ -60,22 +60,22 @@ pub struct Drain {
 }
 
 #[derive(Debug, Deserialize)]
-struct Node {
-    name: String,
+pub struct Node {
+    pub name: String,
     here: bool,
     state: String,
     version: String,
-    grpc: Option<String>,
+    pub grpc: Option<String>,
     http: Option<String>,
     topics: usize,
     unreachable: Option<String>,
     #[serde(default)]
-    nameservers: Vec<Nameserver>,
+    pub nameservers: Vec<Nameserver>,
 }
 
 #[derive(Debug, Deserialize)]
-struct Nameserver {
-    address: String,
+pub struct Nameserver {
+    pub address: String,
     registered: bool,
 }
 

@@ -3,6 +3,7 @@
 //! Beside our own names the JSON has those of the OpenMessaging benchmark (`publishRate`, `aggregatedPublishLatency99pct`
 //! …, in milliseconds), so that its tools can draw it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -35,9 +36,7 @@ impl<'a> Report<'a> {
     /// Says it, and writes the file that was asked for.
     pub fn finish(&self, output: &Output) -> Result<(), Failure> {
         if let Some(file) = &self.load.report {
-            let text = format!("{:#}\n", self.json());
-            files::write(file, text.as_bytes())
-                .map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", file.display())))?;
+            write(file, &self.json())?;
         }
         match output.form {
             Form::Json => output.document(&self.json())?,
@@ -201,6 +200,12 @@ impl<'a> Report<'a> {
         }
         Value::Object(report)
     }
+}
+
+/// The file that was asked for.
+pub fn write(file: &Path, report: &Value) -> Result<(), Failure> {
+    let written = files::write(file, format!("{report:#}\n").as_bytes());
+    written.map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", file.display())))
 }
 
 fn latency_line(latency_us: &Histogram<u64>) -> String {

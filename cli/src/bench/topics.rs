@@ -6,16 +6,15 @@ use clap::Args;
 use client::{Client, Options as Connecting};
 use futures_util::future::join;
 use hdrhistogram::Histogram;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::at_least_one;
 use super::tally::Measure;
+use super::{at_least_one, report};
 use crate::admin::api::{Api, encode};
+use crate::admin::node::Node;
 use crate::admin::topic;
 use crate::args::Target;
 use crate::exit::{Exit, Failure};
-use crate::files;
 use crate::output::{Form, Output};
 use crate::runtime;
 use crate::values::{TopicSpec, TopicType};
@@ -42,19 +41,6 @@ pub struct Options {
     report: Option<std::path::PathBuf>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Node {
-    name: String,
-    grpc: Option<String>,
-    #[serde(default)]
-    nameservers: Vec<Nameserver>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Nameserver {
-    address: String,
-}
-
 pub fn run(options: &Options, target: &Target, output: &Output) -> Result<(), Failure> {
     let (made, known, nodes) = runtime::block_on(measure(options, target))?;
     let result = json!({
@@ -64,8 +50,7 @@ pub fn run(options: &Options, target: &Target, output: &Output) -> Result<(), Fa
         "routesLatency": milliseconds(&known.latency_us),
     });
     if let Some(file) = &options.report {
-        let written = files::write(file, format!("{result:#}\n").as_bytes());
-        written.map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", file.display())))?;
+        report::write(file, &result)?;
     }
     match output.form {
         Form::Json => output.document(&result)?,

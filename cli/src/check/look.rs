@@ -1,10 +1,8 @@
 //! What a broker says, and how good that is.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use base::ByteSize;
-use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -14,7 +12,8 @@ use crate::admin::api::{Api, ApiError, encode};
 use crate::admin::group::about;
 use crate::args::Target;
 use crate::doctor::Level;
-use crate::http::Http;
+use crate::ready::Ready;
+use crate::series::sum;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -34,30 +33,18 @@ pub async fn look(options: &Options, target: &Target) -> Answer {
 }
 
 async fn ready(target: &Target) -> Answer {
-    let mut request = http::Request::new(Bytes::new());
-    *request.uri_mut() = http::Uri::from_static("/readyz");
-    let answer = match Http::new(&target.http).call(request).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            let text = format!("{} cannot be asked: {error}", target.http);
-            return Answer { level: Level::Critical, text, figures: Vec::new() };
+    let critical = |text| Answer { level: Level::Critical, text, figures: Vec::new() };
+    match Ready::ask(&target.http).await {
+        Err(error) => critical(format!("{} cannot be asked: {error}", target.http)),
+        Ok(None) => Answer::unknown(format!("{} does not answer as a Carillon server", target.http)),
+        Ok(Some(ready)) if ready.is_ready => {
+            Answer { level: Level::Ok, text: format!("{} is ready", target.http), figures: Vec::new() }
         }
-    };
-    let body: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    let Some(checks) = body["checks"].as_array() else {
-        return Answer::unknown(format!("{} does not answer as a Carillon server", target.http));
-    };
-    let failed: Vec<_> = checks
-        .iter()
-        .filter(|check| check["ok"] != Value::Bool(true))
-        .map(|check| {
-            let text = |name: &str| check[name].as_str().unwrap_or("?");
-            format!("{}: {}", text("name"), text("detail"))
-        })
-        .collect();
-    match answer.status().is_success() {
-        true => Answer { level: Level::Ok, text: format!("{} is ready", target.http), figures: Vec::new() },
-        false => Answer { level: Level::Critical, text: failed.join("; "), figures: Vec::new() },
+        Ok(Some(ready)) => {
+            let failed = ready.checks.iter().filter(|check| !check.ok);
+            let failed: Vec<_> = failed.map(|check| format!("{}: {}", check.name, check.detail)).collect();
+            critical(failed.join("; "))
+        }
     }
 }
 
@@ -162,11 +149,10 @@ pub(super) fn timers(options: &Options, page: &str) -> Answer {
     };
     let warning = seconds(options.warning, Duration::from_secs(5));
     let critical = seconds(options.critical, MINUTE);
-    let found = sums(page);
-    let Some(&overdue) = found.get("carillon_timer_oldest_overdue_seconds") else {
+    let Some(overdue) = sum(page, "carillon_timer_oldest_overdue_seconds") else {
         return Answer::unknown("the server does not say how late timers are; is it a broker?");
     };
-    let pending = found.get("carillon_timers_pending").copied().unwrap_or(0.0);
+    let pending = sum(page, "carillon_timers_pending").unwrap_or(0.0);
     let text = match overdue {
         0.0 => format!("none is overdue, {pending} messages are pending"),
         _ => format!("the oldest is {overdue} s late, {pending} messages are pending"),
@@ -179,8 +165,7 @@ pub(super) fn timers(options: &Options, page: &str) -> Answer {
 }
 
 pub(super) fn disk(options: &Options, page: &str) -> Answer {
-    let found = sums(page);
-    let value = |name: &str| found.get(name).copied();
+    let value = |name: &str| sum(page, name);
     let space = (
         value("carillon_disk_free_bytes"),
         value("carillon_disk_total_bytes").filter(|total| *total > 0.0),
@@ -236,18 +221,4 @@ fn size(bytes: f64) -> String {
     let sizes = [1u64 << 40, 1 << 30, 1 << 20, 1 << 10];
     let unit = units.iter().zip(sizes).find(|(_, unit)| bytes >= *unit as f64);
     unit.map_or_else(|| ByteSize(bytes as u64).to_string(), |(name, unit)| format!("{:.1} {name}", bytes / unit as f64))
-}
-
-/// Every family of a page of metrics, its series added up.
-fn sums(page: &str) -> BTreeMap<&str, f64> {
-    let mut sums = BTreeMap::new();
-    for line in page.lines().filter(|line| !line.starts_with('#')) {
-        let name = line.split(['{', ' ']).next().unwrap_or_default();
-        // Behind the last label, whatever stands in it.
-        let rest = line.rsplit_once('}').map_or_else(|| line.strip_prefix(name).unwrap_or_default(), |(_, rest)| rest);
-        if let Some(value) = rest.split_whitespace().next().and_then(|value| value.parse::<f64>().ok()) {
-            *sums.entry(name).or_insert(0.0) += value;
-        }
-    }
-    sums
 }

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use self::file::{Context, Contexts};
+use crate::admin::or_dash;
 use crate::args::{self, Common};
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
@@ -134,7 +135,6 @@ fn list(contexts: &Contexts, output: &Output) -> Result<(), Failure> {
         Form::People => {
             let row = |(name, context): (&String, &Context)| {
                 let mark = if contexts.active.as_ref() == Some(name) { "*" } else { "" };
-                let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
                 vec![mark.into(), name.clone(), or_dash(&context.server), or_dash(&context.grpc)]
             };
             output.table(&["", "NAME", "SERVER", "GRPC"], contexts.contexts.iter().map(row).collect())?;

@@ -9,6 +9,7 @@ use base::Timestamp;
 use bytes::Bytes;
 use http::StatusCode;
 use http::request::Parts;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -17,6 +18,14 @@ use super::bodies::too_large;
 use super::codes::*;
 use super::openapi::{add_parameters_of, add_problems};
 use super::problem::Problem;
+
+/// What may stand in a path segment as it is. Names of topics hold `%`, which must not.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// A name as one segment of a path, or as a value of a query.
+pub fn encode(name: &str) -> String {
+    utf8_percent_encode(name, SEGMENT).to_string()
+}
 
 /// The name in a path, decoded.
 #[derive(Debug)]
@@ -198,6 +207,11 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
 mod tests {
     use super::*;
     use crate::http::parameters::{Flag, Number};
+
+    #[test]
+    fn names_in_paths_are_encoded() {
+        assert_eq!(encode("%DLQ%a|b_c-d"), "%25DLQ%25a%7Cb_c-d");
+    }
 
     #[derive(Debug, Default, PartialEq, serde::Deserialize)]
     #[serde(deny_unknown_fields, default)]

@@ -32,7 +32,6 @@ pub struct Check {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HealthJson {
     pub status: String,
-    #[serde(default)]
     pub checks: Vec<CheckJson>,
 }
 

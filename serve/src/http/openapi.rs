@@ -68,10 +68,10 @@ pub fn changes(
     summary: &'static str,
     problems: &'static [Code],
 ) -> impl FnOnce(TransformOperation<'_>) -> TransformOperation<'_> {
-    move |mut route| {
-        add_problems(route.inner_mut(), problems);
+    move |route| {
+        let mut route = says(summary, problems)(route);
         add_problems(route.inner_mut(), &codes::OF_CHANGES);
-        route.summary(summary)
+        route
     }
 }
 
