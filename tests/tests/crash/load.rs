@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use super::ledger::Ledger;
 
-pub const TOPICS: &str = "plain:normal:4,ordered:fifo:4,later:delay:4,halves:transaction:4";
+pub const TOPICS: &str = "plain:normal:4,ordered:fifo:4,later:delay:4,halves:transaction:4,distant:delay:1";
 pub const CONSUMED: [&str; 4] = ["plain", "ordered", "later", "halves"];
 const GROUP: &str = "readers";
 const CONSUMERS_PER_TOPIC: usize = 2;
@@ -30,6 +30,10 @@ const BRIEF: &str = "brief";
 pub const BRIEF_MADE: [&str; 7] = ["topic", "create", BRIEF, "--queues", "2", "--retention", "1s"];
 const BRIEF_BYTES: usize = 128 << 10;
 const BRIEF_PRODUCERS: usize = 2;
+
+/// Due long after every test, and nobody's promise: timers wait in runs for as long as it takes until those are merged.
+const DISTANT: &str = "distant";
+const DISTANT_MS: u64 = 3_600_000;
 
 /// Between the sends of one producer: enough is under way at each kill, and a debug build keeps up.
 const PACE: Duration = Duration::from_millis(12);
@@ -99,8 +103,10 @@ impl Load {
         self.world.ledger.lock()
     }
 
-    /// Adds what makes segments worth thinning, and in time expire. The topic must be there.
+    /// Adds what makes segments worth thinning, and in time expire, and runs of timers worth merging. The topic of what is brief
+    /// must be there.
     pub async fn add_brief(&mut self) {
+        self.producers.push(start(distant(self.world.clone(), self.world.producer(DISTANT).await)));
         for _ in 0..BRIEF_PRODUCERS {
             self.producers.push(start(brief(self.world.clone(), self.world.producer(BRIEF).await)));
         }
@@ -305,6 +311,21 @@ async fn brief(world: Arc<World>, producer: Producer) {
         if !is_alone {
             pass(PACE).await;
         }
+    }
+}
+
+/// What becomes of it is nobody's business either.
+async fn distant(world: Arc<World>, producer: Producer) {
+    loop {
+        world.turn().await;
+        if !world.is_sending() {
+            return;
+        }
+        let due = SystemClock.now().plus_ms(DISTANT_MS);
+        if producer.send(NewMessage::new(DISTANT, "d").deliver_at(due)).await.is_err() {
+            pass(RETRY).await;
+        }
+        pass(PACE).await;
     }
 }
 
