@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 
 use tokio_rustls::TlsAcceptor;
 
+use crate::authority::Frames;
 use crate::port::Draining;
 use crate::runtime::Tasks;
 
@@ -35,14 +36,14 @@ const HTTP_1_ANSWER: &[u8] =
 
 const STREAMS_MAX: u32 = 4096;
 /// A call carries a few dozen short headers.
-const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
+pub(crate) const HEADER_LIST_BYTES_MAX: u32 = 32 * 1024;
 /// One window a round trip: at 1 ms this is 1 GB/s for a single stream, more than a log takes.
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
 /// Several senders at a time; a stream that is not read never stops the others: requests are read at once or refused. So
 /// windows say how fast one client may send, and not how much is held for it: that is paid for (`admission`).
 pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// Fewer frames for large bodies; small ones do not notice.
-const FRAME_BYTES_MAX: u32 = 64 * 1024;
+pub(crate) const FRAME_BYTES_MAX: u32 = 64 * 1024;
 
 /// Why a connection ended before it was served.
 #[derive(Debug, thiserror::Error)]
@@ -153,11 +154,13 @@ where
     })
 }
 
-/// A stream whose HTTP/2 preface was read already and is given out again, before the rest.
+/// A stream whose HTTP/2 preface was read already and is given out again, before the frames that follow.
 #[derive(Debug)]
 pub struct Prefaced<IO> {
     /// How much of the preface is still to be given out.
     left: usize,
+    /// As long as the client may be one that names several addresses, or is.
+    frames: Option<Box<Frames>>,
     inner: IO,
 }
 
@@ -178,7 +181,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Prefaced<IO> {
                 return Err(Unserved::Foreign);
             }
         }
-        Ok(Self { left: PREFACE.len(), inner })
+        Ok(Self { left: PREFACE.len(), frames: Some(Box::default()), inner })
     }
 }
 
@@ -198,7 +201,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Prefaced<IO> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.left == 0 {
-            return Pin::new(&mut self.inner).poll_read(context, buffer);
+            let Self { frames, inner, .. } = &mut *self;
+            return Frames::poll_read(frames, inner, context, buffer);
         }
         let rest = &PREFACE[PREFACE.len() - self.left..];
         let count = rest.len().min(buffer.remaining());

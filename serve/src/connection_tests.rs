@@ -12,6 +12,8 @@ use super::*;
 use crate::settings::Tls;
 use crate::tls;
 
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -67,17 +69,35 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Reads frames until one of `kind` comes; the kinds in between.
 async fn until<IO: AsyncRead + Unpin>(io: &mut IO, kind: u8) -> Vec<u8> {
-    let mut others = Vec::new();
+    let mut kinds = until_one(io, &[kind]).await;
+    kinds.pop();
+    kinds
+}
+
+/// Reads frames until one of these kinds comes; the kinds up to it.
+async fn until_one<IO: AsyncRead + Unpin>(io: &mut IO, kinds: &[u8]) -> Vec<u8> {
+    let mut all = Vec::new();
     loop {
         let mut head = [0; 9];
         io.read_exact(&mut head).await.unwrap();
         let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
         io.read_exact(&mut payload).await.unwrap();
-        if head[3] == kind {
-            return others;
+        all.push(head[3]);
+        if kinds.contains(&head[3]) {
+            return all;
         }
-        others.push(head[3]);
     }
+}
+
+/// Sends a call without a body.
+async fn call(io: &mut TcpStream, encoder: &mut loona_hpack::Encoder<'_>, stream: u8, authority: &[u8]) {
+    let fields: [(&[u8], &[u8]); 4] =
+        [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", authority)];
+    let mut headers = frame(HEADERS, &encoder.encode(fields));
+    // END_HEADERS and END_STREAM.
+    headers[4] = 0x5;
+    headers[8] = stream;
+    io.write_all(&headers).await.unwrap();
 }
 
 async fn speak<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) {
@@ -162,6 +182,24 @@ async fn pings_are_answered_however_many_come() {
         let others = until(&mut client, PING).await;
         assert!(!others.contains(&GOAWAY), "after {number} pings");
     }
+}
+
+#[tokio::test]
+async fn calls_that_name_several_addresses_are_answered_and_those_that_name_none_are_not() {
+    let port = port(false, OPENING_MAX).await;
+    for list in ["127.0.0.1:9876;127.0.0.1:9877", "ns-1:9876,ns-2:9876", "ns-1:9876"] {
+        let mut client = TcpStream::connect(port.address).await.unwrap();
+        speak(&mut client).await;
+        let mut encoder = loona_hpack::Encoder::new();
+        for stream in [1, 3, 5] {
+            call(&mut client, &mut encoder, stream, list.as_bytes()).await;
+            assert_eq!(until_one(&mut client, &[HEADERS, RST_STREAM]).await.last(), Some(&HEADERS), "{list}");
+        }
+    }
+    let mut client = TcpStream::connect(port.address).await.unwrap();
+    speak(&mut client).await;
+    call(&mut client, &mut loona_hpack::Encoder::new(), 1, b"a:1:b").await;
+    assert_eq!(until_one(&mut client, &[HEADERS, RST_STREAM]).await.last(), Some(&RST_STREAM));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@
 
 pub mod admission;
 pub mod arguments;
+mod authority;
 pub mod connection;
 pub mod files;
 pub mod http;
