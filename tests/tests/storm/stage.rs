@@ -166,6 +166,10 @@ impl Stage {
 
     /// Ends it: everybody runs and is reached.
     pub async fn end(&self, fault: Fault) {
+        // Back in routes before the last of several has started.
+        for node in involved(fault) {
+            self.condition(node, |condition| condition.state = State::Troubled);
+        }
         match fault {
             Fault::Kill(node) | Fault::Stop(node) => self.node(node).lock().await.start().await,
             Fault::KillNameservers | Fault::KillBrokers => {
