@@ -9,9 +9,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
+use crate::admission::Budget;
 use crate::settings::Tls;
 use crate::tls;
 
+const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
@@ -53,9 +55,10 @@ async fn serve_one(
     let service = hyper::service::service_fn(|_| async {
         Ok::<_, std::convert::Infallible>(Response::builder().status(204).body(tonic::body::Body::empty()).unwrap())
     });
+    let share = Budget::new(base::ByteSize(64 << 20), &prometheus::Registry::new()).unwrap().share();
     let end = match opened {
-        Opened::Clear(io) => serve(io, &http2(), service, drain).await,
-        Opened::Tls(io) => serve(io, &http2(), service, drain).await,
+        Opened::Clear(io) => serve(io, service, share, drain).await,
+        Opened::Tls(io) => serve(io, service, share, drain).await,
     };
     Ok((is_tls, end))
 }
@@ -65,8 +68,21 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, 0, 0, 0, 0, 0], payload].concat()
 }
 
+/// A call without a body: `POST /`.
+fn call(stream: u8) -> Vec<u8> {
+    const END_OF_STREAM_AND_HEADERS: u8 = 5;
+    let mut call = frame(HEADERS, &[0x83, 0x86, 0x84]);
+    (call[4], call[8]) = (END_OF_STREAM_AND_HEADERS, stream);
+    call
+}
+
 /// Reads frames until one of `kind` comes; the kinds in between.
 async fn until<IO: AsyncRead + Unpin>(io: &mut IO, kind: u8) -> Vec<u8> {
+    until_content(io, kind).await.0
+}
+
+/// The same, with what is in the frame.
+async fn until_content<IO: AsyncRead + Unpin>(io: &mut IO, kind: u8) -> (Vec<u8>, Vec<u8>) {
     let mut others = Vec::new();
     loop {
         let mut head = [0; 9];
@@ -74,7 +90,7 @@ async fn until<IO: AsyncRead + Unpin>(io: &mut IO, kind: u8) -> Vec<u8> {
         let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
         io.read_exact(&mut payload).await.unwrap();
         if head[3] == kind {
-            return others;
+            return (others, payload);
         }
         others.push(head[3]);
     }
@@ -174,6 +190,27 @@ async fn a_server_that_stops_says_so_and_waits_for_the_client() {
     drop(client);
     let (_, end) = port.ended.recv().await.unwrap().unwrap();
     assert_ne!(end, End::Error);
+}
+
+#[tokio::test]
+async fn calls_on_their_way_at_a_stop_are_answered_and_the_client_is_told_which_was_the_last() {
+    const ACK: u8 = 1;
+    let mut port = port(false, OPENING_MAX).await;
+    let mut client = TcpStream::connect(port.address).await.unwrap();
+    speak(&mut client).await;
+    port.drain.send_replace(true);
+    let (_, any) = until_content(&mut client, GOAWAY).await;
+    assert_eq!(any[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0], "none is refused yet");
+    let (_, question) = until_content(&mut client, PING).await;
+    client.write_all(&call(1)).await.unwrap();
+    until(&mut client, HEADERS).await;
+    client.write_all(&call(3)).await.unwrap();
+    let mut answer = frame(PING, &question);
+    answer[4] = ACK;
+    client.write_all(&answer).await.unwrap();
+    let (others, last) = until_content(&mut client, GOAWAY).await;
+    assert_eq!((others, &last[..8]), (vec![HEADERS], &[0, 0, 0, 3, 0, 0, 0, 0][..]));
+    assert_eq!(port.ended.recv().await.unwrap().unwrap(), (false, End::Drain));
 }
 
 mod trust {
