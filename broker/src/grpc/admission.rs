@@ -6,13 +6,11 @@
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
-use base::limits::{CALL_BYTES, HANDLE_BYTES_MAX, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use base::limits::{CALL_BYTES, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use prost::Message as _;
 use proto::codec::blame_caller;
-use proto::v2;
 use proto::v2::messaging_service_server::MessagingServiceServer;
 use serve::admission::body::{Begun, Message, Received, Unread};
 use serve::admission::commands::Commands;
@@ -26,9 +24,6 @@ use super::metrics::{self, Call, RPCS, Rpc};
 use super::service::Peer;
 use super::status::Denial;
 use crate::refusal::Refusal;
-
-/// A request to change the time of one delivery is hardly longer than a handle and three names.
-const CHANGE_BYTES_MAX: usize = HANDLE_BYTES_MAX * 4;
 
 /// The service behind the gate, as one connection sees it.
 pub(super) struct Gate {
@@ -129,7 +124,8 @@ impl Gateway {
                 let denial = Denial::TooSlow { seconds: within.as_secs() };
                 call.refused(&denial);
                 call.answered(denial.code());
-                return answer(proto::refused::reply(rpc.method(), denial.status(), ""), &denial);
+                let so_far = |max| begun.so_far(max);
+                return answer(proto::refused::reply(rpc.method(), denial.status(), so_far), &denial);
             }
             // Nobody is there to be told.
             Unread::Left => return Answered::status(Status::cancelled("the request did not arrive")),
@@ -137,14 +133,13 @@ impl Gateway {
         let denial = Denial::from(Refusal::Overloaded { limit: overload.limit() });
         call.refused(&denial);
         call.answered(denial.code());
-        if rpc == Rpc::ChangeInvisibleDuration {
-            // Most clients take the handle of a failure over: it has to be the one that they have (§3 rule 4).
-            let request = v2::ChangeInvisibleDurationRequest::decode(&*begun.so_far(CHANGE_BYTES_MAX));
-            let handle = request.unwrap_or_default().receipt_handle;
-            return answer(proto::refused::reply(rpc.method(), denial.status(), &handle), &denial);
+        let reply = |begun: &mut Begun<Incoming>| {
+            proto::refused::reply(rpc.method(), denial.status(), |max| begun.so_far(max)).map(Bytes::from)
+        };
+        if !proto::refused::is_same_for_all(rpc.method()) {
+            return answer(reply(begun), &denial);
         }
-        let encoded = self.replies.overload[rpc as usize][overload as usize]
-            .get_or_init(|| proto::refused::reply(rpc.method(), denial.status(), "").map(Bytes::from));
+        let encoded = self.replies.overload[rpc as usize][overload as usize].get_or_init(|| reply(begun));
         answer(encoded.clone(), &denial)
     }
 }
