@@ -113,12 +113,13 @@ fn a_stop_waits_for_the_call_of_a_client_that_says_nothing_any_more() {
     let mut silent = stage.was_answered();
     let mut calling = stage.calls();
     let may_end = stage.may_end.clone();
-    let client = std::thread::spawn(move || {
+    let client = move || {
         assert!(until(&mut silent, GOAWAY) && !until(&mut silent, HEADERS));
         // The other one is closed by now: this one would be, too.
         may_end.add_permits(1);
         until(&mut calling, HEADERS)
-    });
+    };
+    let client = std::thread::Builder::new().spawn(client).unwrap();
     assert!(until_done(stage.server.stop(WITHIN), "the port waits for the call, and then no longer"));
     assert!(client.join().unwrap(), "the call is answered");
     stage.runtime.stop();
