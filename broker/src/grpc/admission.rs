@@ -21,6 +21,7 @@ use tower::Service as _;
 use super::Gateway;
 use super::load::{OfOne, Send};
 use super::metrics::{self, Call, RPCS, Rpc};
+use super::producers;
 use super::service::Peer;
 use super::status::Denial;
 use crate::refusal::Refusal;
@@ -54,9 +55,7 @@ impl Gate {
         let send = (rpc == Some(Rpc::SendMessage)).then(|| self.sends.send(metrics::now()));
         let (gateway, mut service, share) = (self.gateway.clone(), self.service.clone(), self.share.clone());
         async move {
-            let Some(rpc) = rpc else {
-                return Ok(Answered::status(Status::unimplemented("the service has no such method")));
-            };
+            let Some(rpc) = rpc else { return Ok(gateway.serve_broker(request, held).await) };
             let (head, body) = request.into_parts();
             let mut begun = Begun::new(body);
             let admitted = match (held, send.transpose()) {
@@ -92,6 +91,31 @@ impl Gate {
 }
 
 impl Gateway {
+    /// A call that another broker makes.
+    async fn serve_broker(&self, request: Request<Incoming>, held: Result<Held, Overload>) -> Reply {
+        if !request.uri().path().starts_with(producers::PATH) {
+            return Answered::status(Status::unimplemented("the service has no such method"));
+        }
+        let (head, body) = request.into_parts();
+        let mut begun = Begun::new(body);
+        let admitted = match held {
+            Ok(held) => self.receive(&mut begun, held, None).await,
+            Err(overload) => Err(overload.into()),
+        };
+        match admitted {
+            Ok((message, mut held, _)) => {
+                let request = Request::from_parts(head, Received::<Incoming>::Message(message));
+                let Ok(response) = producers::Here(self.broker.clone()).service().call(request).await;
+                held.shrink(CALL_BYTES);
+                Answered::served(blame_caller(response), Some(held))
+            }
+            Err(unread) => {
+                begun.leave();
+                Answered::status(Status::resource_exhausted(unread.to_string()))
+            }
+        }
+    }
+
     /// Reads a message as far as it is admitted.
     async fn receive(
         &self,
