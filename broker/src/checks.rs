@@ -22,7 +22,7 @@ use crate::shared::Shared;
 
 /// How often due checks are looked for.
 const EVERY: Duration = Duration::from_millis(500);
-/// Other brokers are asked less often: while nobody listens anywhere, it goes on for as long as the message is undecided.
+/// Other brokers are asked less often: while nobody listens anywhere, it goes on until the message is decided about.
 const ELSEWHERE_EVERY_MS: u64 = 2_000;
 /// Checks sent in one round, so that a mass of open transactions does not stand in the way of everything else.
 pub const ROUND_MAX: usize = 256;

@@ -299,8 +299,8 @@ impl Membership {
         }
     }
 
-    /// Hands a command to a producer that listens: to the sender first, and at later turns to others that publish the topic,
-    /// as the sender may be one that does not know. False when nobody listens.
+    /// Hands a command to a producer that listens: to the sender first, and at later turns to others that publish the
+    /// topic, as the sender may be one that does not know. False when nobody listens.
     pub fn command_producer(&self, sought: &Sought, turn: u32, command: Command) -> bool {
         let clients = self.clients.lock();
         let is_sought = |id: &Arc<str>, client: &Client| *id == sought.client || client.topics.contains(&sought.topic);

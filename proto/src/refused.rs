@@ -24,8 +24,8 @@ const METHODS: [&str; 16] = [
     "SyncLiteSubscription",
 ];
 
-/// How much of a request that is refused is looked at, by calls whose reply repeats a part of it: one that changes the time
-/// of a delivery is hardly longer than a handle and three names.
+/// How much of a request that is refused is looked at, by calls whose reply repeats a part of it: one that changes the
+/// time of a delivery is hardly longer than a handle and three names.
 const REPEATED_BYTES_MAX: usize = 4 * 1024;
 
 /// Whether every refused call of `method` gets the same reply.
@@ -33,8 +33,8 @@ pub fn is_same_for_all(method: &str) -> bool {
     method != "ChangeInvisibleDuration"
 }
 
-/// The reply of `method` that says `status` only, framed as gRPC does. `so_far` gives the beginning of the request, as far as
-/// it is there; it is not called for what [`is_same_for_all`]. None for Telemetry, and for what is not known.
+/// The reply of `method` that says `status` only, framed as gRPC does. `so_far` gives the beginning of the request, as
+/// far as it is there; it is not called for what [`is_same_for_all`]. None for Telemetry, and for what is not known.
 pub fn reply(method: &str, status: v2::Status, so_far: impl FnOnce(usize) -> Vec<u8>) -> Option<Vec<u8>> {
     if !METHODS.contains(&method) {
         return None;

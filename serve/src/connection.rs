@@ -150,9 +150,9 @@ fn http2(calls: Calls) -> http2::Builder<Calls> {
 
 /// Serves calls until the client leaves or the server drains: then the client is told, and calls in progress finish.
 ///
-/// HTTP/2 tells it in two steps. The first GOAWAY forbids nothing yet; the second names the last call that was taken, and
-/// comes when the client has answered a ping: all that it had sent before is there by then. A client that has been cut
-/// off answers none, and is not waited for when nothing is in progress.
+/// HTTP/2 tells it in two steps. The first GOAWAY forbids nothing yet; the second names the last call that was taken,
+/// and comes when the client has answered a ping: all that it had sent before is there by then. A client that has been
+/// cut off answers none, and is not waited for when nothing is in progress.
 pub async fn serve<IO, S, B>(io: IO, service: S, share: Share, drain: Draining) -> End
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -1,5 +1,5 @@
-//! Connections to other brokers, and calls about what they hold: recalls and ends of transactions come to any node, and go
-//! on to the one that gave the handle out.
+//! Connections to other brokers, and calls about what they hold: recalls and ends of transactions come to any node, and
+//! go on to the one that gave the handle out.
 
 use std::sync::Arc;
 use std::time::Duration;

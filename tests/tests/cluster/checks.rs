@@ -1,4 +1,5 @@
-//! Questions about undecided transactions, to producers that listen at another broker than the one that holds the message.
+//! Questions about undecided transactions, to producers that listen at another broker than the one that holds the
+//! message.
 
 use std::time::Duration;
 
