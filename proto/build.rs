@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "apache/rocketmq/v2/definition.proto",
         "apache/rocketmq/v2/service.proto",
+        "carillon/cluster/v1/producers.proto",
         "carillon/cluster/v1/registry.proto",
     ];
     for file in files {
@@ -16,6 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .codec_path("crate::codec::Bounded")
         // A body stays a slice of the buffer it was received in: it is copied once, into the log.
         .bytes(".apache.rocketmq.v2.Message.body")
+        .bytes(".carillon.cluster.v1.AskRequest.command")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -63,6 +63,9 @@ pub const REQUEST_MS_MAX: u64 = 30_000;
 pub const REQUEST_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
 /// A client that takes nothing for so long while answers wait for it is left.
 pub const STALLED_MS_MAX: u64 = 30_000;
+/// At a stop, a connection without a call in progress is closed when nothing came or went for so long. What was lost on
+/// the way has been sent again four times by then (0.2 s + 0.4 s + 0.8 s + 1.6 s): a client that is there has answered.
+pub const PARTING_MS_MAX: u64 = 3_000;
 /// Sends that one connection may have at work whatever the wait is.
 pub const SENDS_OF_ONE_MIN: usize = 8;
 /// While the log writer is slow, so many sends, or so many bytes of them, are at work at the least: one group that is written

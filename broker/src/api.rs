@@ -244,6 +244,8 @@ pub struct GroupSettings {
 pub enum Command {
     /// Decide about this prepared message.
     CheckTransaction { message: Box<Delivery>, transaction_id: String },
+    /// The same about a message that another broker holds, as its gateway has written it for the one here.
+    CheckOfOther(Bytes),
     /// The group changed: settings have to be sent again.
     SettingsChanged,
     /// An operator ends the stream; the client may come back.

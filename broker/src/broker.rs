@@ -14,8 +14,9 @@ use tokio::runtime::Handle;
 
 use crate::admin::AdminRefusal;
 use crate::api::*;
+use crate::checks::{Elsewhere, Sought};
 use crate::config::Config;
-use crate::membership::{ClientKind, Connection};
+use crate::membership::{ClientKind, Connection, Listener};
 use crate::receive::is_ordered_on;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -96,6 +97,21 @@ impl Broker {
             return Ok(None);
         }
         Err(Refusal::HolderAway { broker: format!("of group {group:08x}") })
+    }
+
+    /// How producers that listen at other brokers are reached. Once.
+    pub fn asks_elsewhere(&self, elsewhere: Arc<dyn Elsewhere>) {
+        assert!(self.shared.elsewhere.set(elsewhere).is_ok(), "one gateway reaches the others");
+    }
+
+    /// Who listens here to questions about a message.
+    pub fn listener(&self, sought: &Sought) -> Listener {
+        self.shared.membership.listener(sought)
+    }
+
+    /// Hands a question about a message to a producer that listens here. False when nobody does.
+    pub fn command_producer(&self, sought: &Sought, turn: u32, command: Command) -> bool {
+        self.shared.membership.command_producer(sought, turn, command)
     }
 
     /// Remembers in this directory where topics live that are on other brokers.

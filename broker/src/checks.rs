@@ -1,25 +1,57 @@
 //! Asking back about undecided transactions.
 //!
 //! How often a prepared message was asked about is a function of its age, so asking logs nothing. A round in which no
-//! producer listens is not counted: it is tried again soon.
+//! producer listens is not counted: it is tried again soon. Where none listens here, one may listen at another broker:
+//! some clients keep their stream to their access point only.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{LogPosition, Timestamp};
-use hashbrown::HashMap;
-use storage::record::Pointer;
+use base::{LogPosition, Timestamp, TopicName};
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, OptionFuture, join_all};
+use hashbrown::{HashMap, HashSet};
 use storage::view::transactions::Prepared;
 
-use crate::api::Command;
+use crate::api::{Command, Delivery};
 use crate::handle;
+use crate::membership::Listener;
 use crate::receive::delivery_of;
+use crate::refusal::Refusal;
 use crate::shared::Shared;
 
 /// How often due checks are looked for.
 const EVERY: Duration = Duration::from_millis(500);
+/// Other brokers are asked less often: while nobody listens anywhere, it goes on until the message is decided about.
+const ELSEWHERE_EVERY_MS: u64 = 2_000;
 /// Checks sent in one round, so that a mass of open transactions does not stand in the way of everything else.
-const ROUND_MAX: usize = 256;
+pub const ROUND_MAX: usize = 256;
+
+/// Who may know about a message: the one that sent it, and others that publish to its topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sought {
+    pub client: Arc<str>,
+    pub topic: TopicName,
+}
+
+/// What is asked about a prepared message.
+#[derive(Debug, Clone)]
+pub struct Question {
+    pub sought: Sought,
+    /// At turn 0 the sender is asked, at later ones others have their turns.
+    pub turn: u32,
+    pub message: Box<Delivery>,
+    pub transaction_id: String,
+}
+
+/// Streams of producers at other brokers, `host:port`.
+pub trait Elsewhere: Send + Sync {
+    /// Who listens there, for each that is sought. None when the broker does not answer.
+    fn find(&self, broker: Arc<str>, sought: &[Sought]) -> BoxFuture<'static, Option<Vec<Listener>>>;
+
+    /// Whether somebody there took the question.
+    fn ask(&self, broker: Arc<str>, question: Question) -> BoxFuture<'static, bool>;
+}
 
 /// What was asked about a prepared message by this process.
 #[derive(Debug, Clone, Copy)]
@@ -28,46 +60,82 @@ struct Asked {
     next: Timestamp,
 }
 
+/// A check that is due.
+#[derive(Debug)]
+struct Due {
+    prepared: Prepared,
+    turn: u32,
+    sought: Sought,
+}
+
 /// Lives as long as the broker.
 pub async fn run(shared: Arc<Shared>) {
     let mut asked: HashMap<LogPosition, Asked> = HashMap::new();
+    // Others may take long to answer: who listens here is asked meanwhile.
+    let mut elsewhere: Option<BoxFuture<'static, Vec<LogPosition>>> = None;
+    let mut elsewhere_next = 0;
     loop {
-        tokio::time::sleep(EVERY).await;
-        let now = shared.clock.now();
-        for prepared in due(&shared, &mut asked, now) {
-            let turn = asked.get(&prepared.pointer.position).map_or(0, |state| state.checks);
-            if ask(&shared, &prepared, turn).await {
-                let every = base::duration::ms(shared.config.transactions.check_every);
-                let state = asked.get_mut(&prepared.pointer.position).expect("what is due was noted");
-                state.checks += 1;
-                state.next = now.plus_ms(every);
-                if state.checks == shared.config.transactions.checks_max {
-                    tracing::warn!(
-                        position = prepared.pointer.position.0,
-                        checks = state.checks,
-                        "a transaction is undecided at its check limit; it stays prepared until it is ended by hand"
-                    );
-                }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            Some(taken) = OptionFuture::from(elsewhere.as_mut()) => {
+                elsewhere = None;
+                taken.into_iter().for_each(|origin| count(&shared, &mut asked, origin));
             }
+        }
+        let mut unheard = Vec::new();
+        for due in due(&shared, &mut asked) {
+            if shared.membership.listener(&due.sought) == Listener::Nobody {
+                unheard.push(due);
+            } else if ask(&shared, &due).await {
+                count(&shared, &mut asked, due.prepared.pointer.position);
+            }
+        }
+        let tick = shared.clock.monotonic_ms();
+        if !unheard.is_empty() && elsewhere.is_none() && elsewhere_next <= tick {
+            elsewhere_next = tick + ELSEWHERE_EVERY_MS;
+            elsewhere = Some(ask_elsewhere(shared.clone(), unheard).boxed());
         }
     }
 }
 
-/// Prepared messages that are to be asked about now; forgets those that ended.
-fn due(shared: &Shared, asked: &mut HashMap<LogPosition, Asked>, now: Timestamp) -> Vec<Prepared> {
-    let transactions = shared.store.reader().transactions().lock();
-    asked.retain(|origin, _| transactions.prepared(*origin).is_some());
+/// Counts a check that was made.
+fn count(shared: &Shared, asked: &mut HashMap<LogPosition, Asked>, origin: LogPosition) {
+    // None: it has ended meanwhile.
+    let Some(state) = asked.get_mut(&origin) else { return };
+    state.checks += 1;
+    state.next = shared.clock.now().plus_ms(base::duration::ms(shared.config.transactions.check_every));
+    if state.checks == shared.config.transactions.checks_max {
+        tracing::warn!(
+            position = origin.0,
+            checks = state.checks,
+            "a transaction is undecided at its check limit; it stays prepared until it is ended by hand"
+        );
+    }
+}
+
+/// What is to be asked about now; forgets those that ended.
+fn due(shared: &Shared, asked: &mut HashMap<LogPosition, Asked>) -> Vec<Due> {
+    let now = shared.clock.now();
     let mut due = Vec::new();
-    for prepared in transactions.iter() {
-        let state = asked.entry(prepared.pointer.position).or_insert_with(|| first(shared, prepared, now));
-        if state.next <= now && state.checks < shared.config.transactions.checks_max {
-            due.push(prepared.clone());
-            if due.len() >= ROUND_MAX {
-                break;
+    {
+        let transactions = shared.store.reader().transactions().lock();
+        asked.retain(|origin, _| transactions.prepared(*origin).is_some());
+        for prepared in transactions.iter() {
+            let state = asked.entry(prepared.pointer.position).or_insert_with(|| first(shared, prepared, now));
+            if state.next <= now && state.checks < shared.config.transactions.checks_max {
+                due.push((prepared.clone(), state.checks));
+                if due.len() >= ROUND_MAX {
+                    break;
+                }
             }
         }
     }
-    due
+    let catalog = shared.store.reader().catalog();
+    let of_topic = |(prepared, turn): (Prepared, u32)| {
+        let topic = catalog.topic_by_id(prepared.head.topic)?.spec.name.clone();
+        Some(Due { sought: Sought { client: prepared.client.clone(), topic }, prepared, turn })
+    };
+    due.into_iter().filter_map(of_topic).collect()
 }
 
 /// After a restart, the checks that its age says were made count as made.
@@ -81,29 +149,58 @@ fn first(shared: &Shared, prepared: &Prepared, now: Timestamp) -> Asked {
     Asked { checks, next: first }
 }
 
-/// False when nobody who could know listens.
-async fn ask(shared: &Shared, prepared: &Prepared, turn: u32) -> bool {
-    let Some(topic) = shared.store.reader().catalog().topic_by_id(prepared.head.topic).cloned() else { return false };
-    if !shared.membership.has_producer(&prepared.client, &topic.spec.name) {
+/// Asks somebody who listens here. False when nobody does any more.
+async fn ask(shared: &Shared, due: &Due) -> bool {
+    let Some(Question { sought, turn, message, transaction_id }) = question(shared, due, due.turn).await else {
         return false;
-    }
-    let origin: Pointer = prepared.pointer;
-    let message = match shared.fetch(origin).await {
-        Ok(message) => message,
-        Err(error) => {
-            tracing::warn!(%error, position = origin.position.0, "a prepared message cannot be read");
-            return false;
-        }
     };
-    let name = topic.spec.name.clone();
-    let mut delivery = delivery_of(name.clone(), message);
+    shared.membership.command_producer(&sought, turn, Command::CheckTransaction { message, transaction_id })
+}
+
+/// Asks those who listen at other brokers. What was asked about.
+async fn ask_elsewhere(shared: Arc<Shared>, unheard: Vec<Due>) -> Vec<LogPosition> {
+    let mut taken = Vec::new();
+    let Some(elsewhere) = shared.elsewhere.get() else { return taken };
+    let table = shared.peers.table();
+    let others = table.brokers().filter(|broker| broker.name != *shared.peers.name());
+    let others: Vec<_> = others.map(|broker| broker.node.relay.clone()).collect();
+    let sought: HashSet<_> = unheard.iter().map(|due| &due.sought).collect();
+    let sought: Vec<_> = sought.into_iter().cloned().collect();
+    let found = join_all(others.iter().map(|broker| elsewhere.find(broker.clone(), &sought))).await;
+    for due in unheard {
+        let number = sought.iter().position(|sought| *sought == due.sought).expect("it was sought");
+        let listens = |found: &Option<Vec<Listener>>| found.as_ref()?.get(number).copied();
+        let mut listeners: Vec<_> = others.iter().zip(found.iter().map(listens)).collect();
+        listeners.retain(|(_, listener)| listener.is_some_and(|listener| listener != Listener::Nobody));
+        // The sender's broker first, and at later turns the others.
+        listeners.sort_by_key(|(_, listener)| *listener != Some(Listener::Sender));
+        let Some(count) = u32::try_from(listeners.len()).ok().filter(|count| *count > 0) else { continue };
+        listeners.rotate_left(usize::try_from(due.turn % count).unwrap_or(0));
+        let Some(question) = question(&shared, &due, due.turn / count).await else { continue };
+        for (broker, _) in listeners {
+            if elsewhere.ask(broker.clone(), question.clone()).await {
+                taken.push(due.prepared.pointer.position);
+                break;
+            }
+        }
+    }
+    taken
+}
+
+/// None when the message cannot be read.
+async fn question(shared: &Shared, due: &Due, turn: u32) -> Option<Question> {
+    let Due { prepared, sought, .. } = due;
+    let origin = prepared.pointer;
+    let unreadable =
+        |error: &Refusal| tracing::warn!(%error, position = origin.position.0, "a prepared message cannot be read");
+    let message = shared.fetch(origin).await.inspect_err(unreadable).ok()?;
+    let mut delivery = delivery_of(sought.topic.clone(), message);
     delivery.stored_at = prepared.prepared_at;
     let transaction = handle::Transaction {
         broker_group: shared.peers.broker_group(),
-        topic: topic.spec.id,
+        topic: prepared.head.topic,
         origin: origin.position,
     };
     let transaction_id = transaction.encode(shared.store.reader().hash_key());
-    let command = Command::CheckTransaction { message: Box::new(delivery), transaction_id };
-    shared.membership.command_producer(&prepared.client, &name, turn, command)
+    Some(Question { sought: sought.clone(), turn, message: Box::new(delivery), transaction_id })
 }

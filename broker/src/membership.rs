@@ -11,6 +11,7 @@ use serve::port::Cut;
 use tokio::sync::mpsc;
 
 use crate::api::{Caller, Command, Language};
+use crate::checks::Sought;
 use crate::subscription::Pair;
 
 /// What a client is.
@@ -22,6 +23,16 @@ pub enum ClientKind {
     PullConsumer,
     LitePushConsumer,
     LiteSimpleConsumer,
+}
+
+/// Who would hear a question about a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listener {
+    Nobody,
+    /// Somebody who publishes to its topic.
+    Another,
+    /// Who sent it.
+    Sender,
 }
 
 /// Commands that wait for one stream; more are dropped, as each is repeated or superseded later.
@@ -40,6 +51,12 @@ struct Client {
     streams: Vec<mpsc::Sender<Command>>,
     /// The filter that it polled with last.
     filters: HashMap<Pair, Arc<str>>,
+}
+
+impl Client {
+    fn listens(&self) -> bool {
+        self.streams.iter().any(|stream| !stream.is_closed())
+    }
 }
 
 /// A connected client, for lists.
@@ -270,26 +287,29 @@ impl Membership {
         }
     }
 
-    /// Whether somebody would hear a command to a producer of the topic, or to `sender`.
-    pub fn has_producer(&self, sender: &str, topic: &TopicName) -> bool {
+    /// Who would hear a command to whoever is sought.
+    pub fn listener(&self, sought: &Sought) -> Listener {
         let clients = self.clients.lock();
-        let mut streams = clients.iter().filter(|(id, client)| ***id == *sender || client.topics.contains(topic));
-        streams.any(|(_, client)| client.streams.iter().any(|stream| !stream.is_closed()))
+        if clients.get(&sought.client).is_some_and(Client::listens) {
+            Listener::Sender
+        } else if clients.values().any(|client| client.topics.contains(&sought.topic) && client.listens()) {
+            Listener::Another
+        } else {
+            Listener::Nobody
+        }
     }
 
-    /// Hands a command to a producer that listens: to `sender` first, and at later turns to others that publish the topic,
-    /// as the sender may be one that does not know. False when nobody listens.
-    pub fn command_producer(&self, sender: &str, topic: &TopicName, turn: u32, command: Command) -> bool {
+    /// Hands a command to a producer that listens: to the sender first, and at later turns to others that publish the
+    /// topic, as the sender may be one that does not know. False when nobody listens.
+    pub fn command_producer(&self, sought: &Sought, turn: u32, command: Command) -> bool {
         let clients = self.clients.lock();
-        let listens = |client: &Client| client.streams.iter().any(|stream| !stream.is_closed());
-        let mut listeners: Vec<(&Arc<str>, &Client)> = clients
-            .iter()
-            .filter(|(id, client)| (***id == *sender || client.topics.contains(topic)) && listens(client))
-            .collect();
+        let is_sought = |id: &Arc<str>, client: &Client| *id == sought.client || client.topics.contains(&sought.topic);
+        let mut listeners: Vec<(&Arc<str>, &Client)> =
+            clients.iter().filter(|(id, client)| is_sought(id, client) && client.listens()).collect();
         if listeners.is_empty() {
             return false;
         }
-        listeners.sort_unstable_by_key(|(id, _)| (***id != *sender, *id));
+        listeners.sort_unstable_by_key(|(id, _)| (**id != sought.client, *id));
         let count = listeners.len();
         listeners.rotate_left(usize::try_from(turn).unwrap_or(0) % count);
         let mut command = command;

@@ -1,6 +1,6 @@
 //! What every part of the broker holds: the store, the clocks, the registry of clients and subscriptions.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use base::{Clock, GroupName, TopicId, TopicName};
 use storage::request::{AppendError, Done, Lane, Request};
@@ -9,6 +9,7 @@ use storage::view::catalog::{GroupSpec, Topic, TopicKind, TopicSpec};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use crate::checks::Elsewhere;
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::mailbox::{Mailbox, current_worker};
@@ -28,6 +29,8 @@ pub struct Shared {
     pub messages: Messages,
     pub peers: Peers,
     pub drain: Drain,
+    /// How producers that listen at other brokers are reached, once a gateway can.
+    pub elsewhere: OnceLock<Arc<dyn Elsewhere>>,
     mailboxes: Vec<Arc<Mailbox>>,
     workers: Vec<Handle>,
 }
@@ -56,6 +59,7 @@ impl Shared {
             messages,
             peers,
             drain: Drain::default(),
+            elsewhere: OnceLock::new(),
             mailboxes,
             workers,
         })

@@ -15,7 +15,7 @@ use proto::codec::{Bounded, blame_caller};
 use proto::v2::{self, Code};
 use serve::admission::body::{Begun, Message, Received, Unread};
 use serve::admission::commands::Commands;
-use serve::admission::{Answered, Held, Overload, Share};
+use serve::admission::{Answered, Held, Share};
 use serve::port::Draining;
 use serve::runtime;
 use tonic::Status;
@@ -65,14 +65,11 @@ impl Gateway {
         let Some(method) = path.strip_prefix(MESSAGING).or(is_registry.then_some("")).map(str::to_owned) else {
             return Ok(Answered::status(Status::unimplemented(format!("there is no {path} here"))));
         };
+        let (head, body) = request.into_parts();
         let mut held = match held {
             Ok(held) => held,
-            Err(full) => {
-                Begun::new(request.into_body()).leave();
-                return Ok(refused(&method, Code::TooManyRequests, &overloaded(full)));
-            }
+            Err(full) => return Ok(left(&method, &full.into(), Begun::new(body))),
         };
-        let (head, body) = request.into_parts();
         if is_registry {
             let request = Request::from_parts(head, Commands::new(body, share, UPDATE_BYTES_MAX));
             let service = RegistryServer::new(Service(self.registry.clone()));
@@ -81,13 +78,13 @@ impl Gateway {
         }
         let received = match &*method {
             "Telemetry" => Received::Commands(Box::new(Commands::new(body, share.clone(), TELEMETRY_BYTES_MAX))),
-            _ => match receive(body, &mut held).await {
-                Ok(message) => Received::Message(message),
-                Err(Unread::Overload(overload)) => {
-                    return Ok(refused(&method, Code::TooManyRequests, &overloaded(overload)));
+            _ => {
+                let mut begun = Begun::new(body);
+                match receive(&mut begun, &mut held).await {
+                    Ok(message) => Received::Message(message),
+                    Err(unread) => return Ok(left(&method, &unread, begun)),
                 }
-                Err(unread) => return Ok(refused(&method, Code::RequestTimeout, &unread.to_string())),
-            },
+            }
         };
         let request = Request::from_parts(head, received);
         let answered = match &*method {
@@ -101,7 +98,7 @@ impl Gateway {
             && let Err(full) = held.grow(ANSWER_WINDOW as usize)
         {
             // The broker sees the call end, and gives its messages to somebody else.
-            return Ok(refused(&method, Code::TooManyRequests, &overloaded(full)));
+            return Ok(refused(&method, &full.into(), |_| Vec::new()));
         }
         Ok(Answered::served(answer, Some(held)))
     }
@@ -182,26 +179,28 @@ fn is_poll(method: &str) -> bool {
     matches!(method, "ReceiveMessage" | "PullMessage")
 }
 
-async fn receive(body: Incoming, held: &mut Held) -> Result<Message, Unread> {
-    let mut begun = Begun::new(body);
+async fn receive(begun: &mut Begun<Incoming>, held: &mut Held) -> Result<Message, Unread> {
     begun.length().await?;
-    let received = begun.receive(held, REQUEST_BYTES_MAX).await;
-    if received.is_err() {
-        begun.leave();
-    }
-    received
+    begun.receive(held, REQUEST_BYTES_MAX).await
 }
 
-fn overloaded(overload: Overload) -> String {
-    format!("the name server is at its limit: {overload}")
+/// Refuses a call that was not read to its end.
+fn left(method: &str, unread: &Unread, mut begun: Begun<Incoming>) -> Response<Answered> {
+    let reply = refused(method, unread, |max| begun.so_far(max));
+    begun.leave();
+    reply
 }
 
 /// An ordinary reply with its status, or the end of a stream that has none.
-fn refused(method: &str, code: Code, text: &str) -> Response<Answered> {
-    let status = v2::Status { code: code.into(), message: text.into() };
-    match proto::refused::reply(method, status, "") {
+fn refused(method: &str, unread: &Unread, so_far: impl FnOnce(usize) -> Vec<u8>) -> Response<Answered> {
+    let (code, message) = match unread {
+        Unread::Overload(overload) => (Code::TooManyRequests, format!("the name server is at its limit: {overload}")),
+        Unread::TooSlow { .. } | Unread::Left => (Code::RequestTimeout, unread.to_string()),
+    };
+    let status = v2::Status { code: code.into(), message };
+    match proto::refused::reply(method, status.clone(), so_far) {
         Some(reply) => Answered::encoded(reply.into()),
-        None => Answered::status(Status::invalid_argument(text)),
+        None => Answered::status(Status::invalid_argument(status.message)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Protocols as Rust types, generated from `proto/`: RocketMQ 5 for clients, and ours between brokers and name servers.
+//! Protocols as Rust types, generated from `proto/`: RocketMQ 5 for clients, and ours among brokers and name servers.
 //!
 //! This crate adds a codec that bounds what is decoded, and replies to what is not.
 

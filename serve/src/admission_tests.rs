@@ -94,6 +94,44 @@ fn what_is_answered_while_the_client_takes_nothing_is_held_until_it_does() {
 }
 
 #[tokio::test]
+async fn a_connection_rests_when_no_call_is_in_progress_and_nothing_moves() {
+    const PATIENCE: Duration = Duration::from_millis(20);
+    let budget = budget();
+    let (silent, calling, blocked) = (budget.share(), budget.share(), budget.share());
+    let call = calling.call();
+    blocked.0.blocked();
+    let (speaking, taking) = (budget.share(), budget.share());
+    let lively = async {
+        loop {
+            speaking.0.heard();
+            taking.0.moved();
+            tokio::task::yield_now().await;
+        }
+    };
+    // Many times its patience, so that each of the others would have its turn.
+    let rests_often = async {
+        for _ in 0..5 {
+            silent.rests(PATIENCE).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), async {
+        tokio::select! {
+            () = calling.rests(PATIENCE) => panic!("a call is in progress"),
+            () = blocked.rests(PATIENCE) => panic!("something waits for the client"),
+            () = speaking.rests(PATIENCE) => panic!("the client says something now and then"),
+            () = taking.rests(PATIENCE) => panic!("the client takes something now and then"),
+            () = lively => {}
+            () = rests_often => {}
+        }
+        drop(call);
+        blocked.0.moved();
+        tokio::join!(calling.rests(PATIENCE), blocked.rests(PATIENCE));
+    })
+    .await
+    .expect("they rest");
+}
+
+#[tokio::test]
 async fn a_client_that_takes_nothing_while_answers_wait_stalls_and_no_other_does() {
     const FOREVER: Duration = Duration::from_secs(3600);
     let budget = budget();

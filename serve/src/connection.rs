@@ -10,8 +10,10 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use base::limits::PARTING_MS_MAX;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
+use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
@@ -20,10 +22,12 @@ use tokio::net::TcpStream;
 
 use tokio_rustls::TlsAcceptor;
 
+use crate::admission::{Flow, Share};
 use crate::authority::Frames;
 use crate::port::Draining;
-use crate::runtime::Tasks;
+use crate::runtime;
 
+const PARTING_MAX: Duration = Duration::from_millis(PARTING_MS_MAX);
 /// From accepting a connection to the end of its TLS handshake and HTTP/2's preface.
 pub const OPENING_MAX: Duration = Duration::from_secs(10);
 
@@ -108,9 +112,26 @@ impl Opened {
     }
 }
 
-/// The HTTP/2 server of one worker.
-pub fn http2() -> http2::Builder<Tasks> {
-    let mut builder = http2::Builder::new(Tasks);
+/// Runs the calls of one connection, each as a task, and counts them.
+#[derive(Debug, Clone)]
+struct Calls(Share);
+
+impl<F> Executor<F> for Calls
+where
+    F: Future<Output: Send> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let call = self.0.call();
+        drop(runtime::spawn(async move {
+            task.await;
+            drop(call);
+        }));
+    }
+}
+
+/// The HTTP/2 server of one connection.
+fn http2(calls: Calls) -> http2::Builder<Calls> {
+    let mut builder = http2::Builder::new(calls);
     builder
         .max_concurrent_streams(STREAMS_MAX)
         // Clients that leave many calls at once are busy, not hostile (D19): the default of 20 ends such a connection.
@@ -129,7 +150,11 @@ pub fn http2() -> http2::Builder<Tasks> {
 }
 
 /// Serves calls until the client leaves or the server drains: then the client is told, and calls in progress finish.
-pub async fn serve<IO, S, B>(io: IO, builder: &http2::Builder<Tasks>, service: S, drain: Draining) -> End
+///
+/// HTTP/2 tells it in two steps. The first GOAWAY forbids nothing yet; the second names the last call that was taken,
+/// and comes when the client has answered a ping: all that it had sent before is there by then. A client that has been
+/// cut off answers none, and is not waited for when nothing is in progress.
+pub async fn serve<IO, S, B>(io: IO, service: S, share: Share, drain: Draining) -> End
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>, Error = std::convert::Infallible>,
@@ -138,12 +163,18 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let builder = http2(Calls(share.clone()));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Flow::new(io, share.clone())), service));
     let result = tokio::select! {
         result = connection.as_mut() => result.map(|()| End::Client),
         () = drain.begins() => {
             connection.as_mut().graceful_shutdown();
-            connection.await.map(|()| End::Drain)
+            tokio::select! {
+                // What has come is read before the client counts as silent.
+                biased;
+                result = connection => result.map(|()| End::Drain),
+                () = share.rests(PARTING_MAX) => Ok(End::Drain),
+            }
         }
     };
     result.unwrap_or_else(|error| {

@@ -9,6 +9,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
+use crate::admission::Budget;
 use crate::settings::Tls;
 use crate::tls;
 
@@ -55,9 +56,10 @@ async fn serve_one(
     let service = hyper::service::service_fn(|_| async {
         Ok::<_, std::convert::Infallible>(Response::builder().status(204).body(tonic::body::Body::empty()).unwrap())
     });
+    let share = Budget::new(base::ByteSize(64 << 20), &prometheus::Registry::new()).unwrap().share();
     let end = match opened {
-        Opened::Clear(io) => serve(io, &http2(), service, drain).await,
-        Opened::Tls(io) => serve(io, &http2(), service, drain).await,
+        Opened::Clear(io) => serve(io, service, share, drain).await,
+        Opened::Tls(io) => serve(io, service, share, drain).await,
     };
     Ok((is_tls, end))
 }
@@ -67,37 +69,50 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, 0, 0, 0, 0, 0], payload].concat()
 }
 
-/// Reads frames until one of `kind` comes; the kinds in between.
-async fn until<IO: AsyncRead + Unpin>(io: &mut IO, kind: u8) -> Vec<u8> {
-    let mut kinds = until_one(io, &[kind]).await;
-    kinds.pop();
-    kinds
+/// A call without a body: `POST /`.
+fn call(stream: u8) -> Vec<u8> {
+    call_of(stream, &[0x83, 0x86, 0x84])
 }
 
-/// Reads frames until one of these kinds comes; the kinds up to it.
-async fn until_one<IO: AsyncRead + Unpin>(io: &mut IO, kinds: &[u8]) -> Vec<u8> {
-    let mut all = Vec::new();
+/// The same, with other headers.
+fn call_of(stream: u8, headers: &[u8]) -> Vec<u8> {
+    const END_OF_STREAM_AND_HEADERS: u8 = 5;
+    let mut call = frame(HEADERS, headers);
+    (call[4], call[8]) = (END_OF_STREAM_AND_HEADERS, stream);
+    call
+}
+
+/// Reads frames until one of `kind` comes; the kinds in between.
+async fn until<IO: AsyncRead + Unpin>(io: &mut IO, kind: u8) -> Vec<u8> {
+    until_one(io, &[kind]).await.0
+}
+
+/// The same, with what is in the frame.
+async fn until_content<IO: AsyncRead + Unpin>(io: &mut IO, kind: u8) -> (Vec<u8>, Vec<u8>) {
+    let (others, _, content) = until_one(io, &[kind]).await;
+    (others, content)
+}
+
+/// Reads frames until one of these kinds comes: the kinds before it, its kind, and what is in it.
+async fn until_one<IO: AsyncRead + Unpin>(io: &mut IO, kinds: &[u8]) -> (Vec<u8>, u8, Vec<u8>) {
+    let mut others = Vec::new();
     loop {
         let mut head = [0; 9];
         io.read_exact(&mut head).await.unwrap();
         let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
         io.read_exact(&mut payload).await.unwrap();
-        all.push(head[3]);
         if kinds.contains(&head[3]) {
-            return all;
+            return (others, head[3], payload);
         }
+        others.push(head[3]);
     }
 }
 
-/// Sends a call without a body.
-async fn call(io: &mut TcpStream, encoder: &mut loona_hpack::Encoder<'_>, stream: u8, authority: &[u8]) {
+/// Sends a call without a body to an authority.
+async fn call_at(io: &mut TcpStream, encoder: &mut loona_hpack::Encoder<'_>, stream: u8, authority: &[u8]) {
     let fields: [(&[u8], &[u8]); 4] =
         [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", authority)];
-    let mut headers = frame(HEADERS, &encoder.encode(fields));
-    // END_HEADERS and END_STREAM.
-    headers[4] = 0x5;
-    headers[8] = stream;
-    io.write_all(&headers).await.unwrap();
+    io.write_all(&call_of(stream, &encoder.encode(fields))).await.unwrap();
 }
 
 async fn speak<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) {
@@ -192,14 +207,14 @@ async fn calls_that_name_several_addresses_are_answered_and_those_that_name_none
         speak(&mut client).await;
         let mut encoder = loona_hpack::Encoder::new();
         for stream in [1, 3, 5] {
-            call(&mut client, &mut encoder, stream, list.as_bytes()).await;
-            assert_eq!(until_one(&mut client, &[HEADERS, RST_STREAM]).await.last(), Some(&HEADERS), "{list}");
+            call_at(&mut client, &mut encoder, stream, list.as_bytes()).await;
+            assert_eq!(until_one(&mut client, &[HEADERS, RST_STREAM]).await.1, HEADERS, "{list}");
         }
     }
     let mut client = TcpStream::connect(port.address).await.unwrap();
     speak(&mut client).await;
-    call(&mut client, &mut loona_hpack::Encoder::new(), 1, b"a:1:b").await;
-    assert_eq!(until_one(&mut client, &[HEADERS, RST_STREAM]).await.last(), Some(&RST_STREAM));
+    call_at(&mut client, &mut loona_hpack::Encoder::new(), 1, b"a:1:b").await;
+    assert_eq!(until_one(&mut client, &[HEADERS, RST_STREAM]).await.1, RST_STREAM);
 }
 
 #[tokio::test]
@@ -212,6 +227,27 @@ async fn a_server_that_stops_says_so_and_waits_for_the_client() {
     drop(client);
     let (_, end) = port.ended.recv().await.unwrap().unwrap();
     assert_ne!(end, End::Error);
+}
+
+#[tokio::test]
+async fn calls_on_their_way_at_a_stop_are_answered_and_the_client_is_told_which_was_the_last() {
+    const ACK: u8 = 1;
+    let mut port = port(false, OPENING_MAX).await;
+    let mut client = TcpStream::connect(port.address).await.unwrap();
+    speak(&mut client).await;
+    port.drain.send_replace(true);
+    let (_, any) = until_content(&mut client, GOAWAY).await;
+    assert_eq!(any[..8], [0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0], "none is refused yet");
+    let (_, question) = until_content(&mut client, PING).await;
+    client.write_all(&call(1)).await.unwrap();
+    until(&mut client, HEADERS).await;
+    client.write_all(&call(3)).await.unwrap();
+    let mut answer = frame(PING, &question);
+    answer[4] = ACK;
+    client.write_all(&answer).await.unwrap();
+    let (others, last) = until_content(&mut client, GOAWAY).await;
+    assert_eq!((others, &last[..8]), (vec![HEADERS], &[0, 0, 0, 3, 0, 0, 0, 0][..]));
+    assert_eq!(port.ended.recv().await.unwrap().unwrap(), (false, End::Drain));
 }
 
 mod trust {

@@ -12,7 +12,6 @@ use std::time::Duration;
 use base::limits::STALLED_MS_MAX;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http2;
 use hyper::service::Service;
 use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -20,10 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio_rustls::TlsAcceptor;
 
-use crate::admission::{Budget, Flow, Share};
+use crate::admission::{Budget, Share};
 use crate::connection::{self, End, OPENING_MAX, Opened};
 use crate::metrics::ConnectionMetrics;
-use crate::runtime::{self, Runtime, Tasks};
+use crate::runtime::{self, Runtime};
 
 const STALLED_MAX: Duration = Duration::from_millis(STALLED_MS_MAX);
 /// Out of file handles, accepting fails at once, again and again: others get time to close theirs.
@@ -109,7 +108,6 @@ struct Slot(Arc<Open>);
 #[derive(Clone)]
 struct Port<F> {
     options: Options,
-    http2: http2::Builder<Tasks>,
     open: Arc<Open>,
     draining: Draining,
     connect: F,
@@ -143,7 +141,7 @@ impl Bound {
         let open =
             Arc::new(Open { count: AtomicUsize::new(0), max: options.connections_max, none_left: Notify::new() });
         let draining = self.draining();
-        let port = Port { options, http2: connection::http2(), open: open.clone(), draining, connect };
+        let port = Port { options, open: open.clone(), draining, connect };
         for (worker, socket) in self.sockets.into_iter().enumerate() {
             let port = port.clone();
             runtime.spawn_on(worker, async move {
@@ -163,7 +161,8 @@ impl Server {
     }
 
     /// Stops listening, tells every client to go elsewhere and waits for the calls in progress until `within` has
-    /// passed. True when all of them ended in time.
+    /// passed. True when all of them ended in time. Clients that have no call in progress and say nothing any more are
+    /// not waited for.
     pub async fn stop(self, within: Duration) -> bool {
         self.drain.send_replace(true);
         tokio::time::timeout(within, self.open.until_none()).await.is_ok()
@@ -272,9 +271,8 @@ where
     where
         IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let flow = Flow::new(io, share.clone());
         tokio::select! {
-            end = connection::serve(flow, &self.http2, service, self.draining.clone()) => end,
+            end = connection::serve(io, service, share.clone(), self.draining.clone()) => end,
             // Its calls end with it, and give back what was not taken.
             () = share.stalls(STALLED_MAX) => {
                 tracing::info!(%address, after = ?STALLED_MAX, "gRPC connection closed: the client takes no answers");
@@ -283,3 +281,7 @@ where
         }
     }
 }
+
+#[cfg(test)]
+#[path = "port_tests.rs"]
+mod tests;

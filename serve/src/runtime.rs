@@ -158,7 +158,7 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> T {
         .block_on(work)
 }
 
-/// Lets hyper start the tasks of its streams here.
+/// Lets a client of hyper's start its tasks here.
 #[derive(Debug, Clone, Copy)]
 pub struct Tasks;
 

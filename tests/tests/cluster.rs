@@ -2,6 +2,8 @@
 
 #[path = "cluster/calls.rs"]
 mod calls;
+#[path = "cluster/checks.rs"]
+mod checks;
 #[path = "cluster/clients.rs"]
 mod clients;
 #[path = "cluster/disputes.rs"]

@@ -103,6 +103,7 @@ fn shown() -> BTreeMap<&'static str, String> {
         TELEMETRY_BYTES_MAX,
         REQUEST_MS_MAX,
         STALLED_MS_MAX,
+        PARTING_MS_MAX,
         SENDS_OF_ONE_MIN,
     ];
     limits.into()

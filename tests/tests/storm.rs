@@ -47,14 +47,12 @@ const DRAINED_WITHIN_S: u64 = 30;
 const VIOLATIONS_SHOWN: usize = 10;
 const LOG_LINES_SHOWN: usize = 30;
 
-const BROKER_SETTINGS: [&str; 8] = [
+const BROKER_SETTINGS: [&str; 7] = [
     "topics.auto_create=false",
     "transactions.check_after=1s",
     "transactions.check_every=1s",
     "transactions.checks_max=1000",
     // Kills meet changes of segments and checkpoints too.
-    // Clients that were cut off without a word do not say that they have finished.
-    "shutdown.timeout=5s",
     "storage.log.segment_size=4MiB",
     "storage.checkpoint_every=2s",
     "storage.checkpoint_bytes=2MiB",

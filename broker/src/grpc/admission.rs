@@ -6,13 +6,11 @@
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
-use base::limits::{CALL_BYTES, HANDLE_BYTES_MAX, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use base::limits::{CALL_BYTES, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use prost::Message as _;
 use proto::codec::blame_caller;
-use proto::v2;
 use proto::v2::messaging_service_server::MessagingServiceServer;
 use serve::admission::body::{Begun, Message, Received, Unread};
 use serve::admission::commands::Commands;
@@ -23,12 +21,10 @@ use tower::Service as _;
 use super::Gateway;
 use super::load::{OfOne, Send};
 use super::metrics::{self, Call, RPCS, Rpc};
+use super::producers;
 use super::service::Peer;
 use super::status::Denial;
 use crate::refusal::Refusal;
-
-/// A request to change the time of one delivery is hardly longer than a handle and three names.
-const CHANGE_BYTES_MAX: usize = HANDLE_BYTES_MAX * 4;
 
 /// The service behind the gate, as one connection sees it.
 pub(super) struct Gate {
@@ -59,9 +55,7 @@ impl Gate {
         let send = (rpc == Some(Rpc::SendMessage)).then(|| self.sends.send(metrics::now()));
         let (gateway, mut service, share) = (self.gateway.clone(), self.service.clone(), self.share.clone());
         async move {
-            let Some(rpc) = rpc else {
-                return Ok(Answered::status(Status::unimplemented("the service has no such method")));
-            };
+            let Some(rpc) = rpc else { return Ok(gateway.serve_broker(request, held).await) };
             let (head, body) = request.into_parts();
             let mut begun = Begun::new(body);
             let admitted = match (held, send.transpose()) {
@@ -97,6 +91,31 @@ impl Gate {
 }
 
 impl Gateway {
+    /// A call that another broker makes.
+    async fn serve_broker(&self, request: Request<Incoming>, held: Result<Held, Overload>) -> Reply {
+        if !request.uri().path().starts_with(producers::PATH) {
+            return Answered::status(Status::unimplemented("the service has no such method"));
+        }
+        let (head, body) = request.into_parts();
+        let mut begun = Begun::new(body);
+        let admitted = match held {
+            Ok(held) => self.receive(&mut begun, held, None).await,
+            Err(overload) => Err(overload.into()),
+        };
+        match admitted {
+            Ok((message, mut held, _)) => {
+                let request = Request::from_parts(head, Received::<Incoming>::Message(message));
+                let Ok(response) = producers::Here(self.broker.clone()).service().call(request).await;
+                held.shrink(CALL_BYTES);
+                Answered::served(blame_caller(response), Some(held))
+            }
+            Err(unread) => {
+                begun.leave();
+                Answered::status(Status::resource_exhausted(unread.to_string()))
+            }
+        }
+    }
+
     /// Reads a message as far as it is admitted.
     async fn receive(
         &self,
@@ -129,7 +148,8 @@ impl Gateway {
                 let denial = Denial::TooSlow { seconds: within.as_secs() };
                 call.refused(&denial);
                 call.answered(denial.code());
-                return answer(proto::refused::reply(rpc.method(), denial.status(), ""), &denial);
+                let so_far = |max| begun.so_far(max);
+                return answer(proto::refused::reply(rpc.method(), denial.status(), so_far), &denial);
             }
             // Nobody is there to be told.
             Unread::Left => return Answered::status(Status::cancelled("the request did not arrive")),
@@ -137,14 +157,13 @@ impl Gateway {
         let denial = Denial::from(Refusal::Overloaded { limit: overload.limit() });
         call.refused(&denial);
         call.answered(denial.code());
-        if rpc == Rpc::ChangeInvisibleDuration {
-            // Most clients take the handle of a failure over: it has to be the one that they have (§3 rule 4).
-            let request = v2::ChangeInvisibleDurationRequest::decode(&*begun.so_far(CHANGE_BYTES_MAX));
-            let handle = request.unwrap_or_default().receipt_handle;
-            return answer(proto::refused::reply(rpc.method(), denial.status(), &handle), &denial);
+        let reply = |begun: &mut Begun<Incoming>| {
+            proto::refused::reply(rpc.method(), denial.status(), |max| begun.so_far(max)).map(Bytes::from)
+        };
+        if !proto::refused::is_same_for_all(rpc.method()) {
+            return answer(reply(begun), &denial);
         }
-        let encoded = self.replies.overload[rpc as usize][overload as usize]
-            .get_or_init(|| proto::refused::reply(rpc.method(), denial.status(), "").map(Bytes::from));
+        let encoded = self.replies.overload[rpc as usize][overload as usize].get_or_init(|| reply(begun));
         answer(encoded.clone(), &denial)
     }
 }

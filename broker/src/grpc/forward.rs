@@ -1,11 +1,12 @@
-//! Calls about what another broker holds: recalls and ends of transactions come to any node, and go on to the one that gave
-//! the handle out.
+//! Connections to other brokers, and calls about what they hold: recalls and ends of transactions come to any node, and
+//! go on to the one that gave the handle out.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use proto::cluster::producers_client::ProducersClient;
 use proto::v2;
 use proto::v2::messaging_service_client::MessagingServiceClient;
 use tonic::Request;
@@ -29,14 +30,22 @@ pub(super) struct Forward {
 
 impl Forward {
     fn client(&self, broker: &Arc<str>) -> Result<MessagingServiceClient<Channel>, Denial> {
+        self.channel(broker).map(MessagingServiceClient::new)
+    }
+
+    pub(super) fn producers(&self, broker: &Arc<str>) -> Result<ProducersClient<Channel>, Denial> {
+        self.channel(broker).map(ProducersClient::new)
+    }
+
+    fn channel(&self, broker: &Arc<str>) -> Result<Channel, Denial> {
         let mut channels = self.channels.lock();
         if let Some(channel) = channels.get(broker) {
-            return Ok(MessagingServiceClient::new(channel.clone()));
+            return Ok(channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{broker}")).map_err(|error| away(broker, &error))?;
         let channel = endpoint.connect_timeout(CONNECT_MAX).timeout(ANSWER_MAX).connect_lazy();
         channels.insert(broker.clone(), channel.clone());
-        Ok(MessagingServiceClient::new(channel))
+        Ok(channel)
     }
 
     pub(super) async fn recall(

@@ -11,6 +11,7 @@ mod forward;
 mod load;
 mod metrics;
 mod port;
+mod producers;
 mod receive;
 mod service;
 mod settings;
@@ -32,7 +33,7 @@ struct Gateway {
     broker: Broker,
     metrics: Arc<metrics::Metrics>,
     agents: caller::UserAgents,
-    forward: forward::Forward,
+    forward: Arc<forward::Forward>,
     /// `grpc.advertise`; none = what the client used.
     advertised: Option<v2::Endpoints>,
     draining: Draining,

@@ -49,11 +49,13 @@ pub(crate) fn start(
         metrics: connections,
         budget: budget.clone(),
     };
+    let forward = Arc::new(Forward::default());
+    broker.asks_elsewhere(forward.clone());
     let gateway = Arc::new(Gateway {
         broker: broker.clone(),
         metrics: Arc::new(Metrics::register(broker.registry())?),
         agents: UserAgents::default(),
-        forward: Forward::default(),
+        forward,
         advertised,
         draining: port.draining(),
         budget,

@@ -203,6 +203,15 @@ impl Stream for Stage {
                     let check = v2::RecoverOrphanedTransactionCommand { message: Some(message), transaction_id };
                     return Poll::Ready(Some(Ok(element(Element::RecoverOrphanedTransactionCommand(check)))));
                 }
+                Command::CheckOfOther(check) => {
+                    // What cannot be read was not taken in the first place.
+                    let Ok(mut check) = v2::RecoverOrphanedTransactionCommand::decode(check) else { continue };
+                    if let Some(system) = check.message.as_mut().and_then(|message| message.system_properties.as_mut())
+                    {
+                        system.store_host = stage.store_host.to_string();
+                    }
+                    return Poll::Ready(Some(Ok(element(Element::RecoverOrphanedTransactionCommand(check)))));
+                }
                 Command::Disconnect => return stage.end(tonic::Status::unavailable("disconnected by an operator")),
                 // Whatever is being answered now may be the older state: it is asked again. Before the first settings
                 // there is nothing to repeat, and what was accepted once cannot be refused for its form.

@@ -68,7 +68,11 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Flow<IO> {
             self.turn = 0;
             return Poll::Pending;
         };
-        self.turn += buffer.filled().len() - before;
+        let length = buffer.filled().len() - before;
+        if length > 0 {
+            self.share.0.heard();
+        }
+        self.turn += length;
         Poll::Ready(result)
     }
 }

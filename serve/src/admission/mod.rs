@@ -55,6 +55,10 @@ struct Account {
     progress: AtomicU64,
     /// Rings when something begins to wait for the client.
     waits: Notify,
+    /// Goes up whenever something comes from the client.
+    heard: AtomicU64,
+    /// Calls in progress: an answer is not in HTTP/2's hands altogether.
+    calls: AtomicUsize,
 }
 
 /// Memory that is paid for, until dropped.
@@ -67,6 +71,10 @@ pub struct Held {
 /// An answer that its client has to take, until dropped.
 #[derive(Debug)]
 pub struct Answer(Arc<Account>);
+
+/// A call in progress, until dropped.
+#[derive(Debug)]
+pub struct Call(Arc<Account>);
 
 /// Why something is refused for overload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +133,8 @@ impl Budget {
             answers: AtomicUsize::new(0),
             progress: AtomicU64::new(0),
             waits: Notify::new(),
+            heard: AtomicU64::new(0),
+            calls: AtomicUsize::new(0),
         }))
     }
 
@@ -182,6 +192,27 @@ impl Share {
         Answer(self.0.clone())
     }
 
+    /// Says that a call has begun.
+    pub fn call(&self) -> Call {
+        self.0.calls.fetch_add(1, Ordering::Relaxed);
+        Call(self.0.clone())
+    }
+
+    /// Ends when for all of `patience` no call was in progress, and nothing came from the client or waited for it.
+    pub async fn rests(&self, patience: std::time::Duration) {
+        let account = &self.0;
+        // Whatever ends a call leaves its mark.
+        let marks = || (account.heard.load(Ordering::Relaxed), account.progress.load(Ordering::Relaxed));
+        let is_busy = || account.calls.load(Ordering::Relaxed) > 0 || account.is_blocked.load(Ordering::Relaxed);
+        loop {
+            let before = marks();
+            tokio::time::sleep(patience).await;
+            if !is_busy() && marks() == before {
+                return;
+            }
+        }
+    }
+
     /// Ends when answers have waited for `patience` and the client took nothing of anything.
     pub async fn stalls(&self, patience: std::time::Duration) {
         let account = &self.0;
@@ -225,6 +256,10 @@ impl Account {
         let held = self.held.fetch_sub(bytes, Ordering::AcqRel);
         let used = self.budget.0.used.fetch_sub(bytes, Ordering::AcqRel);
         assert!(held >= bytes && used >= bytes, "A2: {bytes} given back of {held}, of all {used}");
+    }
+
+    fn heard(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The client has taken something.
@@ -297,6 +332,12 @@ impl Drop for Answer {
     fn drop(&mut self) {
         self.moves();
         self.0.answers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -84,6 +84,22 @@ impl Caller {
         checked(sound(answer)?.status)
     }
 
+    /// The first half of a transaction; the id of its message.
+    pub async fn send_half(&self, name: &str) -> Result<String, Code> {
+        let properties = v2::SystemProperties {
+            message_id: format!("{name}-half"),
+            message_type: v2::MessageType::Transaction.into(),
+            ..v2::SystemProperties::default()
+        };
+        let (user_properties, body) = (std::collections::HashMap::default(), name.to_owned().into());
+        let message = v2::Message { topic: topic(name), user_properties, system_properties: Some(properties), body };
+        let answer =
+            self.rpc.clone().send_message(self.request(v2::SendMessageRequest { messages: vec![message] })).await;
+        let mut answer = sound(answer)?;
+        checked(answer.status)?;
+        Ok(answer.entries.pop().expect("one was sent").message_id)
+    }
+
     pub async fn heartbeat(&self, group: &str) -> Result<(), Code> {
         let call = v2::HeartbeatRequest { group: topic(group), client_type: v2::ClientType::SimpleConsumer.into() };
         let answer = self.rpc.clone().heartbeat(self.request(call)).await;

@@ -1,7 +1,7 @@
 //! Requests that begin and do not end.
 
 use bytes::Bytes;
-use proto::v2::Code;
+use proto::v2::{self, Code};
 use tests::cluster::{Cluster, Node};
 use tests::http;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::process::{BESIDE, MIB, held_by, memory_of, refusals};
-use super::raw::{Call, Connection, prefix};
+use super::raw::{Call, Connection, framed, prefix};
 use super::{LIMIT, MEMORY, TOPIC, broker, send_in_order, until};
 
 const CONNECTIONS: usize = 24;
@@ -76,6 +76,31 @@ async fn a_name_server_holds_no_more_than_its_limit_either() {
     broker.create_topic(TOPIC, "normal", 4).await;
     until("the broker is known", async || names.get("/api/v1/brokers").await.body.contains(broker.name())).await;
     hold_against_halves(names, broker).await;
+}
+
+#[tokio::test]
+async fn a_refused_change_of_a_delivery_repeats_its_handle_at_brokers_and_name_servers() {
+    /// So large that three of them leave no room for a fourth one.
+    const BODY: usize = LIMIT / 4;
+    let cluster = Cluster::start_with(1, 1, &[MEMORY], &[MEMORY]).await;
+    for node in [&cluster.nameservers[0], &cluster.brokers[0]] {
+        let mut begun = Vec::new();
+        for number in 1..=3 {
+            let connection = Connection::open(&node.address(), 1 << 20).await;
+            let mut call = connection.begin("SendMessage", "beginner").await.expect("it is served");
+            assert!(call.write(Bytes::copy_from_slice(&prefix(BODY))).await);
+            begun.push((connection, call));
+            until("what was announced is held", async || held_by(node).await >= number * BODY).await;
+        }
+        let connection = Connection::open(&node.address(), 1 << 20).await;
+        let mut call = connection.begin("ChangeInvisibleDuration", "refused").await.expect("it is served");
+        let (receipt_handle, message_id) = ("its handle".to_owned(), "x".repeat(BODY - 1000));
+        let request = v2::ChangeInvisibleDurationRequest { receipt_handle, message_id, ..Default::default() };
+        assert!(call.write(framed(&request).slice(..1000)).await);
+        let reply: v2::ChangeInvisibleDurationResponse = call.reply().await.expect("it is answered");
+        assert_eq!(reply.status.expect("a status").code(), Code::TooManyRequests, "{}", node.name());
+        assert_eq!(reply.receipt_handle, "its handle", "{}", node.name());
+    }
 }
 
 #[tokio::test]
