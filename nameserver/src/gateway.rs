@@ -65,28 +65,25 @@ impl Gateway {
         let Some(method) = path.strip_prefix(MESSAGING).or(is_registry.then_some("")).map(str::to_owned) else {
             return Ok(Answered::status(Status::unimplemented(format!("there is no {path} here"))));
         };
+        let (head, body) = request.into_parts();
+        let mut begun = Begun::new(body);
         let mut held = match held {
             Ok(held) => held,
-            Err(full) => {
-                Begun::new(request.into_body()).leave();
-                return Ok(refused(&method, Code::TooManyRequests, &overloaded(full)));
-            }
+            Err(full) => return Ok(refuse(&method, &full.into(), begun)),
         };
-        let (head, body) = request.into_parts();
         if is_registry {
-            let request = Request::from_parts(head, Commands::new(body, share, UPDATE_BYTES_MAX));
+            let request = Request::from_parts(head, Commands::new(begun.into_rest(), share, UPDATE_BYTES_MAX));
             let service = RegistryServer::new(Service(self.registry.clone()));
             let Ok(answer) = service.max_decoding_message_size(UPDATE_BYTES_MAX).call(request).await;
             return Ok(Answered::served(blame_caller(answer), Some(held)));
         }
         let received = match &*method {
-            "Telemetry" => Received::Commands(Box::new(Commands::new(body, share.clone(), TELEMETRY_BYTES_MAX))),
-            _ => match receive(body, &mut held).await {
+            "Telemetry" => {
+                Received::Commands(Box::new(Commands::new(begun.into_rest(), share.clone(), TELEMETRY_BYTES_MAX)))
+            }
+            _ => match receive(&mut begun, &mut held).await {
                 Ok(message) => Received::Message(message),
-                Err(Unread::Overload(overload)) => {
-                    return Ok(refused(&method, Code::TooManyRequests, &overloaded(overload)));
-                }
-                Err(unread) => return Ok(refused(&method, Code::RequestTimeout, &unread.to_string())),
+                Err(unread) => return Ok(refuse(&method, &unread, begun)),
             },
         };
         let request = Request::from_parts(head, received);
@@ -101,7 +98,7 @@ impl Gateway {
             && let Err(full) = held.grow(ANSWER_WINDOW as usize)
         {
             // The broker sees the call end, and gives its messages to somebody else.
-            return Ok(refused(&method, Code::TooManyRequests, &overloaded(full)));
+            return Ok(refused(&method, Code::TooManyRequests, &overloaded(full), ""));
         }
         Ok(Answered::served(answer, Some(held)))
     }
@@ -182,14 +179,20 @@ fn is_poll(method: &str) -> bool {
     matches!(method, "ReceiveMessage" | "PullMessage")
 }
 
-async fn receive(body: Incoming, held: &mut Held) -> Result<Message, Unread> {
-    let mut begun = Begun::new(body);
+async fn receive(begun: &mut Begun<Incoming>, held: &mut Held) -> Result<Message, Unread> {
     begun.length().await?;
-    let received = begun.receive(held, REQUEST_BYTES_MAX).await;
-    if received.is_err() {
-        begun.leave();
-    }
-    received
+    begun.receive(held, REQUEST_BYTES_MAX).await
+}
+
+/// Says why a message was not received.
+fn refuse(method: &str, unread: &Unread, mut begun: Begun<Incoming>) -> Response<Answered> {
+    let (code, text) = match unread {
+        Unread::Overload(overload) => (Code::TooManyRequests, overloaded(*overload)),
+        Unread::TooSlow { .. } | Unread::Left => (Code::RequestTimeout, unread.to_string()),
+    };
+    let handle = proto::refused::handle_of(method, |max| begun.so_far(max));
+    begun.leave();
+    refused(method, code, &text, &handle)
 }
 
 fn overloaded(overload: Overload) -> String {
@@ -197,9 +200,9 @@ fn overloaded(overload: Overload) -> String {
 }
 
 /// An ordinary reply with its status, or the end of a stream that has none.
-fn refused(method: &str, code: Code, text: &str) -> Response<Answered> {
+fn refused(method: &str, code: Code, text: &str, handle: &str) -> Response<Answered> {
     let status = v2::Status { code: code.into(), message: text.into() };
-    match proto::refused::reply(method, status, "") {
+    match proto::refused::reply(method, status, handle) {
         Some(reply) => Answered::encoded(reply.into()),
         None => Answered::status(Status::invalid_argument(text)),
     }

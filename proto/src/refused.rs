@@ -4,6 +4,9 @@ use prost::Message;
 
 use crate::v2;
 
+/// A request to change the time of one delivery is hardly longer than a handle of 1 KiB and three names.
+const CHANGE_BYTES_MAX: usize = 4 * 1024;
+
 /// Calls of the messaging service whose reply is a status and what else there is to say.
 const METHODS: [&str; 16] = [
     "QueryRoute",
@@ -51,6 +54,16 @@ pub fn reply(method: &str, status: v2::Status, handle: &str) -> Option<Vec<u8>> 
     Some([&[0][..], &length.to_be_bytes(), &message].concat())
 }
 
+/// The handle that a reply has to repeat: most clients take the handle of a failed `ChangeInvisibleDuration` over, so it
+/// has to be the one that they have (§3 rule 4). `beginning` gives so many bytes of the request. Empty for all other methods.
+pub fn handle_of(method: &str, beginning: impl FnOnce(usize) -> Vec<u8>) -> String {
+    if method != "ChangeInvisibleDuration" {
+        return String::new();
+    }
+    let request = v2::ChangeInvisibleDurationRequest::decode(&*beginning(CHANGE_BYTES_MAX));
+    request.unwrap_or_default().receipt_handle
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,6 +105,10 @@ mod tests {
         assert_eq!(acked.entries[0].status.as_ref(), Some(&status));
         let changed: v2::ChangeInvisibleDurationResponse = decoded("ChangeInvisibleDuration", &status);
         assert_eq!(changed.receipt_handle, "h");
+        let request = v2::ChangeInvisibleDurationRequest { receipt_handle: "h".into(), ..Default::default() };
+        let beginning = |max: usize| request.encode_to_vec().into_iter().take(max).collect();
+        assert_eq!(handle_of("ChangeInvisibleDuration", beginning), "h");
+        assert_eq!(handle_of("AckMessage", |_| panic!("its reply repeats nothing")), "");
         assert_eq!(reply("Telemetry", status.clone(), ""), None);
         let framed = reply("Heartbeat", status, "").unwrap();
         assert_eq!(framed[..5], [0, 0, 0, 0, u8::try_from(framed.len() - 5).unwrap()]);

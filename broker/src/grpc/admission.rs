@@ -6,13 +6,11 @@
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 
-use base::limits::{CALL_BYTES, HANDLE_BYTES_MAX, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
+use base::limits::{CALL_BYTES, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use prost::Message as _;
 use proto::codec::blame_caller;
-use proto::v2;
 use proto::v2::messaging_service_server::MessagingServiceServer;
 use serve::admission::body::{Begun, Message, Received, Unread};
 use serve::admission::commands::Commands;
@@ -26,9 +24,6 @@ use super::metrics::{self, Call, RPCS, Rpc};
 use super::service::Peer;
 use super::status::Denial;
 use crate::refusal::Refusal;
-
-/// A request to change the time of one delivery is hardly longer than a handle and three names.
-const CHANGE_BYTES_MAX: usize = HANDLE_BYTES_MAX * 4;
 
 /// The service behind the gate, as one connection sees it.
 pub(super) struct Gate {
@@ -138,9 +133,7 @@ impl Gateway {
         call.refused(&denial);
         call.answered(denial.code());
         if rpc == Rpc::ChangeInvisibleDuration {
-            // Most clients take the handle of a failure over: it has to be the one that they have (§3 rule 4).
-            let request = v2::ChangeInvisibleDurationRequest::decode(&*begun.so_far(CHANGE_BYTES_MAX));
-            let handle = request.unwrap_or_default().receipt_handle;
+            let handle = proto::refused::handle_of(rpc.method(), |max| begun.so_far(max));
             return answer(proto::refused::reply(rpc.method(), denial.status(), &handle), &denial);
         }
         let encoded = self.replies.overload[rpc as usize][overload as usize]
