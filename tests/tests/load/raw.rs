@@ -133,8 +133,15 @@ impl Call {
             .map(http::Response::into_body)
     }
 
-    /// The code of an ordinary reply; none when the connection has ended. An error of gRPC itself is no ordinary reply.
+    /// The code of an ordinary reply; none when the connection has ended.
     pub async fn code(&mut self) -> Option<Code> {
+        // All replies have their status first.
+        let reply: v2::HeartbeatResponse = self.reply().await?;
+        Some(reply.status.expect("a status").code())
+    }
+
+    /// An ordinary reply; none when the connection has ended. An error of gRPC itself is no ordinary reply.
+    pub async fn reply<M: Message + Default>(&mut self) -> Option<M> {
         let mut body = self.answered().await?;
         let mut bytes = Vec::new();
         while let Some(Ok(data)) = body.data().await {
@@ -143,8 +150,6 @@ impl Call {
         }
         assert!(bytes.len() >= 5, "an error of gRPC itself");
         let length = usize::try_from(u32::from_be_bytes([bytes[1], bytes[2], bytes[3], bytes[4]])).expect("a length");
-        // All replies have their status first.
-        let reply = v2::HeartbeatResponse::decode(&bytes[5..5 + length]).expect("a reply");
-        Some(reply.status.expect("a status").code())
+        Some(M::decode(&bytes[5..5 + length]).expect("a reply"))
     }
 }
