@@ -367,6 +367,28 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_is_disconnected_is_told_and_forgotten_and_may_come_back() {
+        let membership = Membership::new(0);
+        let caller = Caller {
+            client_id: "a".into(),
+            language: Language::Java,
+            version: "5".into(),
+            address: None,
+            remaining: None,
+        };
+        let mut streams = [membership.commands(&caller, 0), membership.commands(&caller, 0)];
+        let known = || membership.all().len();
+        assert!(!membership.disconnect("b") && known() == 1);
+        assert!(membership.disconnect("a"));
+        for stream in &mut streams {
+            assert!(matches!(stream.try_recv(), Ok(Command::Disconnect)), "each of its streams ends");
+        }
+        assert!(known() == 0 && !membership.disconnect("a"), "there is nobody to disconnect any more");
+        membership.touch(&caller, 1);
+        assert_eq!(known(), 1);
+    }
+
+    #[test]
     fn connections_that_are_gone_take_no_room_for_ever() {
         let membership = Membership::new(0);
         let _kept = membership.connected(Cut::default());

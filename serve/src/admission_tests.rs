@@ -157,3 +157,26 @@ async fn a_client_that_takes_nothing_while_answers_wait_stalls_and_no_other_does
     .await
     .expect("they stall");
 }
+
+/// By the clock of the runtime, which goes on to the next deadline when there is nothing else to do.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_a_little_now_and_then_is_not_left() {
+    const PATIENCE: Duration = Duration::from_secs(30);
+    let share = budget().share();
+    let answer = share.answer();
+    share.0.blocked();
+    let takes = async {
+        for number in 0..10 {
+            tokio::time::sleep(PATIENCE - Duration::from_millis(1)).await;
+            // A piece of an answer, or of anything else.
+            if number % 2 == 0 { answer.moves() } else { share.0.moved() }
+        }
+    };
+    tokio::select! {
+        () = share.stalls(PATIENCE) => panic!("it takes something"),
+        () = takes => {}
+    }
+    let since = tokio::time::Instant::now();
+    tokio::time::timeout(PATIENCE * 2, share.stalls(PATIENCE)).await.expect("it takes nothing any more");
+    assert_eq!(since.elapsed(), PATIENCE);
+}

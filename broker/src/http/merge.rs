@@ -111,28 +111,58 @@ mod tests {
         assert_eq!((both.last_seen_ms_ago, both.streams, both.group.as_deref()), (3, 2, Some("g")));
     }
 
-    fn group(broker: &str, lag: u64, oldest: u64, expires: Value) -> GroupJson {
-        let queue = json!({"broker": broker, "queue": 0, "floor": 0, "next": lag, "lag": lag});
+    /// What a broker says of a group: each count is another multiple of `unit`.
+    fn group(broker: &str, topic: &str, unit: u64, expires: &Value) -> GroupJson {
+        let queue = json!({"broker": broker, "queue": 0, "floor": 0, "next": unit, "lag": unit});
         let topic = json!({
-            "topic": "t", "filter": "*", "lag_messages": lag, "oldest_unacked_ms": oldest, "in_flight": 1, "held": 0,
-            "retry_wait": 1, "open_message_groups": 1, "blocked_message_groups": 1, "expired_unread": 0,
+            "topic": topic, "filter": "*", "lag_messages": unit, "oldest_unacked_ms": unit, "in_flight": 2 * unit,
+            "held": 3 * unit, "retry_wait": 4 * unit, "open_message_groups": 5 * unit,
+            "blocked_message_groups": 6 * unit, "expired_unread": 7 * unit,
             "oldest_expires_in_ms": expires, "queues": [queue],
+        });
+        let member = json!({
+            "client_id": format!("of {broker}"), "language": "Java", "version": "5", "address": null,
+            "last_seen_ms_ago": 1, "broker": broker,
         });
         let json = json!({
             "name": "g", "order": "auto", "attempts_max": 1, "backoff": {"kind": "steps", "steps": ["1s"]},
-            "invisible": "1m", "created_at": "", "members": [], "topics": [topic], "dead_letters": 2,
+            "invisible": "1m", "created_at": "", "members": [member], "topics": [topic], "dead_letters": 8 * unit,
         });
         serde_json::from_value(json).unwrap()
     }
 
     #[test]
     fn a_group_is_as_far_behind_as_on_all_brokers_together() {
-        let whole = groups(group("2", 3, 10, json!(7)), [group("1", 4, 20, Value::Null)]);
-        let topic = &whole.topics[0];
-        assert_eq!((whole.topics.len(), whole.dead_letters), (1, 4));
-        assert_eq!((topic.lag_messages, topic.oldest_unacked_ms, topic.oldest_expires_in_ms), (7, 20, Some(7)));
-        assert_eq!((topic.in_flight, topic.retry_wait, topic.blocked_message_groups), (2, 2, 2));
-        let queues: Vec<_> = topic.queues.iter().map(|queue| (&*queue.broker, queue.lag)).collect();
-        assert_eq!(queues, [("1", 4), ("2", 3)]);
+        for (of_one, of_other, soonest) in
+            [(json!(7), json!(9), Some(7)), (json!(9), json!(7), Some(7)), (Value::Null, json!(7), Some(7))]
+        {
+            let others = [group("1", "t", 10, &of_other), group("3", "u", 100, &Value::Null)];
+            let whole = groups(group("2", "t", 1, &of_one), others);
+            let [topic, elsewhere] = &whole.topics[..] else { panic!("both topics: {:?}", whole.topics) };
+            let counts = [topic.lag_messages, topic.in_flight, topic.held, topic.retry_wait, topic.open_message_groups];
+            assert_eq!(counts, [11, 22, 33, 44, 55]);
+            assert_eq!((topic.blocked_message_groups, topic.expired_unread, whole.dead_letters), (66, 77, 888));
+            assert_eq!((topic.oldest_unacked_ms, topic.oldest_expires_in_ms), (10, soonest), "of the oldest of all");
+            let queues: Vec<_> = topic.queues.iter().map(|queue| (&*queue.broker, queue.lag)).collect();
+            assert_eq!(queues, [("1", 10), ("2", 1)]);
+            assert_eq!((&*elsewhere.topic, elsewhere.lag_messages), ("u", 100), "one that only another broker reads");
+            let members: Vec<_> = whole.members.iter().map(|member| &*member.client_id).collect();
+            assert_eq!(members, ["of 1", "of 2", "of 3"]);
+        }
+    }
+
+    #[test]
+    fn a_topic_has_the_queues_and_what_waits_of_all_brokers() {
+        let topic = |broker: &str, unit: u64| -> TopicJson {
+            let queue = json!({"broker": broker, "queue": 0, "first": 0, "next": unit, "newest_at": null});
+            let json = json!({
+                "name": "t", "type": "normal", "created_at": "", "queues": [queue], "timers_pending": unit,
+                "transactions_prepared": 2 * unit, "retention": {"time": "1d", "time_is_default": true, "size": null},
+            });
+            serde_json::from_value(json).unwrap()
+        };
+        let whole = topics(topic("2", 1), [topic("3", 10), topic("1", 100)]);
+        assert_eq!((whole.timers_pending, whole.transactions_prepared), (111, 222));
+        assert_eq!(whole.queues.iter().map(|queue| &*queue.broker).collect::<Vec<_>>(), ["1", "2", "3"]);
     }
 }

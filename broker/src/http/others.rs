@@ -248,3 +248,52 @@ async fn call(
         () = driver => unreachable!("it waits for ever"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use serve::http::codes::{TOPIC_NOT_FOUND, WRITES_DISABLED};
+
+    use super::*;
+
+    /// What becomes of an answer: what was said, the code of a refusal, or why nothing was.
+    fn became(status: StatusCode, body: &[u8]) -> Result<Value, String> {
+        match read::<Value>(status, body, "there:8080") {
+            Asked::Answered(answer) => Ok(answer),
+            Asked::Refused(problem) => {
+                Err(format!("refused: {} {:?} {:?}", problem.code, problem.field, problem.value))
+            }
+            Asked::Unreachable(reason) => Err(reason),
+        }
+    }
+
+    fn problem(code: codes::Code) -> (StatusCode, Vec<u8>) {
+        let body = json!({
+            "type": "", "title": "", "status": code.status.as_u16(), "detail": "why", "instance": "", "code": code.word,
+            "field": "topic", "value": "t", "limit": null, "request_id": "",
+        });
+        (code.status, body.to_string().into_bytes())
+    }
+
+    #[test]
+    fn a_refusal_is_passed_on_and_whoever_cannot_answer_counts_as_away() {
+        assert_eq!(became(StatusCode::OK, b"{\"a\": 1}"), Ok(json!({"a": 1})));
+        assert_eq!(became(StatusCode::NO_CONTENT, b""), Ok(Value::Null));
+        let (status, body) = problem(TOPIC_NOT_FOUND);
+        let refused = "refused: topic_not_found Some(\"topic\") Some(String(\"t\"))";
+        assert_eq!(became(status, &body), Err(refused.into()));
+        // Another broker was reached, or this one has troubles of its own: neither says anything about what was asked.
+        for code in [MISDIRECTED, WRITES_DISABLED, codes::INTERNAL] {
+            let (status, body) = problem(code);
+            assert_eq!(became(status, &body), Err("there:8080: why".into()), "{code:?}");
+        }
+        for (status, body, reason) in [
+            (StatusCode::OK, "<html>", "there:8080: its answer cannot be read"),
+            (StatusCode::NOT_FOUND, "<html>", "there:8080: it answers 404"),
+            (StatusCode::BAD_GATEWAY, "", "there:8080: it answers 502"),
+        ] {
+            let said = became(status, body.as_bytes()).unwrap_err();
+            assert!(said.starts_with(reason), "{said}");
+        }
+    }
+}

@@ -56,7 +56,7 @@ pub struct ResetDoneJson {
     pub repeated: u64,
     /// Messages that were not acknowledged, and do not come any more.
     pub skipped: u64,
-    /// Brokers that have the topic, and on which nothing was done, with the reason.
+    /// Brokers that have the topic and did not say that it was done, with the reason. One that is only slow may still do it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreachable: Vec<super::json::UnreachableJson>,
 }

@@ -90,7 +90,7 @@ pub async fn run(api: &mut Api, options: &Reset, output: &Output) -> Result<(), 
     }
     match done.unreachable.is_empty() {
         true => Ok(()),
-        false => Err(Failure::new(Exit::Partly, "some brokers that have the topic did nothing")),
+        false => Err(Failure::new(Exit::Partly, "not all brokers that have the topic say that it is done")),
     }
 }
 

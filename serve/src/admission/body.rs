@@ -214,6 +214,7 @@ where
 mod tests {
     use base::ByteSize;
     use http_body_util::StreamBody;
+    use tokio_stream::StreamExt as _;
 
     use super::*;
     use crate::admission::{Budget, Share};
@@ -257,8 +258,9 @@ mod tests {
     async fn what_does_not_fit_is_refused_by_its_first_bytes_and_what_is_cut_is_passed_on() {
         let share = share();
         let mut held = share.hold(0).unwrap();
-        // Nothing but the prefix ever comes.
-        let mut large = Begun::new(body(vec![framed(2 << 20)[..5].to_vec()]));
+        let rest = std::iter::from_fn(|| panic!("it is read although it is not paid for"));
+        let frames = std::iter::once(Ok::<_, hyper::Error>(Frame::data(framed(2 << 20)[..5].to_vec().into())));
+        let mut large = Begun::new(StreamBody::new(tokio_stream::iter(frames.chain(rest))));
         assert_eq!(large.length().await.unwrap(), 2 << 20);
         assert!(matches!(large.receive(&mut held, 4 << 20).await, Err(Unread::Overload(Overload::Memory))));
         let mut too_large = Begun::new(body(vec![framed(1000)[..100].to_vec(), framed(1000)]));
@@ -270,6 +272,27 @@ mod tests {
             begun.length().await.unwrap();
             let message = begun.receive(&mut held, 999).await.unwrap();
             assert_eq!(whole(message).await.len(), cut);
+        }
+    }
+
+    /// By the clock of the runtime, which goes on to the next deadline when there is nothing else to do.
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_stops_is_given_up_after_the_time_that_its_length_allows() {
+        for (sent, length, seconds) in [(0, 9, 30), (3, 9, 30), (5, 9, 30), (13, 9, 30), (100, 256 * 1024, 34)] {
+            let frames = [Ok::<_, hyper::Error>(Frame::data(Bytes::from(framed(length)[..sent].to_vec())))];
+            let frames = tokio_stream::iter(frames).chain(tokio_stream::pending());
+            let mut begun = Begun::new(StreamBody::new(frames));
+            let (began, mut held) = (tokio::time::Instant::now(), share().hold(0).unwrap());
+            let unread = match begun.length().await {
+                Ok(_) => begun.receive(&mut held, 1 << 20).await.unwrap_err(),
+                Err(unread) => unread,
+            };
+            let allowed = Duration::from_secs(seconds);
+            assert!(
+                matches!(unread, Unread::TooSlow { within } if within == allowed),
+                "{sent} of {length}: {unread:?}"
+            );
+            assert_eq!(began.elapsed(), allowed, "{sent} of {length}");
         }
     }
 

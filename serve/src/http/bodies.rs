@@ -74,3 +74,55 @@ fn overloaded(overload: Overload) -> Problem {
     let detail = format!("the server is at its limit: {overload}");
     Problem::new(OVERLOADED, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use base::ByteSize;
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+    use crate::admission::Budget;
+
+    const LIMIT: usize = 1 << 20;
+
+    fn budget() -> Budget {
+        Budget::new(ByteSize(LIMIT as u64), &prometheus::Registry::new()).unwrap()
+    }
+
+    /// A body of which nobody knows how long it is.
+    fn pieces(count: usize) -> impl tokio_stream::Stream<Item = Result<Bytes, Infallible>> + Send {
+        tokio_stream::iter((0..count).map(|_| Ok(Bytes::from_static(&[b' '; 1024]))))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_paid_for_whether_its_length_is_announced_or_not() {
+        let budget = budget();
+        let share = budget.share();
+        let announced = |bytes: usize| Body::from(vec![b' '; bytes]);
+        for (body, bytes) in [(announced(400 << 10), 400 << 10), (Body::from_stream(pieces(400)), 400 << 10)] {
+            let (whole, held) = collect(body, &share).await.unwrap();
+            assert_eq!(whole.len(), bytes);
+            assert!(held.bytes() >= bytes && budget.used() == held.bytes(), "{} for {bytes}", held.bytes());
+        }
+        assert_eq!(budget.used(), 0);
+        for body in [announced(LIMIT + 1), Body::from_stream(pieces(LIMIT / 1024))] {
+            assert_eq!(collect(body, &share).await.unwrap_err().code, OVERLOADED.word);
+        }
+        assert_eq!(collect(announced(BODY_BYTES_MAX + 1), &share).await.unwrap_err().code, TOO_LARGE.word);
+        assert_eq!(budget.used(), 0);
+    }
+
+    /// By the clock of the runtime, which goes on to the next deadline when there is nothing else to do.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_stops_is_given_up() {
+        let began = tokio::time::Instant::now();
+        let stops = Body::from_stream(pieces(3).chain(tokio_stream::pending()));
+        let problem = collect(stops, &budget().share()).await.unwrap_err();
+        // As long as the longest may take, as nobody said how long it is.
+        let within = Duration::from_secs(30 + (BODY_BYTES_MAX / REQUEST_BYTES_PER_SECOND_MIN) as u64);
+        assert_eq!((problem.code, problem.limit), (REQUEST_TIMEOUT.word, Some(within.as_secs().into())));
+        assert_eq!(began.elapsed(), within);
+    }
+}

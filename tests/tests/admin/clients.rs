@@ -1,5 +1,10 @@
 //! Clients that an operator disconnects: what they hold goes to others, and they may come back.
 
+use futures_util::{StreamExt as _, stream};
+use proto::v2;
+use proto::v2::messaging_service_client::MessagingServiceClient;
+use tonic::transport::Endpoint;
+
 use super::*;
 
 const INVISIBLE: Duration = Duration::from_secs(3600);
@@ -92,6 +97,45 @@ async fn a_poll_that_waits_ends_at_once_and_others_of_the_connection_go_on() {
     let ended = ended.expect("it does not wait to its end");
     assert!(ended.as_ref().map_or(true, Vec::is_empty), "{ended:?}");
     assert_eq!(goes_on.expect("in time").expect("it was not disturbed").len(), 1);
+}
+
+/// Where a connection carries others too, as a name server's do, it is not closed: the stream is what a client notices.
+#[tokio::test]
+async fn the_telemetry_streams_of_a_client_end_and_new_ones_are_taken() {
+    let cluster = Cluster::start(0, 1, &[]).await;
+    let broker = &cluster.brokers[0];
+    broker.create_topic("orders", "normal", 1).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", broker.address())).expect("an address");
+    let rpc = MessagingServiceClient::new(endpoint.connect().await.expect("it is there"));
+    let open = async |id: &str| {
+        let mut request = tonic::Request::new(stream::iter([settings()]).chain(stream::pending()));
+        request.metadata_mut().insert("x-mq-client-id", id.parse().expect("ASCII"));
+        let mut stream = rpc.clone().telemetry(request).await.expect("it is taken").into_inner();
+        let answer = stream.message().await.expect("it is open").expect("settings");
+        assert!(matches!(answer.command, Some(v2::telemetry_command::Command::Settings(_))), "{answer:?}");
+        stream
+    };
+    let other = open("other").await;
+    for (id, mut stream) in [("watched", open("watched").await), ("watched", open("watched").await), ("other", other)] {
+        // The first call ends both streams of the client, and finds nobody the second time.
+        let (status, _) = disconnect(broker, id).await;
+        assert!(status == 204 || status == 404, "{id}: {status}");
+        let ended = timeout(KNOWN_WITHIN, stream.message()).await.expect("it ends").expect_err("and says why");
+        assert_eq!((ended.code(), ended.message()), (tonic::Code::Unavailable, "disconnected by an operator"), "{id}");
+    }
+    open("watched").await;
+}
+
+/// Of a producer.
+fn settings() -> v2::TelemetryCommand {
+    let topic = v2::Resource { name: "orders".into(), ..Default::default() };
+    let publishing = v2::Publishing { topics: vec![topic], ..Default::default() };
+    let settings = v2::Settings {
+        client_type: Some(v2::ClientType::Producer.into()),
+        pub_sub: Some(v2::settings::PubSub::Publishing(publishing)),
+        ..Default::default()
+    };
+    v2::TelemetryCommand { command: Some(v2::telemetry_command::Command::Settings(settings)), ..Default::default() }
 }
 
 #[tokio::test]

@@ -118,6 +118,8 @@ async fn a_reset_is_durable_when_it_is_answered_also_where_the_group_never_was()
     cluster.brokers[0].start().await;
 
     let broker = &cluster.brokers[0];
+    let dry = broker.call("POST", &format!("{path}?dry_run"), &json!({"topic": "orders", "to": "latest"})).await.1;
+    assert_eq!(counts(&dry), [2, 6, 0, 4], "it counts as a reader of the topic from the reset on");
     let late = connect(broker).await.simple_consumer("late", "orders", Filter::All).await.expect("a consumer");
     assert_eq!(bodies(&take(&late, 4).await), [2, 3, 4, 5]);
 }
@@ -147,6 +149,68 @@ async fn a_reset_goes_wherever_it_is_told() {
 
     send(broker, "orders", 6..7, false).await;
     assert_eq!(bodies(&take(&online, 1).await), [6], "what was passed over does not come");
+}
+
+/// All that a group has not acknowledged, by queue.
+async fn lags(broker: &Node) -> Vec<u64> {
+    let group = broker.call("GET", &format!("/groups/{GROUP}"), &Value::Null).await.1;
+    let queues = group["topics"][0]["queues"].as_array().cloned().unwrap_or_default();
+    queues.iter().map(|queue| queue["lag"].as_u64().expect("a count")).collect()
+}
+
+#[tokio::test]
+async fn a_reset_moves_every_queue_or_the_one_that_is_named_and_no_other() {
+    const QUEUES: u16 = 3;
+    let cluster = Cluster::start(1, 1, &[]).await;
+    let broker = &cluster.brokers[0];
+    broker.create_topic("orders", "normal", QUEUES).await;
+    send(broker, "orders", 0..30, false).await;
+    let page = broker.call("GET", "/topics/orders", &Value::Null).await.1;
+    let ends = page["queues"].as_array().expect("queues").iter();
+    let ends: Vec<u64> = ends.map(|queue| queue["next"].as_u64().expect("an offset")).collect();
+    assert!(ends.len() == 3 && ends.iter().all(|end| *end > 2), "messages are spread: {ends:?}");
+
+    reset(broker, "", "orders", json!("latest")).await;
+    assert_eq!(lags(broker).await, [0, 0, 0]);
+    reset(broker, "", "orders", json!("earliest")).await;
+    assert_eq!(lags(broker).await, ends);
+    let online = consumer(broker, "orders").await;
+    let mut all = bodies(&take(&online, 30).await);
+    all.sort_unstable();
+    assert_eq!(all, (0..30).collect::<Vec<_>>(), "of every queue");
+    let at = |queue: u16, to: Value| {
+        let body = json!({"topic": "orders", "queue": queue, "to": to});
+        async move { broker.call("POST", &format!("/groups/{GROUP}/reset"), &body).await }
+    };
+    let (status, done) = at(1, json!({"skip": 2})).await;
+    let queues: Vec<_> = done["queues"].as_array().expect("queues").iter().map(|queue| &queue["queue"]).collect();
+    assert_eq!((status, queues), (200, vec![&json!(1)]), "{done}");
+    assert_eq!(lags(broker).await, [ends[0], ends[1] - 2, ends[2]], "what is out of the others stays out");
+    assert_eq!(at(2, json!("latest")).await.0, 200);
+    assert_eq!(lags(broker).await, [ends[0], ends[1] - 2, 0]);
+
+    // Queue by queue to where another group is.
+    broker.create("groups", &json!({"name": "other"})).await;
+    let follow = json!({"topic": "orders", "to": {"group": GROUP}});
+    let (status, done) = broker.call("POST", "/groups/other/reset", &follow).await;
+    let news: Vec<_> = done["queues"].as_array().expect("queues").iter().map(|queue| &queue["new"]).collect();
+    assert_eq!((status, news), (200, vec![&json!(0), &json!(2), &json!(ends[2])]), "{done}");
+}
+
+#[tokio::test]
+async fn a_reset_to_a_time_begins_with_the_first_message_that_became_visible_then() {
+    let cluster = Cluster::start(1, 1, &[]).await;
+    let broker = &cluster.brokers[0];
+    broker.create_topic("orders", "normal", 1).await;
+    send(broker, "orders", 0..6, false).await;
+    let page = broker.call("GET", "/topics/orders/messages?queue=0&from=offset:0", &Value::Null).await.1;
+    let items = page["items"].as_array().expect("messages").iter();
+    let times: Vec<String> = items.map(|item| item["stored_at"].as_str().expect("a time").to_owned()).collect();
+    assert_eq!(times.len(), 6, "{page}");
+    for time in &times {
+        let first = times.iter().position(|other| other == time).expect("it is there") as u64;
+        assert_eq!(counts(&reset(broker, "", "orders", json!({"time": time})).await)[1], first, "{times:?}");
+    }
 }
 
 #[tokio::test]

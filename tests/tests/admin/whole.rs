@@ -131,6 +131,13 @@ async fn a_reset_reaches_every_broker_that_has_the_topic() {
     send(b, "orders", 3).await;
     send(b, "steps", 4).await;
     let path = format!("/groups/{GROUP}/reset");
+    // Nothing is done anywhere, as often as it is asked what would be.
+    for _ in 0..2 {
+        let (status, dry) =
+            a.call("POST", &format!("{path}?dry_run"), &json!({"topic": "orders", "to": "latest"})).await;
+        let brokers: Vec<_> = dry["queues"].as_array().expect("queues").iter().map(|queue| &queue["broker"]).collect();
+        assert_eq!((status, &dry["skipped"], brokers), (200, &json!(5), vec![&json!("broker-a"), &json!("broker-b")]));
+    }
     let (status, done) = a.call("POST", &path, &json!({"topic": "orders", "to": "latest"})).await;
     assert_eq!((status, &done["skipped"]), (200, &json!(5)), "{done}");
     let (status, done) =
@@ -140,6 +147,7 @@ async fn a_reset_reaches_every_broker_that_has_the_topic() {
         (200, &json!(3), &json!("broker-b")),
         "{done}"
     );
+    assert_eq!(done["queues"].as_array().map(Vec::len), Some(1), "{done}");
     let (status, problem) = a.call("POST", &path, &json!({"topic": "orders", "to": {"offset": 1}, "queue": 0})).await;
     assert_eq!((status, &problem["field"]), (422, &json!("broker")), "{problem}");
     let offset = json!({"topic": "orders", "to": {"offset": 9}, "queue": 0, "broker": "broker-b"});
@@ -215,6 +223,15 @@ async fn a_broker_that_does_not_answer_is_named_and_fails_nothing() {
     assert_eq!(topic_of(&whole, "orders")["lag_messages"], 2, "{whole}");
     let (status, page) = a.call("GET", "/clients", &Value::Null).await;
     assert_eq!((status, &page["unreachable"][0]["broker"]), (200, &json!("broker-b")), "{page}");
+    let id = format!("/clients/{}", consumer.client_id().replace('@', "%40"));
+    for (method, path) in [("GET", "/topics/orders/queues"), ("GET", &*id), ("DELETE", &*id)] {
+        let (status, answer) = a.call(method, path, &Value::Null).await;
+        assert_eq!(
+            (status, &answer["unreachable"][0]["broker"]),
+            (200, &json!("broker-b")),
+            "{method} {path}: {answer}"
+        );
+    }
     let (status, node) = a.call("GET", "/nodes/broker-b", &Value::Null).await;
     assert!(status == 200 && node["unreachable"].is_string(), "{node}");
     let reset = json!({"topic": "orders", "to": "latest"});

@@ -78,6 +78,53 @@ async fn a_name_server_holds_no_more_than_its_limit_either() {
     hold_against_halves(names, broker).await;
 }
 
+/// A connection has its share in large requests that do not end: it may still send small ones, until there are too many.
+/// Then a change of a delivery's time is refused with the handle that its client has.
+async fn settle_beside_what_does_not_end(node: &Node) {
+    const LARGE: usize = 9;
+    let connection = Connection::open(&node.address(), 1 << 20).await;
+    let mut open = Vec::new();
+    for length in std::iter::repeat_n(4 * MIB, LARGE) {
+        let mut call = connection.begin("SendMessage", "settling").await.expect("it is served");
+        assert!(call.write(Bytes::copy_from_slice(&prefix(length))).await);
+        open.push(call);
+    }
+    until("it has its share", async || refusals(node, "share").await == 1).await;
+    let heartbeat = v2::HeartbeatRequest { client_type: v2::ClientType::Producer.into(), ..Default::default() };
+    let mut call = connection.call("Heartbeat", "settling", &heartbeat).await.expect("it is served");
+    assert_eq!(call.code().await, Some(Code::Ok), "what is small gets through");
+    for (length, count) in [(12 << 10, 900), (1, 8)] {
+        for _ in 0..count {
+            let mut call = connection.begin("AckMessage", "settling").await.expect("it is served");
+            assert!(call.write(Bytes::copy_from_slice(&prefix(length))).await);
+            open.push(call);
+        }
+        // Whatever it is answered, those before it have been taken or refused by then.
+        let mut call = connection.call("Heartbeat", "settling", &heartbeat).await.expect("it is served");
+        assert!(call.code().await.is_some());
+    }
+    let mut last = open.pop().expect("it was pushed");
+    assert_eq!(last.code().await, Some(Code::TooManyRequests), "twice its share, and no more");
+    let handle = "a handle".to_owned();
+    let change = v2::ChangeInvisibleDurationRequest { receipt_handle: handle.clone(), ..Default::default() };
+    let mut call = connection.call("ChangeInvisibleDuration", "settling", &change).await.expect("it is served");
+    let reply: v2::ChangeInvisibleDurationResponse = call.reply().await.expect("an ordinary reply");
+    let code = reply.status.as_ref().map(v2::Status::code);
+    assert_eq!((code, reply.receipt_handle), (Some(Code::TooManyRequests), handle));
+    let other = Connection::open(&node.address(), 1 << 20).await;
+    let mut call = other.call("Heartbeat", "another", &heartbeat).await.expect("it is served");
+    assert_eq!(call.code().await, Some(Code::Ok), "others have their own");
+}
+
+#[tokio::test]
+async fn a_client_with_its_share_may_still_settle_and_keeps_its_handle_when_it_may_not() {
+    let cluster = Cluster::start_with(1, 1, &[MEMORY], &[MEMORY]).await;
+    let (names, broker) = (&cluster.nameservers[0], &cluster.brokers[0]);
+    until("the broker is known", async || names.get("/api/v1/brokers").await.body.contains(broker.name())).await;
+    settle_beside_what_does_not_end(broker).await;
+    settle_beside_what_does_not_end(names).await;
+}
+
 #[tokio::test]
 async fn a_refused_change_of_a_delivery_repeats_its_handle_at_brokers_and_name_servers() {
     /// So large that three of them leave no room for a fourth one.

@@ -6,10 +6,11 @@ use std::time::Duration;
 use client::Filter;
 use proto::v2::Code;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::process::{BESIDE, LIMIT_AT_REST, held_by, memory_of, refusals};
 use super::raw::{Connection, send_request};
-use super::{INVISIBLE, LIMIT, TOPIC, broker, connect, send_in_order, take_all};
+use super::{DONE_WITHIN, INVISIBLE, LIMIT, TOPIC, broker, connect, send_in_order, take_all};
 
 #[tokio::test]
 async fn a_flood_from_one_connection_is_refused_in_words_and_costs_others_nothing() {
@@ -48,6 +49,37 @@ async fn a_flood_from_one_connection_is_refused_in_words_and_costs_others_nothin
     acknowledged.extend((0..200).map(names));
     assert_eq!(take_all(node, acknowledged).await, 0);
     assert!(held_by(node).await < LIMIT_AT_REST);
+}
+
+#[tokio::test]
+async fn sends_that_wait_are_refused_to_who_has_many_and_taken_from_who_has_few() {
+    // Their number is no limit here.
+    let cluster = broker(&["limits.send_wait=1ms"]).await;
+    let node = &cluster.brokers[0];
+    let flood = Connection::open(&node.address(), 1 << 20).await;
+    let floods = async {
+        let mut calls = JoinSet::new();
+        let (mut number, mut refused) = (0, 0_u64);
+        while refused == 0 {
+            while calls.len() < 1000 {
+                let request = send_request(TOPIC, &format!("flood-{number}"), vec![b'x'; 1024]);
+                let mut call = flood.call("SendMessage", "flood", &request).await.expect("the connection stays");
+                calls.spawn(async move { call.code().await.expect("every call is answered") });
+                number += 1;
+            }
+            let answer = calls.join_next().await.expect("they are under way").expect("no panic");
+            assert!(matches!(answer, Code::Ok | Code::TooManyRequests), "{answer:?}");
+            refused += u64::from(answer == Code::TooManyRequests);
+        }
+        while let Some(answer) = calls.join_next().await {
+            refused += u64::from(answer.expect("no panic") == Code::TooManyRequests);
+        }
+        refused
+    };
+    let names = (0..200).map(|number| format!("in-order-{number}"));
+    let (refused, ()) = tokio::join!(timeout(DONE_WITHIN, floods), send_in_order(node, names));
+    let refused = refused.expect("a wait that stands is noticed");
+    assert_eq!((refusals(node, "wait").await, refusals(node, "calls").await), (refused, 0));
 }
 
 #[tokio::test]

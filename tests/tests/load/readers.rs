@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use base::limits::CALL_BYTES;
 use proto::v2::{self, Code};
-use tests::cluster::GROUP;
+use tests::cluster::{Cluster, GROUP, Node};
 use tokio::time::timeout;
 
 use super::process::{BESIDE, MIB, held_by, memory_of, refusals};
 use super::raw::{Call, Connection, framed, send_request};
-use super::{DONE_WITHIN, LIMIT, TOPIC, broker, send_in_order, take_all, until};
+use super::{DONE_WITHIN, LIMIT, MEMORY, TOPIC, broker, send_in_order, take_all, until};
 
 const MESSAGES: usize = 36;
 const READERS: usize = 6;
@@ -83,4 +84,34 @@ async fn readers_that_take_nothing_hold_no_more_than_the_limit_and_are_left_with
     let repeated = take_all(node, names).await;
     assert!(repeated <= READERS / 2, "what was not taken has used no attempt: {repeated}");
     drop((open, readers));
+}
+
+/// Small answers are held like large ones.
+async fn hold_what_is_not_taken(node: &Node) {
+    const CALLS: usize = 200;
+    let connection = Connection::open(&node.address(), 0).await;
+    let route = v2::QueryRouteRequest {
+        topic: Some(v2::Resource { name: TOPIC.into(), ..Default::default() }),
+        ..Default::default()
+    };
+    let mut open = Vec::new();
+    for _ in 0..CALLS {
+        let mut call = connection.call("QueryRoute", "reader", &route).await.expect("it is served");
+        // There is an answer, and no window for it.
+        open.push((call.answered().await.expect("an answer"), call));
+    }
+    let held = held_by(node).await;
+    assert!(held >= CALLS * CALL_BYTES, "{held} for {CALLS}");
+    drop((open, connection));
+    until("it is given back", async || held_by(node).await < CALLS * CALL_BYTES).await;
+}
+
+#[tokio::test]
+async fn answers_are_paid_for_until_they_are_taken() {
+    let cluster = Cluster::start_with(1, 1, &[MEMORY], &[MEMORY]).await;
+    let (names, broker) = (&cluster.nameservers[0], &cluster.brokers[0]);
+    broker.create_topic(TOPIC, "normal", 4).await;
+    until("the route is known", async || names.get(&format!("/api/v1/routes/{TOPIC}")).await.status == 200).await;
+    hold_what_is_not_taken(broker).await;
+    hold_what_is_not_taken(names).await;
 }
