@@ -56,6 +56,8 @@ pub trait Elsewhere: Send + Sync {
 /// What was asked about a prepared message by this process.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
+    /// The round in which it was looked in vain for somebody to ask, 0 before: others have their turns then.
+    tried: u64,
     checks: u32,
     next: Timestamp,
 }
@@ -74,7 +76,7 @@ pub async fn run(shared: Arc<Shared>) {
     // Others may take long to answer: who listens here is asked meanwhile.
     let mut elsewhere: Option<BoxFuture<'static, Vec<LogPosition>>> = None;
     let mut elsewhere_next = 0;
-    loop {
+    for round in 1.. {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             Some(taken) = OptionFuture::from(elsewhere.as_mut()) => {
@@ -90,12 +92,30 @@ pub async fn run(shared: Arc<Shared>) {
                 count(&shared, &mut asked, due.prepared.pointer.position);
             }
         }
+        let others = others(&shared);
         let tick = shared.clock.monotonic_ms();
-        if !unheard.is_empty() && elsewhere.is_none() && elsewhere_next <= tick {
+        if !others.is_empty() && (elsewhere.is_some() || tick < elsewhere_next) {
+            // They are the first to be looked for then.
+            continue;
+        }
+        for origin in unheard.iter().map(|due| due.prepared.pointer.position) {
+            asked.entry(origin).and_modify(|state| state.tried = round);
+        }
+        if !others.is_empty() && !unheard.is_empty() {
             elsewhere_next = tick + ELSEWHERE_EVERY_MS;
-            elsewhere = Some(ask_elsewhere(shared.clone(), unheard).boxed());
+            elsewhere = Some(ask_elsewhere(shared.clone(), others, unheard).boxed());
         }
     }
+}
+
+/// The other brokers, `host:port`, when there is a way to them.
+fn others(shared: &Shared) -> Vec<Arc<str>> {
+    if shared.elsewhere.get().is_none() {
+        return Vec::new();
+    }
+    let table = shared.peers.table();
+    let others = table.brokers().filter(|broker| broker.name != *shared.peers.name());
+    others.map(|broker| broker.node.relay.clone()).collect()
 }
 
 /// Counts a check that was made.
@@ -113,23 +133,27 @@ fn count(shared: &Shared, asked: &mut HashMap<LogPosition, Asked>, origin: LogPo
     }
 }
 
-/// What is to be asked about now; forgets those that ended.
+/// What is to be asked about now, what was tried least lately first; forgets those that ended.
 fn due(shared: &Shared, asked: &mut HashMap<LogPosition, Asked>) -> Vec<Due> {
     let now = shared.clock.now();
-    let mut due = Vec::new();
-    {
+    let due: Vec<_> = {
         let transactions = shared.store.reader().transactions().lock();
         asked.retain(|origin, _| transactions.prepared(*origin).is_some());
+        let mut due = Vec::new();
         for prepared in transactions.iter() {
-            let state = asked.entry(prepared.pointer.position).or_insert_with(|| first(shared, prepared, now));
+            let origin = prepared.pointer.position;
+            let state = asked.entry(origin).or_insert_with(|| first(shared, prepared, now));
             if state.next <= now && state.checks < shared.config.transactions.checks_max {
-                due.push((prepared.clone(), state.checks));
-                if due.len() >= ROUND_MAX {
-                    break;
-                }
+                due.push((state.tried, origin, state.checks));
             }
         }
-    }
+        if due.len() > ROUND_MAX {
+            due.select_nth_unstable(ROUND_MAX);
+            due.truncate(ROUND_MAX);
+        }
+        let prepared = |(_, origin, checks)| Some((transactions.prepared(origin)?.clone(), checks));
+        due.into_iter().filter_map(prepared).collect()
+    };
     let catalog = shared.store.reader().catalog();
     let of_topic = |(prepared, turn): (Prepared, u32)| {
         let topic = catalog.topic_by_id(prepared.head.topic)?.spec.name.clone();
@@ -146,7 +170,7 @@ fn first(shared: &Shared, prepared: &Prepared, now: Timestamp) -> Asked {
     let passed = now.0.checked_sub(first.0).map_or(0, |since| since / every);
     // One is always left: a server that was down for long must still ask.
     let checks = u32::try_from(passed).unwrap_or(u32::MAX).min(settings.checks_max.saturating_sub(1));
-    Asked { checks, next: first }
+    Asked { tried: 0, checks, next: first }
 }
 
 /// Asks somebody who listens here. False when nobody does any more.
@@ -158,12 +182,9 @@ async fn ask(shared: &Shared, due: &Due) -> bool {
 }
 
 /// Asks those who listen at other brokers. What was asked about.
-async fn ask_elsewhere(shared: Arc<Shared>, unheard: Vec<Due>) -> Vec<LogPosition> {
+async fn ask_elsewhere(shared: Arc<Shared>, others: Vec<Arc<str>>, unheard: Vec<Due>) -> Vec<LogPosition> {
     let mut taken = Vec::new();
     let Some(elsewhere) = shared.elsewhere.get() else { return taken };
-    let table = shared.peers.table();
-    let others = table.brokers().filter(|broker| broker.name != *shared.peers.name());
-    let others: Vec<_> = others.map(|broker| broker.node.relay.clone()).collect();
     let sought: HashSet<_> = unheard.iter().map(|due| &due.sought).collect();
     let sought: Vec<_> = sought.into_iter().cloned().collect();
     let found = join_all(others.iter().map(|broker| elsewhere.find(broker.clone(), &sought))).await;

@@ -77,6 +77,25 @@ async fn nobody_is_asked_elsewhere_while_somebody_listens_where_the_message_is()
 }
 
 #[tokio::test]
+async fn many_that_nobody_knows_about_keep_no_other_from_being_asked_about() {
+    // More than are looked at in one round.
+    const UNKNOWN: usize = 600;
+    let cluster = cluster(&["paid", "marked"], "transactions.checks_max=1000").await;
+    let (other, holder) = (&cluster.brokers[0], &cluster.brokers[1]);
+    let caller = Caller::new(holder);
+    for _ in 0..UNKNOWN {
+        caller.send_half("paid").await.expect("it is taken");
+    }
+    let marked = caller.send_half("marked").await.expect("it is taken");
+    let (_client, _producer, mut asked) = producer(holder, "marked").await;
+    assert_eq!(question(&mut asked).await.message.message_id, marked);
+    // Nor from being asked about elsewhere.
+    drop((_client, _producer, asked));
+    let (_client, _producer, mut asked) = producer(other, "marked").await;
+    assert_eq!(question(&mut asked).await.message.message_id, marked);
+}
+
+#[tokio::test]
 async fn what_another_broker_asks_is_sent_on_to_nobody_and_what_is_wrong_in_it_is_named() {
     let cluster = cluster(&["paid"], "transactions.checks_max=1000").await;
     let (asked, listening) = (&cluster.brokers[0], &cluster.brokers[1]);
