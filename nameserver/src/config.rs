@@ -117,6 +117,8 @@ impl Settings for Config {
         checks.times("broker_expiry", self.broker_expiry, EXPIRY_MIN, EXPIRY_MAX);
         self.http.check(checks);
         self.tls.check(checks);
+        checks
+            .that(!self.tls.required, "tls.required", "true", || "must be false: brokers speak clear text here".into());
         self.log.check(checks);
         self.shutdown.check(checks);
         self.runtime.check(checks);
@@ -142,11 +144,12 @@ mod tests {
     fn the_defaults_are_within_their_ranges_and_values_out_of_them_are_refused() {
         assert!(serve::settings::violations(&Config::default()).is_empty());
         type Edit = fn(&mut Config);
-        let edits: [(&str, Edit); 5] = [
+        let edits: [(&str, Edit); 6] = [
             ("listen", |c| c.listen = "9876".into()),
             ("connections_max", |c| c.connections_max = 0),
             ("broker_expiry", |c| c.broker_expiry = Duration::from_millis(999)),
             ("http.listen", |c| c.http.listen = ":1".into()),
+            ("tls.required", |c| c.tls.required = true),
             ("limits.memory", |c| c.limits.memory = ByteSize(1 << 20)),
         ];
         for (key, edit) in edits {

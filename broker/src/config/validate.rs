@@ -68,6 +68,9 @@ impl Config {
         self.http.check(check);
         check.range("grpc.connections_max", self.grpc.connections_max, 1, CONNECTIONS_MAX);
         self.tls.check(check);
+        let is_reached = !self.tls.required || self.nameservers.is_empty();
+        check
+            .that(is_reached, "tls.required", "true", || "must be false with nameservers, who speak clear text".into());
         self.runtime.check(check);
         self.shutdown.check(check);
         self.log.check(check);
@@ -170,7 +173,7 @@ mod tests {
 
     #[test]
     fn each_value_out_of_range_is_refused_by_its_own_key() {
-        let edits: [(&str, Edit); 39] = [
+        let edits: [(&str, Edit); 40] = [
             ("cluster.name", |c| c.cluster.name = " ".into()),
             ("node.name", |c| c.node.name = "x".repeat(128)),
             ("data", |c| c.data = String::new()),
@@ -181,6 +184,7 @@ mod tests {
             ("grpc.connections_max", |c| c.grpc.connections_max = 0),
             ("http.listen", |c| c.http.listen = ":8080".into()),
             ("tls.certificate_file", |c| c.tls.key_file = Some("key.pem".into())),
+            ("tls.required", |c| (c.tls.required, c.nameservers) = (true, vec!["ns-1:9876".into()])),
             ("storage.log.segment_size", |c| c.storage.log.segment_size = ByteSize(1)),
             ("storage.log.segment_size", |c| c.storage.log.segment_size = ByteSize(8 << 30)),
             ("storage.tail_cache", |c| c.storage.tail_cache = ByteSize(0)),
