@@ -34,6 +34,7 @@ use serde_json::json;
 use stage::{Stage, lasts};
 use tests::cluster::Cluster;
 use tests::wait::until_within;
+use tokio::sync::watch;
 use tokio::time::{interval, timeout};
 
 const SECONDS: u64 = 60;
@@ -123,13 +124,21 @@ impl Storm {
 
     /// The plan, and a calm in which everybody gets on again.
     async fn play(&self) {
-        let faults = self.plan.iter().map(|planned| async {
+        let over: Vec<_> = self.plan.iter().map(|_| watch::Sender::new(false)).collect();
+        let faults = self.plan.iter().enumerate().map(async |(place, planned)| {
             lasts(planned.at.saturating_sub(self.world.ms())).await;
+            // To begin and to end a fault takes time, on a busy machine more than was planned.
+            for (earlier, is_over) in self.plan[..place].iter().zip(&over) {
+                if !planned.fault.fits(earlier.fault) {
+                    is_over.subscribe().wait_for(|is_over| *is_over).await.expect("the sender is there");
+                }
+            }
             let number = self.world.progress().begins(*planned, self.world.ms());
             self.stage.begin(planned.fault).await;
             lasts(planned.lasts).await;
             self.stage.end(planned.fault).await;
             self.world.progress().ends(number, self.world.ms());
+            over[place].send_replace(true);
         });
         futures_util::future::join_all(faults).await;
         self.until_all_are_answered().await;

@@ -109,7 +109,8 @@ impl Fault {
         }
     }
 
-    fn fits(self, other: Self) -> bool {
+    /// Whether both may go on at the same time.
+    pub fn fits(self, other: Self) -> bool {
         let is_of_names = |fault: Self| fault.broker().is_none();
         let is_of_all = |fault: Self| matches!(fault, Self::KillNameservers | Self::KillBrokers);
         let are_both_of_names = is_of_names(self) && is_of_names(other);
