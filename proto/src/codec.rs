@@ -72,6 +72,10 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
         // Who sent it is at fault, and not who reads it.
         self.0.decode(buffer).map_err(|error| Status::invalid_argument(error.message()))
     }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        self.0.buffer_settings()
+    }
 }
 
 /// What a server says of a request that cannot be read, before any of its own code has seen it: tonic calls that an internal
@@ -110,6 +114,15 @@ fn count_fields(mut bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
     use crate::v2::{Message as Sent, SendMessageRequest};
+
+    #[test]
+    fn both_sides_of_a_call_begin_with_small_buffers() {
+        use tonic::codec::Encoder as _;
+        let mut codec = Bounded::<(), ()>::default();
+        let shown = [codec.decoder().buffer_settings(), codec.encoder().buffer_settings()]
+            .map(|settings| format!("{settings:?}"));
+        assert_eq!(shown, [buffers(), buffers()].map(|settings| format!("{settings:?}")));
+    }
 
     #[test]
     fn an_internal_error_before_the_call_is_the_callers_and_other_ends_stay_as_they_are() {
