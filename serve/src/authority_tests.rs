@@ -3,15 +3,9 @@
 use tokio::io::AsyncReadExt;
 
 use super::*;
+use crate::frames::{DATA, SETTINGS, frame};
 
-const SETTINGS: u8 = 4;
-const DATA: u8 = 0;
 const LIST: &str = "127.0.0.1:9876;127.0.0.1:9877";
-
-fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
-}
 
 /// A call's fields, and something that differs from call to call.
 fn fields(authority: &str, number: usize) -> Vec<Field> {

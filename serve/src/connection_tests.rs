@@ -10,14 +10,9 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::*;
 use crate::admission::Budget;
+use crate::frames::{GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, frame};
 use crate::settings::Tls;
 use crate::tls;
-
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
 
 struct Port {
     address: SocketAddr,
@@ -64,11 +59,6 @@ async fn serve_one(
     Ok((is_tls, end))
 }
 
-fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, 0, 0, 0, 0, 0], payload].concat()
-}
-
 /// A call without a body: `POST /`.
 fn call(stream: u8) -> Vec<u8> {
     call_of(stream, &[0x83, 0x86, 0x84])
@@ -77,9 +67,7 @@ fn call(stream: u8) -> Vec<u8> {
 /// The same, with other headers.
 fn call_of(stream: u8, headers: &[u8]) -> Vec<u8> {
     const END_OF_STREAM_AND_HEADERS: u8 = 5;
-    let mut call = frame(HEADERS, headers);
-    (call[4], call[8]) = (END_OF_STREAM_AND_HEADERS, stream);
-    call
+    frame(HEADERS, END_OF_STREAM_AND_HEADERS, stream, headers)
 }
 
 /// Reads frames until one of `kind` comes; the kinds in between.
@@ -120,7 +108,7 @@ async fn speak<IO: AsyncRead + AsyncWrite + Unpin>(io: &mut IO) {
     io.write_all(&PREFACE[..7]).await.unwrap();
     io.flush().await.unwrap();
     io.write_all(&PREFACE[7..]).await.unwrap();
-    io.write_all(&frame(SETTINGS, &[])).await.unwrap();
+    io.write_all(&frame(SETTINGS, 0, 0, &[])).await.unwrap();
     io.flush().await.unwrap();
     until(io, SETTINGS).await;
 }
@@ -193,7 +181,7 @@ async fn pings_are_answered_however_many_come() {
     let mut client = TcpStream::connect(port.address).await.unwrap();
     speak(&mut client).await;
     for number in 0..100_u64 {
-        client.write_all(&frame(PING, &number.to_be_bytes())).await.unwrap();
+        client.write_all(&frame(PING, 0, 0, &number.to_be_bytes())).await.unwrap();
         let others = until(&mut client, PING).await;
         assert!(!others.contains(&GOAWAY), "after {number} pings");
     }
@@ -242,9 +230,7 @@ async fn calls_on_their_way_at_a_stop_are_answered_and_the_client_is_told_which_
     client.write_all(&call(1)).await.unwrap();
     until(&mut client, HEADERS).await;
     client.write_all(&call(3)).await.unwrap();
-    let mut answer = frame(PING, &question);
-    answer[4] = ACK;
-    client.write_all(&answer).await.unwrap();
+    client.write_all(&frame(PING, ACK, 0, &question)).await.unwrap();
     let (others, last) = until_content(&mut client, GOAWAY).await;
     assert_eq!((others, &last[..8]), (vec![HEADERS], &[0, 0, 0, 3, 0, 0, 0, 0][..]));
     assert_eq!(port.ended.recv().await.unwrap().unwrap(), (false, End::Drain));

@@ -8,6 +8,8 @@ pub mod arguments;
 mod authority;
 pub mod connection;
 pub mod files;
+#[cfg(test)]
+mod frames;
 pub mod http;
 pub mod logging;
 pub mod metrics;

@@ -7,12 +7,11 @@ use base::ByteSize;
 use tonic::body::Body;
 
 use super::*;
+use crate::frames::{GOAWAY, HEADERS};
 use crate::runtime::Hooks;
 use crate::settings::Tls;
 use crate::tls;
 
-const HEADERS: u8 = 1;
-const GOAWAY: u8 = 7;
 /// Stops that wait for a connection in vain take much longer than a test may.
 const WITHIN: Duration = Duration::from_secs(600);
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -16,6 +16,7 @@ use std::time::Duration;
 use base::Chance;
 use load::{Load, World};
 use tests::server::{Server, carillon};
+use tests::wait::pass;
 use tokio::time::{interval, timeout};
 use witness::{Tally, WORKS, Witness};
 
@@ -252,5 +253,5 @@ fn hold_to_account(store: usize, server: &Server, verdict: &[String]) {
 
 /// The life of a server before its kill. Nothing is awaited: the moment is the matter.
 async fn let_live(ms: u64) {
-    tokio::time::sleep(Duration::from_millis(ms)).await;
+    pass(Duration::from_millis(ms)).await;
 }

@@ -3,6 +3,7 @@
 use futures_util::{StreamExt as _, stream};
 use proto::v2;
 use proto::v2::messaging_service_client::MessagingServiceClient;
+use tests::messages::settings_of_producer;
 use tonic::transport::Endpoint;
 
 use super::*;
@@ -108,7 +109,7 @@ async fn the_telemetry_streams_of_a_client_end_and_new_ones_are_taken() {
     let endpoint = Endpoint::from_shared(format!("http://{}", broker.address())).expect("an address");
     let rpc = MessagingServiceClient::new(endpoint.connect().await.expect("it is there"));
     let open = async |id: &str| {
-        let mut request = tonic::Request::new(stream::iter([settings()]).chain(stream::pending()));
+        let mut request = tonic::Request::new(stream::iter([settings_of_producer("orders")]).chain(stream::pending()));
         request.metadata_mut().insert("x-mq-client-id", id.parse().expect("ASCII"));
         let mut stream = rpc.clone().telemetry(request).await.expect("it is taken").into_inner();
         let answer = stream.message().await.expect("it is open").expect("settings");
@@ -124,18 +125,6 @@ async fn the_telemetry_streams_of_a_client_end_and_new_ones_are_taken() {
         assert_eq!((ended.code(), ended.message()), (tonic::Code::Unavailable, "disconnected by an operator"), "{id}");
     }
     open("watched").await;
-}
-
-/// Of a producer.
-fn settings() -> v2::TelemetryCommand {
-    let topic = v2::Resource { name: "orders".into(), ..Default::default() };
-    let publishing = v2::Publishing { topics: vec![topic], ..Default::default() };
-    let settings = v2::Settings {
-        client_type: Some(v2::ClientType::Producer.into()),
-        pub_sub: Some(v2::settings::PubSub::Publishing(publishing)),
-        ..Default::default()
-    };
-    v2::TelemetryCommand { command: Some(v2::telemetry_command::Command::Settings(settings)), ..Default::default() }
 }
 
 #[tokio::test]

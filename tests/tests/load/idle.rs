@@ -2,6 +2,7 @@
 
 use proto::v2::{self, Code};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tests::messages::settings_of_producer;
 use tokio::task::JoinSet;
 
 use super::process::{held_by, memory_of};
@@ -24,23 +25,12 @@ fn clients() -> usize {
     usize::try_from(most.min(CLIENTS_MAX)).expect("it fits")
 }
 
-fn settings() -> v2::TelemetryCommand {
-    let topic = v2::Resource { name: TOPIC.into(), ..Default::default() };
-    let publishing = v2::Publishing { topics: vec![topic], ..Default::default() };
-    let settings = v2::Settings {
-        client_type: Some(v2::ClientType::Producer.into()),
-        pub_sub: Some(v2::settings::PubSub::Publishing(publishing)),
-        ..Default::default()
-    };
-    v2::TelemetryCommand { command: Some(v2::telemetry_command::Command::Settings(settings)), ..Default::default() }
-}
-
 /// Settings, their answer, and a heartbeat.
 async fn arrive(address: String, number: usize) -> (Connection, Call, h2::RecvStream) {
     let client = format!("idle-{number}");
     let connection = Connection::open(&address, 65_535).await;
     let mut stream = connection.begin("Telemetry", &client).await.expect("it is served");
-    stream.body.send_data(framed(&settings()), false).expect("it is open");
+    stream.body.send_data(framed(&settings_of_producer(TOPIC)), false).expect("it is open");
     let mut answers = stream.answered().await.expect("an answer");
     let answer = answers.data().await.expect("settings").expect("settings");
     answers.flow_control().release_capacity(answer.len()).expect("it came");

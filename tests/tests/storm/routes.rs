@@ -8,6 +8,7 @@ use std::time::Duration;
 use base::{Clock, SystemClock};
 use proto::v2::messaging_service_client::MessagingServiceClient;
 use proto::v2::{self, Code, Permission};
+use tests::wait::pass;
 use tokio::sync::{Notify, watch};
 use tonic::transport::{Channel, Endpoint};
 
@@ -90,7 +91,7 @@ async fn refresh(
                 break;
             }
         }
-        tokio::time::sleep(URGENT_EVERY).await;
+        pass(URGENT_EVERY).await;
         let _is_urgent = tokio::time::timeout(REFRESH_EVERY - URGENT_EVERY, urgent.notified()).await;
     }
 }
@@ -165,7 +166,7 @@ pub async fn witness(stage: &Stage, topic: &str, slowness: u64, told: impl Fn(St
                 Err(_) => {}
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        pass(LOOK_EVERY).await;
     }
 }
 
