@@ -92,16 +92,19 @@ pub async fn run(shared: Arc<Shared>) {
                 count(&shared, &mut asked, due.prepared.pointer.position);
             }
         }
+        if unheard.is_empty() {
+            continue;
+        }
         let others = others(&shared);
         let tick = shared.clock.monotonic_ms();
         if !others.is_empty() && (elsewhere.is_some() || tick < elsewhere_next) {
             // They are the first to be looked for then.
             continue;
         }
-        for origin in unheard.iter().map(|due| due.prepared.pointer.position) {
-            asked.entry(origin).and_modify(|state| state.tried = round);
+        for due in &unheard {
+            asked.get_mut(&due.prepared.pointer.position).expect("what is due was noted").tried = round;
         }
-        if !others.is_empty() && !unheard.is_empty() {
+        if !others.is_empty() {
             elsewhere_next = tick + ELSEWHERE_EVERY_MS;
             elsewhere = Some(ask_elsewhere(shared.clone(), others, unheard).boxed());
         }

@@ -140,38 +140,26 @@ impl Gateway {
         overload.into()
     }
 
+    /// An ordinary reply, or the end of a stream that has none.
     fn refuse(&self, rpc: Rpc, unread: &Unread, begun: &mut Begun<Incoming>) -> Reply {
         let call = Call::begin(&*self.metrics, rpc);
-        let overload = match unread {
-            Unread::Overload(overload) => *overload,
-            Unread::TooSlow { within } => {
-                let denial = Denial::TooSlow { seconds: within.as_secs() };
-                call.refused(&denial);
-                call.answered(denial.code());
-                let so_far = |max| begun.so_far(max);
-                return answer(proto::refused::reply(rpc.method(), denial.status(), so_far), &denial);
-            }
+        let (denial, overload) = match unread {
+            Unread::Overload(overload) => (Refusal::Overloaded { limit: overload.limit() }.into(), Some(*overload)),
+            Unread::TooSlow { within } => (Denial::TooSlow { seconds: within.as_secs() }, None),
             // Nobody is there to be told.
             Unread::Left => return Answered::status(Status::cancelled("the request did not arrive")),
         };
-        let denial = Denial::from(Refusal::Overloaded { limit: overload.limit() });
         call.refused(&denial);
         call.answered(denial.code());
-        let reply = |begun: &mut Begun<Incoming>| {
-            proto::refused::reply(rpc.method(), denial.status(), |max| begun.so_far(max)).map(Bytes::from)
+        let mut reply =
+            || proto::refused::reply(rpc.method(), denial.status(), |max| begun.so_far(max)).map(Bytes::from);
+        let reply = match overload.filter(|_| proto::refused::is_same_for_all(rpc.method())) {
+            Some(overload) => self.replies.overload[rpc as usize][overload as usize].get_or_init(reply).clone(),
+            None => reply(),
         };
-        if !proto::refused::is_same_for_all(rpc.method()) {
-            return answer(reply(begun), &denial);
+        match reply {
+            Some(reply) => Answered::encoded(reply),
+            None => Answered::status(denial.end_of_stream()),
         }
-        let encoded = self.replies.overload[rpc as usize][overload as usize].get_or_init(|| reply(begun));
-        answer(encoded.clone(), &denial)
-    }
-}
-
-/// An ordinary reply, or the end of a stream that has none.
-fn answer(reply: Option<impl Into<Bytes>>, denial: &Denial) -> Reply {
-    match reply {
-        Some(reply) => Answered::encoded(reply.into()),
-        None => Answered::status(denial.end_of_stream()),
     }
 }
