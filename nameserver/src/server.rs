@@ -68,7 +68,10 @@ impl Server {
         let gateway = Gateway::new(registry, bound.draining());
         let port = bound.serve(runtime, options, move |peer, share, _| {
             let gateway = gateway.clone();
-            hyper::service::service_fn(move |request| gateway.clone().call(peer.local, share.clone(), request))
+            // Boxed: its room is free again while a Telemetry stream lasts.
+            hyper::service::service_fn(move |request| {
+                Box::pin(gateway.clone().call(peer.local, share.clone(), request))
+            })
         });
         Ok((port, http))
     }

@@ -6,11 +6,12 @@
 
 use std::error::Error as _;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use base::limits::PARTING_MS_MAX;
+use futures_util::FutureExt as _;
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper::rt::Executor;
@@ -122,10 +123,8 @@ where
 {
     fn execute(&self, task: F) {
         let call = self.0.call();
-        drop(runtime::spawn(async move {
-            task.await;
-            drop(call);
-        }));
+        // An async block would have room for the task twice: where it is captured, and where it is awaited.
+        drop(runtime::spawn(task.map(|_| drop(call))));
     }
 }
 
@@ -164,7 +163,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let builder = http2(Calls(share.clone()));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(Flow::new(io, share.clone())), service));
+    // Each future around one that is awaited has room for it twice.
+    let mut connection = Box::pin(builder.serve_connection(TokioIo::new(Flow::new(io, share.clone())), service));
     let result = tokio::select! {
         result = connection.as_mut() => result.map(|()| End::Client),
         () = drain.begins() => {

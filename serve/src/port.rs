@@ -247,7 +247,8 @@ where
     async fn open_and_serve(&self, stream: TcpStream, address: SocketAddr) -> Result<End, connection::Unserved> {
         runtime::tune(&stream)?;
         let local = stream.local_addr()?;
-        let opening = Opened::accept(stream, &self.options.tls, self.options.is_tls_required, OPENING_MAX);
+        // Boxed: not needed any more when the connection is served.
+        let opening = Box::pin(Opened::accept(stream, &self.options.tls, self.options.is_tls_required, OPENING_MAX));
         let opened = tokio::select! {
             opened = opening => opened?,
             () = self.draining.begins() => return Ok(End::Drain),
@@ -257,8 +258,8 @@ where
         let service = (self.connect)(Peer { address, local }, share.clone(), cut.clone());
         let serving = async {
             match opened {
-                Opened::Clear(io) => self.serve_one(io, service, share, address).await,
-                Opened::Tls(io) => self.serve_one(io, service, share, address).await,
+                Opened::Clear(io) => Box::pin(self.serve_one(io, service, share, address)).await,
+                Opened::Tls(io) => Box::pin(self.serve_one(io, service, share, address)).await,
             }
         };
         Ok(tokio::select! {

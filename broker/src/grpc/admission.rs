@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use base::limits::{CALL_BYTES, REQUEST_BYTES_MAX, TELEMETRY_BYTES_MAX};
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use proto::codec::blame_caller;
@@ -54,10 +55,11 @@ impl Gate {
         let held = self.share.hold_call(&request);
         let send = (rpc == Some(Rpc::SendMessage)).then(|| self.sends.send(metrics::now()));
         let (gateway, mut service, share) = (self.gateway.clone(), self.service.clone(), self.share.clone());
+        // Thousands of these wait at a time: what is rare, or not needed while waiting, has its room elsewhere.
+        let (head, body) = request.into_parts();
+        let mut begun = Begun::new(body);
         async move {
-            let Some(rpc) = rpc else { return Ok(gateway.serve_broker(request, held).await) };
-            let (head, body) = request.into_parts();
-            let mut begun = Begun::new(body);
+            let Some(rpc) = rpc else { return Ok(Box::pin(gateway.serve_broker(head, begun, held)).await) };
             let admitted = match (held, send.transpose()) {
                 (Err(overload), _) => Err(overload.into()),
                 (Ok(_), Err(overload)) => Err(gateway.busy(overload)),
@@ -92,12 +94,10 @@ impl Gate {
 
 impl Gateway {
     /// A call that another broker makes.
-    async fn serve_broker(&self, request: Request<Incoming>, held: Result<Held, Overload>) -> Reply {
-        if !request.uri().path().starts_with(producers::PATH) {
+    async fn serve_broker(&self, head: Parts, mut begun: Begun<Incoming>, held: Result<Held, Overload>) -> Reply {
+        if !head.uri.path().starts_with(producers::PATH) {
             return Answered::status(Status::unimplemented("the service has no such method"));
         }
-        let (head, body) = request.into_parts();
-        let mut begun = Begun::new(body);
         let admitted = match held {
             Ok(held) => self.receive(&mut begun, held, None).await,
             Err(overload) => Err(overload.into()),

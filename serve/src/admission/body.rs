@@ -1,8 +1,9 @@
 //! The one message of a call, received: its length is known and paid for before more than its beginning is held.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use base::limits::{REQUEST_BYTES_PER_SECOND_MIN, REQUEST_MS_MAX};
@@ -69,12 +70,7 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
 
     /// Reads until the length is known, and says it: 0 when the message says nothing.
     pub async fn length(&mut self) -> Result<usize, Unread> {
-        let within = Duration::from_millis(REQUEST_MS_MAX);
-        let prefix = async {
-            while self.received < PREFIX_BYTES && self.read_frame().await? {}
-            Ok(())
-        };
-        tokio::time::timeout(within, prefix).await.unwrap_or(Err(Unread::TooSlow { within }))?;
+        self.read(PREFIX_BYTES, Duration::from_millis(REQUEST_MS_MAX)).await?;
         // Whatever came first is in one piece.
         self.length = announced(self.frames.front().map_or(&self.tail[..], |first| first));
         Ok(self.length.unwrap_or(0))
@@ -87,12 +83,8 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
             held.grow(length)?;
             let seconds = (length / REQUEST_BYTES_PER_SECOND_MIN) as u64;
             let within = Duration::from_millis(REQUEST_MS_MAX) + Duration::from_secs(seconds);
-            let rest = async {
-                // The end belongs to it: answered before, the call would end with a reset.
-                while self.received <= PREFIX_BYTES + length && self.read_frame().await? {}
-                Ok(())
-            };
-            tokio::time::timeout(within, rest).await.unwrap_or(Err(Unread::TooSlow { within }))?;
+            // The end belongs to it: answered before, the call would end with a reset.
+            self.read(PREFIX_BYTES + length + 1, within).await?;
         }
         self.gather();
         Ok(Message { frames: std::mem::take(&mut self.frames) })
@@ -105,7 +97,7 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
 
     /// What is there of the message, without waiting for any more: for an answer that repeats a part of a small one.
     pub fn so_far(&mut self, max: usize) -> Vec<u8> {
-        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         while self.received < max {
             let Poll::Ready(Some(Ok(frame))) = Pin::new(&mut self.rest).poll_frame(&mut context) else { break };
             self.keep(frame);
@@ -122,7 +114,7 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
     {
         self.frames.clear();
         let mut left = LEFT_BYTES_MAX;
-        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut context = Context::from_waker(Waker::noop());
         // Mostly all of it is there already.
         while let Poll::Ready(frame) = Pin::new(&mut self.rest).poll_frame(&mut context) {
             if !is_on(frame, &mut left) {
@@ -136,19 +128,25 @@ impl<B: Body<Data = Bytes> + Unpin> Begun<B> {
         });
     }
 
-    /// False at the end.
-    async fn read_frame(&mut self) -> Result<bool, Unread> {
-        if self.rest.is_end_stream() {
-            return Ok(false);
+    /// Reads until so many bytes are there in all, or the body has ended.
+    async fn read(&mut self, bytes: usize, within: Duration) -> Result<(), Unread> {
+        // Mostly it is all there. Waiting takes a timer and its room, which only those pay for who have to wait.
+        if let Poll::Ready(read) = self.poll_read(bytes, &mut Context::from_waker(Waker::noop())) {
+            return read;
         }
-        match self.rest.frame().await {
-            Some(Ok(frame)) => {
-                self.keep(frame);
-                Ok(true)
+        let waiting = tokio::time::timeout(within, poll_fn(|context| self.poll_read(bytes, context)));
+        Box::pin(waiting).await.unwrap_or(Err(Unread::TooSlow { within }))
+    }
+
+    fn poll_read(&mut self, bytes: usize, context: &mut Context<'_>) -> Poll<Result<(), Unread>> {
+        while self.received < bytes && !self.rest.is_end_stream() {
+            match ready!(Pin::new(&mut self.rest).poll_frame(context)) {
+                Some(Ok(frame)) => self.keep(frame),
+                Some(Err(_)) => return Poll::Ready(Err(Unread::Left)),
+                None => break,
             }
-            Some(Err(_)) => Err(Unread::Left),
-            None => Ok(false),
         }
+        Poll::Ready(Ok(()))
     }
 
     fn keep(&mut self, frame: Frame<Bytes>) {
