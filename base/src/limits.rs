@@ -52,12 +52,18 @@ pub const MEMORY_BYTES_MIN: u64 = 64 * 1024 * 1024;
 pub const CALL_BYTES: usize = 4 * 1024;
 /// Holds up to this may take a connection to twice its share.
 pub const SMALL_HOLD_BYTES: usize = 16 * 1024;
-/// A connection reads at least so much before others have their turn.
+/// A connection reads so much before others have their turn; less when there are many, or when it floods.
+pub const TURN_BYTES_MAX: usize = 64 * 1024;
 pub const TURN_BYTES_MIN: usize = 4 * 1024;
 /// Calls of a client that takes no answers end here: no more of them are read.
 pub const STUCK_BYTES_MAX: usize = 256 * 1024;
 /// One element of a Telemetry stream: the settings of a client with thousands of topics.
 pub const TELEMETRY_BYTES_MAX: usize = 256 * 1024;
+/// Refusals are counted, and waits observed, in spans of this length.
+pub const SPAN_MS: u64 = 20;
+/// A worker refuses so many calls in a span, about a tenth of a slow core's time; who needs more is not read until it is
+/// over.
+pub const REFUSALS_OF_SPAN: u32 = 40;
 /// A request has so long to arrive, and a second more for each so many bytes of it.
 pub const REQUEST_MS_MAX: u64 = 30_000;
 pub const REQUEST_BYTES_PER_SECOND_MIN: usize = 64 * 1024;
@@ -68,6 +74,8 @@ pub const STALLED_MS_MAX: u64 = 30_000;
 pub const PARTING_MS_MAX: u64 = 3_000;
 /// Sends that one connection may have at work whatever the wait is.
 pub const SENDS_OF_ONE_MIN: usize = 8;
+/// Sends that stand before one worker are not refused up to so many, however slow it is.
+pub const LINE_MIN: usize = 64;
 /// While the log writer is slow, so many sends, or so many bytes of them, are at work at the least: one group that is written
 /// and one that waits keep it busy.
 pub const SENDS_BUSY: usize = 8;

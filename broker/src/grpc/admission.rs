@@ -45,7 +45,7 @@ type Reply = Response<Answered>;
 
 impl Gate {
     pub(super) fn new(gateway: Arc<Gateway>, service: MessagingServiceServer<Peer>, share: Share) -> Self {
-        let sends = gateway.load.of_one();
+        let sends = gateway.load.of_one(share.clone());
         Self { gateway, service, share, sends }
     }
 
@@ -62,7 +62,7 @@ impl Gate {
             let Some(rpc) = rpc else { return Ok(Box::pin(gateway.serve_broker(head, begun, held)).await) };
             let admitted = match (held, send.transpose()) {
                 (Err(overload), _) => Err(overload.into()),
-                (Ok(_), Err(overload)) => Err(gateway.busy(overload)),
+                (Ok(_), Err(overload)) => Err(overload.into()),
                 (Ok(held), Ok(_)) if rpc == Rpc::Telemetry => {
                     let commands = Commands::new(begun.into_rest(), share, TELEMETRY_BYTES_MAX);
                     let request = Request::from_parts(head, Received::Commands(Box::new(commands)));
@@ -123,21 +123,15 @@ impl Gateway {
         mut held: Held,
         mut send: Option<Send>,
     ) -> Result<(Message, Held, Option<Send>), Unread> {
-        if let Some(send) = &send {
-            send.begins(metrics::now()).map_err(|overload| self.busy(overload))?;
+        if let Some(send) = &mut send {
+            send.begins(metrics::now())?;
         }
         let length = begun.length().await?;
         if let Some(send) = &mut send {
-            send.weighs(length).map_err(|overload| self.busy(overload))?;
+            send.weighs(length, metrics::now())?;
         }
         let message = begun.receive(&mut held, REQUEST_BYTES_MAX).await?;
         Ok((message, held, send))
-    }
-
-    /// There is too much work; memory counts its refusals itself.
-    fn busy(&self, overload: Overload) -> Unread {
-        self.budget.refused(overload);
-        overload.into()
     }
 
     /// An ordinary reply, or the end of a stream that has none.

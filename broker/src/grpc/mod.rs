@@ -21,7 +21,6 @@ mod telemetry;
 use std::sync::Arc;
 
 use proto::v2;
-use serve::admission::Budget;
 use serve::port::Draining;
 
 pub(crate) use port::start;
@@ -37,8 +36,7 @@ struct Gateway {
     /// `grpc.advertise`; none = what the client used.
     advertised: Option<v2::Endpoints>,
     draining: Draining,
-    /// What clients may make this process hold, and the sends at work.
-    budget: Budget,
+    /// Sends at work.
     load: Arc<load::Load>,
     replies: admission::Replies,
 }

@@ -47,7 +47,7 @@ pub(crate) fn start(
         is_tls_required: config.tls.required,
         connections_max: config.grpc.connections_max,
         metrics: connections,
-        budget: budget.clone(),
+        budget,
     };
     let forward = Arc::new(Forward::default());
     broker.asks_elsewhere(forward.clone());
@@ -58,7 +58,6 @@ pub(crate) fn start(
         forward,
         advertised,
         draining: port.draining(),
-        budget,
         load: Load::new(config.limits.writer_inbox, config.limits.send_wait),
         replies: Replies::default(),
     });

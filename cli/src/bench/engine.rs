@@ -130,13 +130,14 @@ impl Run {
         Sending { shared: &self.shared }
     }
 
-    /// Counts a send call that was meant for `from`.
-    pub fn sent(&self, from: Instant, messages: usize) {
+    /// Counts a send call that was meant for `from`, and left when its producer had a hand free.
+    pub fn sent(&self, from: Instant, left: Instant, messages: usize) {
         let done = runtime::now();
         self.shared.sent.fetch_add(messages as u64, Ordering::Relaxed);
         let mut tally = self.tally.borrow_mut();
         if from >= self.window.measured_from {
             tally.send.record(done.saturating_duration_since(from), messages as u64);
+            tally.send_call.record(done.saturating_duration_since(left), messages as u64);
         }
         if self.window.is_measured(done) {
             tally.send.messages += messages as u64;

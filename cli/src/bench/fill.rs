@@ -28,7 +28,7 @@ pub async fn lane(
         let messages = make(number, from);
         let left = runtime::now();
         match call(producer, messages).await {
-            Ok(()) => run.sent(from, batch),
+            Ok(()) => run.sent(from, left, batch),
             // What is offered at a rate is offered whether it is taken or not.
             Err(error) if error.code() == Some(Code::TooManyRequests) => {
                 run.refused(left, batch);

@@ -111,14 +111,16 @@ impl Order {
                 NewMessage::new(self.place.topic.as_str(), bodies.stamped(stamp)).message_group(fill::group(key))
             };
             let batch = first..first + load.batch as u64;
+            let mut left = runtime::now();
             while let Err(error) = fill::call(producer, batch.clone().map(message).collect()).await {
                 run.tally.borrow_mut().error("send", &error);
                 if runtime::now() >= run.window.end {
                     return;
                 }
                 runtime::wait(fill::PAUSE).await;
+                left = runtime::now();
             }
-            run.sent(from, load.batch);
+            run.sent(from, left, load.batch);
             next[lane_key].1 = batch.end;
         }
     }

@@ -105,13 +105,16 @@ impl<'a> Report<'a> {
         }
         let measures = [
             ("send", &tally.send),
+            ("send call", &tally.send_call),
             ("refusal", &tally.refused),
             (deliver, &tally.deliver),
             ("receive call", &tally.receive),
             ("ack", &tally.ack),
         ];
         for (name, measure) in measures {
-            if !measure.latency_us.is_empty() {
+            // Without a rate a message is meant to be sent when it is.
+            let is_twin = name == "send call" && self.load.rate.is_none();
+            if !measure.latency_us.is_empty() && !is_twin {
                 lines.push((name, latency_line(&measure.latency_us)));
             }
         }
@@ -185,6 +188,7 @@ impl<'a> Report<'a> {
         put("syncs_per_million", json!(self.per_million(cost.syncs)));
         let measures = [
             ("send", "aggregatedPublishLatency", &tally.send),
+            ("send_call", "", &tally.send_call),
             ("deliver", "aggregatedEndToEndLatency", &tally.deliver),
             ("receive_call", "", &tally.receive),
             ("ack", "", &tally.ack),

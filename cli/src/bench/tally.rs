@@ -38,7 +38,10 @@ impl Measure {
 
 #[derive(Debug, Clone)]
 pub struct Tally {
+    /// From when they were meant to be sent.
     pub send: Measure,
+    /// The same from when they were sent: without the line of a generator that is at its `--in-flight`.
+    pub send_call: Measure,
     /// Messages that the server refused because it had too much to do, and how long it took to say so.
     pub refused: Measure,
     /// From the intended send, or the due time, to the hands of the consumer.
@@ -68,6 +71,7 @@ impl Tally {
     pub fn new() -> Self {
         Self {
             send: Measure::new(),
+            send_call: Measure::new(),
             refused: Measure::new(),
             deliver: Measure::new(),
             receive: Measure::new(),
@@ -97,6 +101,7 @@ impl Tally {
 
     pub fn add(&mut self, other: &Self) {
         self.send.add(&other.send);
+        self.send_call.add(&other.send_call);
         self.refused.add(&other.refused);
         self.deliver.add(&other.deliver);
         self.receive.add(&other.receive);

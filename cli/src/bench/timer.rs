@@ -105,7 +105,7 @@ impl Timer {
                 run.tally.borrow_mut().error("send", &error);
                 runtime::wait(fill::PAUSE).await;
             }
-            run.sent(from, count);
+            run.sent(from, from, count);
             if runtime::wall_us() > self.due(batch.start, first_us, run.seat.threads).0 * 1000 {
                 run.tally.borrow_mut().scheduled_late += count as u64;
             }

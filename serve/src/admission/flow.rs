@@ -4,17 +4,20 @@
 //! HTTP/2 lets a client send up to its windows before anybody has read a byte, and its implementation reads a socket for as
 //! long as there is something. With many connections that would be far more than any budget. So a connection pauses
 //! after each turn until the calls it has brought were run, which read what came or refuse it. A client that takes no
-//! answers is not heard beyond a few more calls: every call makes an answer.
+//! answers is not heard beyond a few more calls: every call makes an answer. One that needs too many refusals pauses
+//! (`pace`).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 
-use base::limits::STUCK_BYTES_MAX;
+use base::limits::{STUCK_BYTES_MAX, TURN_BYTES_MIN};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use super::Share;
+use super::pace::Pace;
 
 /// A stream, watched.
 #[derive(Debug)]
@@ -25,11 +28,37 @@ pub struct Flow<IO> {
     turn: usize,
     /// Who wants to read and has to wait until the client takes something.
     reader: Option<Waker>,
+    /// The end of a pause.
+    resumes: Option<Pin<Box<Sleep>>>,
 }
 
 impl<IO> Flow<IO> {
     pub fn new(inner: IO, share: Share) -> Self {
-        Self { inner, share, turn: 0, reader: None }
+        Self { inner, share, turn: 0, reader: None, resumes: None }
+    }
+
+    /// Whether the connection has no more to read in this turn, because it is over or the connection is paused.
+    fn pauses(&mut self, context: &mut Context<'_>) -> bool {
+        if let Some(resumes) = &mut self.resumes {
+            if resumes.as_mut().poll(context).is_pending() {
+                return true;
+            }
+            self.resumes = None;
+        }
+        let turn_bytes = match self.share.pace() {
+            Pace::Full => self.share.0.budget.turn_bytes(),
+            Pace::Wary(doublings) => (TURN_BYTES_MIN << doublings).min(self.share.0.budget.turn_bytes()),
+            Pace::Paused(rest) => {
+                let resumes = self.resumes.insert(Box::pin(tokio::time::sleep(rest)));
+                return resumes.as_mut().poll(context).is_pending();
+            }
+        };
+        if self.turn >= turn_bytes {
+            // Behind the calls that were brought: tasks of a worker run in the order in which they were woken.
+            context.waker().wake_by_ref();
+            return true;
+        }
+        false
     }
 
     fn moved<T>(&mut self, done: Poll<T>) -> Poll<T> {
@@ -52,10 +81,8 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Flow<IO> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.turn >= self.share.0.budget.turn_bytes() {
+        if self.pauses(context) {
             self.turn = 0;
-            // Behind the calls that were brought: tasks of a worker run in the order in which they were woken.
-            context.waker().wake_by_ref();
             return Poll::Pending;
         }
         if self.share.0.stuck.load(Ordering::Relaxed) > STUCK_BYTES_MAX {
@@ -117,10 +144,11 @@ mod tests {
     use std::task::Wake;
 
     use base::ByteSize;
-    use base::limits::TURN_BYTES_MIN;
+    use base::limits::TURN_BYTES_MAX;
 
     use super::*;
-    use crate::admission::Budget;
+    use crate::admission::{Budget, Overload, pace};
+    use crate::runtime;
 
     /// More than a turn has, so that one that does not end is seen.
     const READS_MAX: usize = 10_000;
@@ -191,7 +219,27 @@ mod tests {
         }
         drop(many);
         let read: usize = std::iter::from_fn(|| read(&mut flow, &bell)).take(READS_MAX).sum();
-        assert_eq!(read, (64 << 20) / 8);
+        assert_eq!(read, TURN_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_refused_too_often_is_not_read_in_that_span_and_then_in_small_turns() {
+        let share = budget().share();
+        let mut flow = Flow::new(Endless::default(), share.clone());
+        let paused_in = loop {
+            share.refused(Overload::Wait, runtime::now());
+            if let paused_in @ 1.. = share.0.paused_in.load(Ordering::Relaxed) {
+                break paused_in;
+            }
+            assert_eq!(share.pace(), Pace::Full, "a few refusals pause nobody");
+        };
+        let mut bytes = [0; 1024];
+        let mut buffer = ReadBuf::new(&mut bytes);
+        std::future::poll_fn(|context| Pin::new(&mut flow).poll_read(context, &mut buffer)).await.unwrap();
+        assert!(pace::span(runtime::now()) > paused_in, "nothing is read before");
+        let bell = Arc::new(Bell::default());
+        let read: usize = std::iter::from_fn(|| read(&mut flow, &bell)).take(READS_MAX).sum();
+        assert_eq!((read + 1024, bell.0.load(Ordering::Relaxed)), (TURN_BYTES_MIN, 1));
     }
 
     #[test]

@@ -7,9 +7,12 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use super::{Budget, Overload};
 
 const POOL: &str = "connections";
-/// By their numbers.
+/// Refusals by their reasons, and pauses.
 #[derive(Debug)]
-pub(super) struct Refused([IntCounter; Overload::ALL.len()]);
+pub(super) struct Refused {
+    refusals: [IntCounter; Overload::ALL.len()],
+    pauses: IntCounter,
+}
 
 impl Refused {
     pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
@@ -17,11 +20,19 @@ impl Refused {
             calls at work, a wait that is too long";
         let vector = IntCounterVec::new(Opts::new("carillon_overload_refusals_total", help), &["reason"])?;
         registry.register(Box::new(vector.clone()))?;
-        Ok(Self(Overload::ALL.map(|overload| vector.with_label_values(&[overload.word()]))))
+        let help = "Times that a connection was read no further for up to 20 ms, because what it asked for was too much to be \
+            refused at once";
+        let pauses = IntCounter::new("carillon_overload_pauses_total", help)?;
+        registry.register(Box::new(pauses.clone()))?;
+        Ok(Self { refusals: Overload::ALL.map(|overload| vector.with_label_values(&[overload.word()])), pauses })
     }
 
     pub(super) fn count(&self, overload: Overload) {
-        self.0[overload as usize].inc();
+        self.refusals[overload as usize].inc();
+    }
+
+    pub(super) fn count_pause(&self) {
+        self.pauses.inc();
     }
 }
 

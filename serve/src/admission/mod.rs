@@ -14,16 +14,21 @@ pub mod body;
 pub mod commands;
 mod flow;
 mod metrics;
+pub mod pace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use base::ByteSize;
-use base::limits::{CALL_BYTES, SMALL_HOLD_BYTES, TURN_BYTES_MIN};
+use base::limits::{CALL_BYTES, SMALL_HOLD_BYTES, TURN_BYTES_MAX, TURN_BYTES_MIN};
 use tokio::sync::Notify;
 
 pub use answered::Answered;
 pub use flow::Flow;
+use pace::Pace;
+
+use crate::runtime;
 
 /// The memory of a process for what its clients make it hold.
 #[derive(Debug, Clone)]
@@ -59,6 +64,8 @@ struct Account {
     heard: AtomicU64,
     /// Calls in progress: an answer is not in HTTP/2's hands altogether.
     calls: AtomicUsize,
+    /// The last span in which it was paused.
+    paused_in: AtomicU64,
 }
 
 /// Memory that is paid for, until dropped.
@@ -135,6 +142,7 @@ impl Budget {
             waits: Notify::new(),
             heard: AtomicU64::new(0),
             calls: AtomicUsize::new(0),
+            paused_in: AtomicU64::new(0),
         }))
     }
 
@@ -146,16 +154,11 @@ impl Budget {
         self.0.used.load(Ordering::Relaxed)
     }
 
-    /// Counts a refusal that was decided elsewhere.
-    pub fn refused(&self, overload: Overload) {
-        self.0.refused.count(overload);
-    }
-
-    /// What a connection reads before calls have their turn: it is paid for by nobody until they have read it. An eighth
-    /// of the limit for all connections together, but never too little to go on with.
+    /// What a connection reads before calls, and other connections, have their turn: it is paid for by nobody until they
+    /// have read it. An eighth of the limit for all connections together, but never too little to go on with.
     fn turn_bytes(&self) -> usize {
         let connections = self.0.connections.load(Ordering::Relaxed).max(1);
-        (self.0.limit / 8 / connections).max(TURN_BYTES_MIN)
+        (self.0.limit / 8 / connections).clamp(TURN_BYTES_MIN, TURN_BYTES_MAX)
     }
 }
 
@@ -196,6 +199,23 @@ impl Share {
     pub fn call(&self) -> Call {
         self.0.calls.fetch_add(1, Ordering::Relaxed);
         Call(self.0.clone())
+    }
+
+    /// Says that a call of this connection is refused, which was decided elsewhere.
+    pub fn refused(&self, overload: Overload, now: Instant) {
+        self.0.refused(overload, now);
+    }
+
+    /// Nothing more of this connection is read in the span of time in which `now` lies.
+    pub fn pause(&self, now: Instant) {
+        self.0.pause(now);
+    }
+
+    fn pace(&self) -> Pace {
+        match self.0.paused_in.load(Ordering::Relaxed) {
+            0 => Pace::Full,
+            paused_in => pace::after(paused_in, runtime::now()),
+        }
     }
 
     /// Ends when for all of `patience` no call was in progress, and nothing came from the client or waited for it.
@@ -248,8 +268,24 @@ impl Account {
         };
         // Taken first, so that A1 holds however many ask at a time: some may be refused that would just have fitted.
         self.give(bytes);
-        pool.refused.count(overload);
+        self.refused(overload, runtime::now());
         Err(overload)
+    }
+
+    /// Beyond what a worker has to give, a connection that is refused is paused.
+    fn refused(&self, overload: Overload, now: Instant) {
+        self.budget.0.refused.count(overload);
+        pace::refuses(now);
+        if !pace::may_refuse(now) {
+            self.pause(now);
+        }
+    }
+
+    fn pause(&self, now: Instant) {
+        let span = pace::span(now);
+        if self.paused_in.swap(span, Ordering::Relaxed) != span {
+            self.budget.0.refused.count_pause();
+        }
     }
 
     fn give(&self, bytes: usize) {
