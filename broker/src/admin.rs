@@ -250,6 +250,8 @@ pub enum MessageState {
 pub struct FoundMessage {
     /// Queue and offset are zero unless it is visible.
     pub message: Delivery,
+    /// Of its body in the log.
+    pub position: LogPosition,
     pub state: MessageState,
     /// Of the groups that read its topic; only where one message was asked for, and while it is visible.
     pub groups: Option<Vec<GroupMessageState>>,

@@ -1,6 +1,7 @@
 //! The HTTP gateway: health, metrics and administration (operations page D).
 
 mod admin;
+mod found;
 mod health;
 pub mod json;
 mod merge;
