@@ -326,7 +326,7 @@ pub enum AdminRefusal {
     TopicOnOthers { topic: TopicName, brokers: Vec<String> },
     #[error("group {group} has {members} members connected; force deletes it all the same")]
     GroupHasConsumers { group: GroupName, members: usize },
-    #[error("no message with the id {id} is stored here{}", in_topic(topic))]
+    #[error("no message with the id {id} is stored{}", in_topic(topic))]
     MessageNotFound { id: String, topic: Option<TopicName> },
     #[error("name the topic: there are {topics}, and without a name at most {max} are looked through")]
     TopicNeeded { topics: usize, max: usize },

@@ -254,7 +254,11 @@ async fn look_up<T: DeserializeOwned>(
         return Err(refused);
     }
     if all.answers.is_empty() {
-        let Some(silent) = all.unreachable.first() else { return Err(refused) };
+        let Some(silent) = all.unreachable.first() else {
+            // Where the topic is not here, those that have it know better what is missing.
+            let theirs = all.refused.into_iter().next().filter(|_| refused.code == TOPIC_NOT_FOUND.word);
+            return Err(theirs.map_or(refused, |(_, problem)| problem));
+        };
         let detail = format!("{}; and broker {} did not say: {}", refused.detail, silent.broker, silent.reason);
         return Err(Problem::new(UNREACHABLE, detail).field("broker").value(&*silent.broker));
     }
