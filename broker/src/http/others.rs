@@ -347,4 +347,18 @@ mod tests {
             assert!(said.starts_with(reason), "{said}");
         }
     }
+
+    #[test]
+    fn whoever_refuses_is_named_unless_it_does_not_have_what_is_looked_for() {
+        let refused = |broker: &str, code| (Arc::from(broker), Problem::new(code, "why"));
+        let all = All::<()> {
+            answers: Vec::new(),
+            refused: vec![refused("b", codes::MESSAGE_NOT_FOUND), refused("c", codes::OVERLOADED)],
+            unreachable: vec![UnreachableJson { broker: "d".into(), reason: "it is paused".into() }],
+        };
+        let all = all.named();
+        let names: Vec<_> = all.unreachable.iter().map(|silent| (&*silent.broker, &*silent.reason)).collect();
+        assert_eq!(names, [("d", "it is paused"), ("c", "why")]);
+        assert_eq!(all.refused, [refused("b", codes::MESSAGE_NOT_FOUND)]);
+    }
 }
