@@ -14,8 +14,8 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use super::json::{FoundJson, Page};
 use super::others::All;
 
-/// Where each broker goes on: in its log, below this; with none it has shown everything. One that is not in it has shown
-/// nothing.
+/// Where each broker goes on: in its log, below this; with none it has shown everything. One that is not in it has
+/// shown nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Places(BTreeMap<String, Option<u64>>);
 

@@ -33,8 +33,8 @@ pub(super) fn by_name<T: Merge>(all: impl IntoIterator<Item = T>) -> Vec<T> {
     known.into_values().collect()
 }
 
-/// The first items of all, made of the first ones of each broker: what is among the first `limit` of all is so on each that
-/// has it, and nothing of it is missing.
+/// The first items of all, made of the first ones of each broker: what is among the first `limit` of all is so on each
+/// that has it, and nothing of it is missing.
 pub(super) fn pages<T: Merge>(pages: impl IntoIterator<Item = Page<T>>, limit: Option<usize>) -> Page<T> {
     let (mut items, mut is_more) = (Vec::new(), false);
     for page in pages {
