@@ -231,8 +231,8 @@ async fn newest(admin: &Admin, scope: Scope, id: &str, uri: &Uri, asked: &One) -
     Ok(FoundJson { unreachable: all.unreachable, ..newest.expect("somebody has it") })
 }
 
-/// What all that may have it have found. An error when nobody has: why not; and while somebody is silent, that this is not
-/// known.
+/// What all that may have it have found. An error when nobody has: why not; and while somebody is silent, that this is
+/// not known.
 async fn look_up<T: DeserializeOwned>(
     admin: &Admin,
     (scope, topic): (Scope, Option<&str>),

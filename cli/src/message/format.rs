@@ -5,8 +5,8 @@ use std::fmt::Write;
 use clap::ValueEnum;
 
 /// Letters of a format, for `--help`.
-pub const LETTERS: &str = "%b body, %i message id, %t topic, %B broker, %q queue, %o offset, %k keys, %g message group, %T tag, \
-    %v visible since, %s size of the body, %% a percent sign; \\n and \\t as usual";
+pub const LETTERS: &str = "%b body, %i message id, %t topic, %B broker, %q queue, %o offset, %k keys, \
+    %g message group, %T tag, %v visible since, %s size of the body, %% a percent sign; \\n and \\t as usual";
 
 /// How bodies are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
