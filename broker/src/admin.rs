@@ -250,6 +250,8 @@ pub enum MessageState {
 pub struct FoundMessage {
     /// Queue and offset are zero unless it is visible.
     pub message: Delivery,
+    /// Of its body in the log.
+    pub position: LogPosition,
     pub state: MessageState,
     /// Of the groups that read its topic; only where one message was asked for, and while it is visible.
     pub groups: Option<Vec<GroupMessageState>>,
@@ -324,7 +326,7 @@ pub enum AdminRefusal {
     TopicOnOthers { topic: TopicName, brokers: Vec<String> },
     #[error("group {group} has {members} members connected; force deletes it all the same")]
     GroupHasConsumers { group: GroupName, members: usize },
-    #[error("no message with the id {id} is stored here{}", in_topic(topic))]
+    #[error("no message with the id {id} is stored{}", in_topic(topic))]
     MessageNotFound { id: String, topic: Option<TopicName> },
     #[error("name the topic: there are {topics}, and without a name at most {max} are looked through")]
     TopicNeeded { topics: usize, max: usize },

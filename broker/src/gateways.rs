@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use aide::axum::ApiRouter;
 use serve::admission::Budget;
 use serve::metrics::ConnectionMetrics;
 use serve::runtime::Runtime;
@@ -37,12 +38,13 @@ pub struct Gateways {
 }
 
 impl Gateways {
-    /// Listens as the broker's configuration says, on the workers of `runtime`.
-    pub fn start(runtime: &Runtime, broker: &Broker) -> Result<Self, StartError> {
+    /// Listens as the broker's configuration says, on the workers of `runtime`. `more` are routes of HTTP.
+    pub fn start(runtime: &Runtime, broker: &Broker, more: impl FnOnce() -> ApiRouter) -> Result<Self, StartError> {
         let connections = ConnectionMetrics::register(broker.registry())?;
         let budget = Budget::new(broker.config().limits.memory, broker.registry())?;
         let grpc = grpc::start(runtime, broker, connections.clone(), budget.clone())?;
-        let http = http::start(runtime, broker, connections, budget).map_err(|cause| StartError::Listen {
+        let http = http::start(runtime, broker, connections, budget, more);
+        let http = http.map_err(|cause| StartError::Listen {
             setting: "http.listen",
             address: broker.config().http.listen.clone(),
             cause,

@@ -67,10 +67,10 @@ impl Broker {
         let find = Find { by, topic: None, from: None, to: None, limit: 1, below: None };
         let looked = self.shared().look_up(move |finder| {
             let mut searched = search(finder, &find, &topics, &|_| true);
-            let Some((found, origin)) = searched.found.pop() else { return Err(warnings(&searched.gaps)) };
+            let Some(found) = searched.found.pop() else { return Err(warnings(&searched.gaps)) };
             let topic = topics.into_iter().find(|topic| topic.spec.name == found.message.topic);
             let topic = topic.expect("found in one that was searched");
-            let dead = dead_letters(finder, &topic, found.state, origin);
+            let dead = dead_letters(finder, &topic, &found);
             Ok((found, topic, dead))
         });
         match looked.await? {
@@ -190,15 +190,14 @@ pub fn check_queue(topic: &Topic, queue: Option<u16>) -> Result<(), AdminRefusal
 
 /// What a search came to.
 struct Searched {
-    found: Vec<(FoundMessage, LogPosition)>,
+    found: Vec<FoundMessage>,
     next: Option<LogPosition>,
     gaps: Gaps,
 }
 
 impl Searched {
     fn page(self) -> FoundPage {
-        let warnings = warnings(&self.gaps);
-        FoundPage { messages: self.found.into_iter().map(|(found, _)| found).collect(), next: self.next, warnings }
+        FoundPage { messages: self.found, next: self.next, warnings: warnings(&self.gaps) }
     }
 }
 
@@ -219,11 +218,11 @@ fn search(finder: &Finder, find: &Find, topics: &[Arc<Topic>], is_wanted: &dyn F
         }
         let topic = topics.iter().find(|topic| topic.spec.id == body.message.topic);
         let topic = topic.expect("a body is of a topic that was asked for");
-        let (origin, size) = (body.pointer.position, body.message.body.len());
+        let size = body.message.body.len();
         let message = found_message(finder, body, topic, &mut gaps);
         if is_wanted(&message) {
             bytes_left = bytes_left.saturating_sub(size);
-            found.push((message, origin));
+            found.push(message);
         }
         ControlFlow::Continue(())
     });
@@ -241,22 +240,18 @@ fn found_message(finder: &Finder, body: Body, topic: &Topic, gaps: &mut Gaps) ->
         State::Ended => MessageState::Ended,
         State::Unknown => MessageState::Unknown,
     };
+    let position = body.pointer.position;
     let mut message = delivery_of(topic.spec.name.clone(), body.message);
     message.stored_at = body.stored_at;
     if let MessageState::Visible { queue, offset, .. } = state {
         (message.queue, message.offset) = (queue, offset);
     }
-    FoundMessage { message, state, groups: None }
+    FoundMessage { message, position, state, groups: None }
 }
 
 /// Where a message is among the dead letters of groups that are done with it.
-fn dead_letters(
-    finder: &Finder,
-    topic: &Topic,
-    state: MessageState,
-    origin: LogPosition,
-) -> HashMap<base::GroupId, QueueOffset> {
-    let MessageState::Visible { queue, offset, .. } = state else { return HashMap::new() };
+fn dead_letters(finder: &Finder, topic: &Topic, message: &FoundMessage) -> HashMap<base::GroupId, QueueOffset> {
+    let MessageState::Visible { queue, offset, .. } = message.state else { return HashMap::new() };
     let catalog: Arc<Catalog> = finder.reader().catalog().clone();
     let mut found = HashMap::new();
     for group in catalog.groups() {
@@ -264,7 +259,7 @@ fn dead_letters(
         let progress = finder.reader().progress_if_any(group.id, topic.spec.id);
         let is_done = progress.is_some_and(|progress| progress.lock().is_acknowledged((queue, offset)));
         // Where it cannot be found out, it is shown as acknowledged, which it is.
-        if is_done && let Some(place) = finder.published(dead.spec.id, origin, &mut Gaps::default()) {
+        if is_done && let Some(place) = finder.published(dead.spec.id, message.position, &mut Gaps::default()) {
             found.insert(group.id, place.offset);
         }
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aide::axum::ApiRouter;
 use base::{Chance, Clock, SystemClock};
 use prometheus::{GaugeVec, IntGauge, Opts, Registry};
 use serve::process::{Exit, Failure};
@@ -86,6 +87,11 @@ pub struct Server {
 impl Server {
     /// Recovers the store in `data` and listens. What was acknowledged before is served when this returns.
     pub fn start(config: &Config, data: &Path) -> Result<Self, StartError> {
+        Self::start_with(config, data, ApiRouter::new)
+    }
+
+    /// As [`Self::start`]. `more` are routes of a server in the same process that has no HTTP port of its own.
+    pub fn start_with(config: &Config, data: &Path, more: impl FnOnce() -> ApiRouter) -> Result<Self, StartError> {
         let registry = serve::metrics::registry(&config.cluster.name, "broker", &config.node.name)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (store, report) = open_store(config, data, &clock, &registry)?;
@@ -109,7 +115,7 @@ impl Server {
             runtime.stop();
             return Err(error.into());
         }
-        match Gateways::start(&runtime, &broker) {
+        match Gateways::start(&runtime, &broker, more) {
             Ok(gateways) => {
                 broker.register(gateways.grpc_address(), gateways.http_address());
                 Ok(Self { broker, gateways, runtime, report })

@@ -55,7 +55,6 @@ pub struct PlaceJson {
 
 #[derive(Clone)]
 struct Shared {
-    registry: Arc<Registry>,
     metrics: prometheus::Registry,
     scrape: Arc<Scrape>,
 }
@@ -67,13 +66,20 @@ pub fn router(registry: Arc<Registry>, metrics: prometheus::Registry) -> Router 
             .api_route("/startupz", get_with(fine, says("Whether the server has started.", &[])))
             .api_route("/readyz", get_with(ready, says("Whether the server answers routes.", &[])))
             .api_route("/metrics", get_with(scrape, says("Metrics.", &[INTERNAL, DRAINING])))
-            .api_route("/api/v1/brokers", get_with(brokers, says("Brokers that are registered, by name.", &[])))
-            .api_route(
-                "/api/v1/routes/{topic}",
-                get_with(route, says("Where a topic is served.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE])),
-            )
+            .merge(table(registry))
     };
-    described("Carillon name server", api).with_state(Shared { registry, metrics, scrape: Arc::default() })
+    described("Carillon name server", api).with_state(Shared { metrics, scrape: Arc::default() })
+}
+
+/// What it knows of brokers and topics, on whatever port.
+pub fn table<S: Clone + Send + Sync + 'static>(registry: Arc<Registry>) -> ApiRouter<S> {
+    ApiRouter::new()
+        .api_route("/api/v1/brokers", get_with(brokers, says("Brokers that are registered, by name.", &[])))
+        .api_route(
+            "/api/v1/routes/{topic}",
+            get_with(route, says("Where a topic is served.", &[TOPIC_NOT_FOUND, ILLEGAL_VALUE])),
+        )
+        .with_state(registry)
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -103,18 +109,18 @@ async fn scrape(
     health::metrics(shared.scrape, shared.metrics, headers).await
 }
 
-async fn brokers(State(shared): State<Shared>, Query(Nothing {}): Query<Nothing>) -> Json<Vec<BrokerJson>> {
-    Json(shared.registry.table().brokers().map(|broker| (&**broker).into()).collect())
+async fn brokers(State(registry): State<Arc<Registry>>, Query(Nothing {}): Query<Nothing>) -> Json<Vec<BrokerJson>> {
+    Json(registry.table().brokers().map(|broker| (&**broker).into()).collect())
 }
 
 async fn route(
-    State(shared): State<Shared>,
+    State(registry): State<Arc<Registry>>,
     Name(name): Name,
     Query(Nothing {}): Query<Nothing>,
 ) -> Result<Json<RouteJson>, Problem> {
     let topic = TopicName::parse(&name)
         .map_err(|error| Problem::new(ILLEGAL_VALUE, error.to_string()).field("topic").value(&*name))?;
-    let table = shared.registry.table();
+    let table = registry.table();
     let places = table.places(&topic);
     if places.is_empty() {
         let detail = format!("no broker serves topic {topic}");

@@ -1,8 +1,10 @@
 //! A whole name server from its configuration, and its orderly end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use aide::axum::ApiRouter;
 use serve::admission::Budget;
 use serve::metrics::ConnectionMetrics;
 use serve::port::{self, Bound};
@@ -20,6 +22,7 @@ use crate::registry::Registry;
 pub struct Server {
     port: port::Server,
     http: Option<serve::http::Server>,
+    registry: Arc<Registry>,
     runtime: Runtime,
 }
 
@@ -34,7 +37,7 @@ impl Server {
         let runtime = Runtime::start(config.runtime.workers, Hooks::default());
         let runtime = runtime.map_err(|error| failed(&format!("threads cannot be started: {error}")))?;
         match Self::listen(config, &runtime, metrics, connections, tls) {
-            Ok((port, http)) => Ok(Self { port, http, runtime }),
+            Ok((port, http, registry)) => Ok(Self { port, http, registry, runtime }),
             Err(failure) => {
                 runtime.stop();
                 Err(failure)
@@ -48,7 +51,7 @@ impl Server {
         metrics: prometheus::Registry,
         connections: ConnectionMetrics,
         tls: tokio_rustls::TlsAcceptor,
-    ) -> Result<(port::Server, Option<serve::http::Server>), Failure> {
+    ) -> Result<(port::Server, Option<serve::http::Server>, Arc<Registry>), Failure> {
         let bound = Bound::bind(&config.listen, runtime);
         let bound = bound.map_err(|cause| Failure::listen("listen", &config.listen, &cause))?;
         let registry = Registry::new(config, &metrics, bound.draining());
@@ -65,7 +68,7 @@ impl Server {
             metrics: connections,
             budget,
         };
-        let gateway = Gateway::new(registry, bound.draining());
+        let gateway = Gateway::new(registry.clone(), bound.draining());
         let port = bound.serve(runtime, options, move |peer, share, _| {
             let gateway = gateway.clone();
             // Boxed: its room is free again while a Telemetry stream lasts.
@@ -73,12 +76,18 @@ impl Server {
                 Box::pin(gateway.clone().call(peer.local, share.clone(), request))
             })
         });
-        Ok((port, http))
+        Ok((port, http, registry))
     }
 
     /// Where clients and brokers come.
     pub fn address(&self) -> SocketAddr {
         self.port.address()
+    }
+
+    /// What it tells operators of its table, for the HTTP port of a server in the same process.
+    pub fn table_routes(&self) -> impl FnOnce() -> ApiRouter + use<> {
+        let registry = self.registry.clone();
+        move || http::table(registry)
     }
 
     /// None when it is switched off.

@@ -6,6 +6,8 @@ mod clients;
 mod described;
 #[path = "admin/fuzz.rs"]
 mod fuzz;
+#[path = "admin/lists.rs"]
+mod lists;
 #[path = "admin/reset.rs"]
 mod reset;
 #[path = "admin/whole.rs"]

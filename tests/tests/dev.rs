@@ -36,3 +36,27 @@ async fn the_demo_sells_bills_and_reminds_by_itself() {
     assert!(done.is_ok(), "nothing is sold and billed; the server's log:\n{}", server.log());
     server.kill().await;
 }
+
+#[tokio::test]
+async fn both_servers_answer_operators_on_one_port() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let mut server = Server::new(&directory.path().join("data"), &["--topics", "orders:fifo:3"]);
+    server.start().await;
+    let own = server.administer(&["node", "list", "--json"]).await;
+    let own: Value = serde_json::from_str(&own).expect("JSON");
+    let name = own["items"][0]["name"].as_str().expect("a name");
+    assert_eq!(server.administer(&["nameserver", "list", "-q"]).await.trim(), name);
+    let routes = server.administer(&["nameserver", "routes", "orders", "--json"]).await;
+    let routes: Value = serde_json::from_str(&routes).expect("JSON");
+    assert_eq!(
+        (&routes["brokers"][0]["broker"], &routes["brokers"][0]["queues"]),
+        (&name.into(), &3.into()),
+        "{routes}"
+    );
+    let description = server.page("/api/v1/openapi.json").await;
+    for path in ["/api/v1/brokers", "/api/v1/routes/{topic}", "/api/v1/topics"] {
+        assert!(description.contains(&format!("\"{path}\"")), "{path} is not described");
+    }
+    assert!(description.contains("RouteJson") && description.contains("TopicJson"), "with their answers");
+    server.kill().await;
+}

@@ -1,5 +1,6 @@
 //! The admin API below `/api/v1` (operations D5): topics, groups, and a look at messages.
 
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use aide::axum::routing::{get_with, post_with};
 use axum::extract::State;
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::Method;
+use http::{Method, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serve::http::answers::{Done, Gone, Made};
 use serve::http::codes::*;
 use serve::http::fields::encode;
@@ -23,7 +25,8 @@ use super::json::{
     GoneJson, GroupJson, NewGroupJson, NewTopicJson, Page, QueueJson, ResetDoneJson, ResetJson, ResetToJson,
     TopicChangesJson, TopicJson, UnreachableJson,
 };
-use super::others::Scope;
+use super::merge::Merge;
+use super::others::{ANSWER_MAX, Scope};
 use super::{merge, messages, node, others};
 use crate::admin::{AdminRefusal, Created, TopicType};
 
@@ -132,7 +135,12 @@ pub(super) fn routes() -> ApiRouter<Admin> {
 
 pub(super) type Answer<T> = Result<axum::Json<T>, Problem>;
 
-async fn topics(State(admin): State<Admin>, Query(asked): Query<Topics>) -> Answer<Page<TopicJson>> {
+async fn topics(
+    State(admin): State<Admin>,
+    scope: Scope,
+    uri: Uri,
+    Query(asked): Query<Topics>,
+) -> Answer<Page<TopicJson>> {
     let (prefix, wanted) = (asked.prefix.unwrap_or_default(), asked.r#type);
     let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     let mut topics = admin.broker.topics();
@@ -140,9 +148,9 @@ async fn topics(State(admin): State<Admin>, Query(asked): Query<Topics>) -> Answ
         topic.name.as_str().starts_with(&prefix) && wanted.is_none_or(|wanted| topic.topic_type == wanted)
     });
     topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let mut page: Page<TopicJson> = page(topics, |topic| topic.name.as_str(), limit, cursor);
-    page.items = page.items.into_iter().map(|topic| topic.on(admin.broker.name())).collect();
-    Ok(axum::Json(page))
+    let mut here: Page<TopicJson> = page(topics, |topic| topic.name.as_str(), limit, cursor);
+    here.items = here.items.into_iter().map(|topic| topic.on(admin.broker.name())).collect();
+    Ok(axum::Json(of_all(&admin, scope, &format!("/topics?{}", uri.query().unwrap_or_default()), here, limit).await))
 }
 
 async fn create_topic(
@@ -161,19 +169,12 @@ async fn topic(
     Query(Nothing {}): Query<Nothing>,
 ) -> Answer<TopicJson> {
     let here = admin.broker.describe_topic(&name).map(|topic| TopicJson::from(topic).on(admin.broker.name()));
-    if scope == Scope::Here {
-        return Ok(axum::Json(here?));
-    }
     let path = format!("/topics/{}", encode(&name));
-    let holders = admin.broker.holders(&name);
-    let all = admin.broker.ask_all::<TopicJson>(&holders, Method::GET, &path, &()).await;
-    let mut answers = all.answers.into_iter().map(|(_, topic)| topic);
-    let whole = match here {
-        Ok(here) => here,
-        // It is elsewhere, or nowhere.
-        Err(refusal) => answers.next().ok_or_else(|| Problem::from(refusal))?,
-    };
-    Ok(axum::Json(TopicJson { unreachable: all.unreachable, ..merge::topics(whole, answers) }))
+    let holders = admin.broker.to_ask(scope, Some(&name));
+    let all = admin.broker.ask_all(&holders, Method::GET, &path, &(), ANSWER_MAX).await.named();
+    let answers = all.answers.into_iter().map(|(_, topic)| topic);
+    let whole = merge::whole(here, answers)?;
+    Ok(axum::Json(TopicJson { unreachable: all.unreachable, ..whole }))
 }
 
 async fn change_topic(
@@ -222,15 +223,20 @@ async fn queues(
     Ok(axum::Json(Page { unreachable: topic.unreachable, ..Page::new(topic.queues, None) }))
 }
 
-async fn groups(State(admin): State<Admin>, Query(asked): Query<Groups>) -> Answer<Page<GroupJson>> {
+async fn groups(
+    State(admin): State<Admin>,
+    scope: Scope,
+    uri: Uri,
+    Query(asked): Query<Groups>,
+) -> Answer<Page<GroupJson>> {
     let prefix = asked.prefix.unwrap_or_default();
     let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     let mut groups = admin.broker.groups();
     groups.retain(|group| group.name.as_str().starts_with(&prefix));
     groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-    let mut page: Page<GroupJson> = page(groups, |group| group.name.as_str(), limit, cursor);
-    page.items = page.items.into_iter().map(|group| group.on(admin.broker.name())).collect();
-    Ok(axum::Json(page))
+    let mut here: Page<GroupJson> = page(groups, |group| group.name.as_str(), limit, cursor);
+    here.items = here.items.into_iter().map(|group| group.on(admin.broker.name())).collect();
+    Ok(axum::Json(of_all(&admin, scope, &format!("/groups?{}", uri.query().unwrap_or_default()), here, limit).await))
 }
 
 async fn create_group(
@@ -249,18 +255,15 @@ async fn group(
     Query(Nothing {}): Query<Nothing>,
 ) -> Answer<GroupJson> {
     let here = admin.broker.describe_group(&name).map(|group| GroupJson::from(group).on(admin.broker.name()));
-    if scope == Scope::Here || matches!(here, Err(AdminRefusal::IllegalName(_))) {
+    if matches!(here, Err(AdminRefusal::IllegalName(_))) {
         return Ok(axum::Json(here?));
     }
     let path = format!("/groups/{}", encode(&name));
-    let all = admin.broker.ask_all::<GroupJson>(&admin.broker.others(), Method::GET, &path, &()).await;
-    let mut answers = all.answers.into_iter().map(|(_, group)| group);
-    let whole = match here {
-        Ok(here) => here,
-        // It is about to come here, or nowhere.
-        Err(refusal) => answers.next().ok_or_else(|| Problem::from(refusal))?,
-    };
-    Ok(axum::Json(GroupJson { unreachable: all.unreachable, ..merge::groups(whole, answers) }))
+    let others = admin.broker.to_ask(scope, None);
+    let all = admin.broker.ask_all(&others, Method::GET, &path, &(), ANSWER_MAX).await.named();
+    let answers = all.answers.into_iter().map(|(_, group)| group);
+    let whole = merge::whole(here, answers)?;
+    Ok(axum::Json(GroupJson { unreachable: all.unreachable, ..whole }))
 }
 
 async fn delete_group(
@@ -281,7 +284,7 @@ async fn reset_group(
 ) -> Answer<ResetDoneJson> {
     let (topic, is_dry) = (reset.topic.clone(), asked.dry_run.0);
     let here = admin.broker.name().clone();
-    let mut holders = if scope == Scope::Cluster { admin.broker.holders(&topic) } else { Vec::new() };
+    let mut holders = admin.broker.to_ask(scope, Some(&topic));
     let is_wanted = |broker: &str| reset.broker.as_deref().is_none_or(|only| only == broker);
     let known: usize = holders.len() + usize::from(admin.broker.describe_topic(&topic).is_ok());
     if matches!(reset.to, ResetToJson::Offset(_)) && reset.broker.is_none() && known > 1 && scope == Scope::Cluster {
@@ -307,7 +310,7 @@ async fn reset_group(
         return Err(Problem::new(ILLEGAL_VALUE, detail).field("broker").value(reset.broker));
     }
     let path = format!("/groups/{}/reset?dry_run={is_dry}", encode(&name));
-    let all = admin.broker.ask_all::<ResetDoneJson>(&holders, Method::POST, &path, &reset).await;
+    let all = admin.broker.ask_all::<ResetDoneJson>(&holders, Method::POST, &path, &reset, CHANGE_MAX).await;
     all.answers.into_iter().for_each(|(_, other)| done.add(other.queues));
     done.unreachable = all.unreachable;
     for (broker, problem) in all.refused {
@@ -319,6 +322,20 @@ async fn reset_group(
         Some(problem) => Err(problem),
         None => Ok(axum::Json(done)),
     }
+}
+
+/// A page of a list that every broker has a part of; `path` asks the others for theirs.
+async fn of_all<T: Merge + DeserializeOwned>(
+    admin: &Admin,
+    scope: Scope,
+    path: &str,
+    here: Page<T>,
+    limit: Option<usize>,
+) -> Page<T> {
+    let others = admin.broker.to_ask(scope, None);
+    let all = admin.broker.ask_all(&others, Method::GET, path, &(), ANSWER_MAX).await.named();
+    let pages = iter::once(here).chain(all.answers.into_iter().map(|(_, page)| page));
+    Page { unreachable: all.unreachable, ..merge::pages(pages, limit) }
 }
 
 /// When it is not gone everywhere, where it is not yet.
@@ -354,8 +371,13 @@ pub(super) fn page<T, J: From<T>>(
 ) -> Page<J> {
     let start = cursor.map_or(0, |cursor| sorted.partition_point(|item| name(item) <= cursor.as_str()));
     let end = limit.map_or(sorted.len(), |limit| (start + limit).min(sorted.len()));
-    let next_cursor = (end < sorted.len()).then(|| BASE64_URL_SAFE_NO_PAD.encode(name(&sorted[end - 1])));
+    let next_cursor = (end < sorted.len()).then(|| name_cursor(name(&sorted[end - 1])));
     Page::new(sorted.into_iter().take(end).skip(start).map(J::from).collect(), next_cursor)
+}
+
+/// Of what comes after this name.
+pub(super) fn name_cursor(name: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(name)
 }
 
 #[cfg(test)]

@@ -294,6 +294,7 @@ impl GroupJson {
     /// As it is on this broker.
     pub fn on(mut self, broker: &str) -> Self {
         self.members.iter_mut().for_each(|member| member.broker = broker.into());
+        self.members.sort_by(|a, b| a.client_id.cmp(&b.client_id));
         let queues = self.topics.iter_mut().flat_map(|topic| &mut topic.queues);
         queues.for_each(|queue| queue.broker = broker.into());
         self

@@ -2,86 +2,127 @@
 
 use std::collections::BTreeMap;
 
-use super::json::{ClientJson, GroupJson, GroupTopicJson, TopicJson};
+use super::admin::name_cursor;
+use super::json::{ClientJson, GroupJson, GroupTopicJson, Page, TopicJson};
 
-/// A topic that several brokers have: each has queues of its own.
-pub(super) fn topics(mut whole: TopicJson, others: impl IntoIterator<Item = TopicJson>) -> TopicJson {
-    for other in others {
-        whole.queues.extend(other.queues);
-        whole.timers_pending += other.timers_pending;
-        whole.transactions_prepared += other.transactions_prepared;
-    }
-    whole.queues.sort_by(|a, b| (&a.broker, a.queue).cmp(&(&b.broker, b.queue)));
-    whole
+/// What several brokers may have a part of.
+pub(super) trait Merge: Sized {
+    fn name(&self) -> &str;
+
+    /// Counts add up. What is set is so as on the broker that came first.
+    fn add(&mut self, other: Self);
 }
 
-/// A group that reads from several brokers.
-pub(super) fn groups(mut whole: GroupJson, others: impl IntoIterator<Item = GroupJson>) -> GroupJson {
-    let mut topics: BTreeMap<String, GroupTopicJson> = BTreeMap::new();
-    let mut add = |more: Vec<GroupTopicJson>| {
-        for topic in more {
-            match topics.get_mut(&topic.topic) {
-                Some(known) => add_topic(known, topic),
-                None => drop(topics.insert(topic.topic.clone(), topic)),
-            }
-        }
-    };
-    add(std::mem::take(&mut whole.topics));
-    for other in others {
-        add(other.topics);
-        whole.members.extend(other.members);
-        whole.dead_letters += other.dead_letters;
-    }
-    whole.topics = topics.into_values().collect();
-    whole.members.sort_by(|a, b| (&a.client_id, &a.broker).cmp(&(&b.client_id, &b.broker)));
-    whole
+/// What is here, with what others add; why it is not, when nobody has it.
+pub(super) fn whole<T: Merge, E>(here: Result<T, E>, others: impl IntoIterator<Item = T>) -> Result<T, E> {
+    let mut others = others.into_iter();
+    let mut whole = here.or_else(|refusal| others.next().ok_or(refusal))?;
+    others.for_each(|other| whole.add(other));
+    Ok(whole)
 }
 
-fn add_topic(whole: &mut GroupTopicJson, other: GroupTopicJson) {
-    whole.lag_messages += other.lag_messages;
-    whole.oldest_unacked_ms = whole.oldest_unacked_ms.max(other.oldest_unacked_ms);
-    whole.in_flight += other.in_flight;
-    whole.held += other.held;
-    whole.retry_wait += other.retry_wait;
-    whole.open_message_groups += other.open_message_groups;
-    whole.blocked_message_groups += other.blocked_message_groups;
-    whole.expired_unread += other.expired_unread;
-    let ends = [whole.oldest_expires_in_ms, other.oldest_expires_in_ms];
-    whole.oldest_expires_in_ms = ends.into_iter().flatten().min();
-    whole.queues.extend(other.queues);
-    whole.queues.sort_by(|a, b| (&a.broker, a.queue).cmp(&(&b.broker, b.queue)));
-}
-
-/// Clients by their ids; one of several brokers is there once, as the one that heard of it last knows it.
-pub(super) fn clients(all: impl IntoIterator<Item = ClientJson>) -> Vec<ClientJson> {
-    let mut by_id: BTreeMap<String, ClientJson> = BTreeMap::new();
-    for client in all {
-        match by_id.get_mut(&client.client_id) {
-            Some(known) => add_client(known, client),
-            None => drop(by_id.insert(client.client_id.clone(), client)),
+/// By name, each once.
+pub(super) fn by_name<T: Merge>(all: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut known: BTreeMap<String, T> = BTreeMap::new();
+    for item in all {
+        match known.get_mut(item.name()) {
+            Some(whole) => whole.add(item),
+            None => drop(known.insert(item.name().to_owned(), item)),
         }
     }
-    by_id.into_values().collect()
+    known.into_values().collect()
 }
 
-fn add_client(whole: &mut ClientJson, mut other: ClientJson) {
-    let streams = whole.streams + other.streams;
-    let mut brokers = std::mem::take(&mut whole.brokers);
-    brokers.append(&mut other.brokers);
-    brokers.sort_unstable();
-    let mut topics = std::mem::take(&mut whole.topics);
-    topics.append(&mut other.topics);
-    topics.sort_unstable();
-    topics.dedup();
-    if other.last_seen_ms_ago < whole.last_seen_ms_ago {
-        other.role = other.role.or(whole.role.take());
-        other.group = other.group.or(whole.group.take());
-        *whole = other;
-    } else {
-        whole.role = whole.role.take().or(other.role);
-        whole.group = whole.group.take().or(other.group);
+/// The first items of all, made of the first ones of each broker: what is among the first `limit` of all is so on each
+/// that has it, and nothing of it is missing.
+pub(super) fn pages<T: Merge>(pages: impl IntoIterator<Item = Page<T>>, limit: Option<usize>) -> Page<T> {
+    let (mut items, mut is_more) = (Vec::new(), false);
+    for page in pages {
+        items.extend(page.items);
+        is_more |= page.next_cursor.is_some();
     }
-    (whole.streams, whole.brokers, whole.topics) = (streams, brokers, topics);
+    let mut items = by_name(items);
+    let limit = limit.unwrap_or(items.len());
+    is_more |= items.len() > limit;
+    items.truncate(limit);
+    let next_cursor = items.last().filter(|_| is_more).map(|last| name_cursor(last.name()));
+    Page::new(items, next_cursor)
+}
+
+/// Each broker has queues of its own.
+impl Merge for TopicJson {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn add(&mut self, other: Self) {
+        self.queues.extend(other.queues);
+        self.queues.sort_by(|a, b| (&a.broker, a.queue).cmp(&(&b.broker, b.queue)));
+        self.timers_pending += other.timers_pending;
+        self.transactions_prepared += other.transactions_prepared;
+    }
+}
+
+/// It reads from all of them.
+impl Merge for GroupJson {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn add(&mut self, other: Self) {
+        self.topics = by_name(std::mem::take(&mut self.topics).into_iter().chain(other.topics));
+        self.members.extend(other.members);
+        self.members.sort_by(|a, b| (&a.client_id, &a.broker).cmp(&(&b.client_id, &b.broker)));
+        self.dead_letters += other.dead_letters;
+    }
+}
+
+impl Merge for GroupTopicJson {
+    fn name(&self) -> &str {
+        &self.topic
+    }
+
+    fn add(&mut self, other: Self) {
+        self.lag_messages += other.lag_messages;
+        self.oldest_unacked_ms = self.oldest_unacked_ms.max(other.oldest_unacked_ms);
+        self.in_flight += other.in_flight;
+        self.held += other.held;
+        self.retry_wait += other.retry_wait;
+        self.open_message_groups += other.open_message_groups;
+        self.blocked_message_groups += other.blocked_message_groups;
+        self.expired_unread += other.expired_unread;
+        let ends = [self.oldest_expires_in_ms, other.oldest_expires_in_ms];
+        self.oldest_expires_in_ms = ends.into_iter().flatten().min();
+        self.queues.extend(other.queues);
+        self.queues.sort_by(|a, b| (&a.broker, a.queue).cmp(&(&b.broker, b.queue)));
+    }
+}
+
+/// As the broker that heard of it last knows it.
+impl Merge for ClientJson {
+    fn name(&self) -> &str {
+        &self.client_id
+    }
+
+    fn add(&mut self, mut other: Self) {
+        let streams = self.streams + other.streams;
+        let mut brokers = std::mem::take(&mut self.brokers);
+        brokers.append(&mut other.brokers);
+        brokers.sort_unstable();
+        let mut topics = std::mem::take(&mut self.topics);
+        topics.append(&mut other.topics);
+        topics.sort_unstable();
+        topics.dedup();
+        if other.last_seen_ms_ago < self.last_seen_ms_ago {
+            other.role = other.role.or(self.role.take());
+            other.group = other.group.or(self.group.take());
+            *self = other;
+        } else {
+            self.role = self.role.take().or(other.role);
+            self.group = self.group.take().or(other.group);
+        }
+        (self.streams, self.brokers, self.topics) = (streams, brokers, topics);
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +141,7 @@ mod tests {
 
     #[test]
     fn a_client_of_several_brokers_is_listed_once() {
-        let all = clients([client("b", "1", 5, Some("g")), client("a", "1", 9, None), client("b", "2", 3, None)]);
+        let all = by_name([client("b", "1", 5, Some("g")), client("a", "1", 9, None), client("b", "2", 3, None)]);
         let ids: Vec<_> = all.iter().map(|client| &*client.client_id).collect();
         assert_eq!(ids, ["a", "b"]);
         let both = &all[1];
@@ -137,7 +178,8 @@ mod tests {
             [(json!(7), json!(9), Some(7)), (json!(9), json!(7), Some(7)), (Value::Null, json!(7), Some(7))]
         {
             let others = [group("1", "t", 10, &of_other), group("3", "u", 100, &Value::Null)];
-            let whole = groups(group("2", "t", 1, &of_one), others);
+            let all = by_name([group("2", "t", 1, &of_one)].into_iter().chain(others));
+            let [whole] = &all[..] else { panic!("one group: {all:?}") };
             let [topic, elsewhere] = &whole.topics[..] else { panic!("both topics: {:?}", whole.topics) };
             let counts = [topic.lag_messages, topic.in_flight, topic.held, topic.retry_wait, topic.open_message_groups];
             assert_eq!(counts, [11, 22, 33, 44, 55]);
@@ -161,8 +203,52 @@ mod tests {
             });
             serde_json::from_value(json).unwrap()
         };
-        let whole = topics(topic("2", 1), [topic("3", 10), topic("1", 100)]);
+        let all = by_name([topic("2", 1), topic("3", 10), topic("1", 100)]);
+        let [whole] = &all[..] else { panic!("one topic: {all:?}") };
         assert_eq!((whole.timers_pending, whole.transactions_prepared), (111, 222));
         assert_eq!(whole.queues.iter().map(|queue| &*queue.broker).collect::<Vec<_>>(), ["1", "2", "3"]);
+    }
+
+    #[test]
+    fn pages_of_a_list_leave_no_broker_out_and_say_when_there_is_more() {
+        let of = [&["a", "c", "e", "g"][..], &["b", "c", "d", "g"], &["c", "f"]];
+        let page_of = |names: &[&str], broker: usize, after: &str, limit: Option<usize>| -> Page<TopicJson> {
+            let queue = json!({"broker": broker.to_string(), "queue": 0, "first": 0, "next": 1, "newest_at": null});
+            let topic = |name: &&str| -> TopicJson {
+                let json = json!({
+                    "name": name, "type": "normal", "created_at": "", "queues": [queue], "timers_pending": 1,
+                    "transactions_prepared": 0,
+                    "retention": {"time": "1d", "time_is_default": true, "size": null},
+                });
+                serde_json::from_value(json).unwrap()
+            };
+            let rest: Vec<_> = names.iter().filter(|name| **name > after).map(topic).collect();
+            let shown = limit.unwrap_or(rest.len()).min(rest.len());
+            let next_cursor = (shown < rest.len()).then(|| name_cursor(rest[shown - 1].name()));
+            Page::new(rest.into_iter().take(shown).collect(), next_cursor)
+        };
+        for limit in [Some(1), Some(2), Some(3), Some(7), None] {
+            let (mut after, mut shown) = (String::new(), Vec::new());
+            loop {
+                let all = of.iter().enumerate().map(|(broker, names)| page_of(names, broker, &after, limit));
+                let page = pages(all, limit);
+                assert!(limit.is_none_or(|limit| page.items.len() <= limit));
+                shown.extend(page.items.iter().map(|topic| (topic.name.clone(), topic.timers_pending)));
+                let Some(cursor) = page.next_cursor else { break };
+                after = page.items.last().expect("there is more").name.clone();
+                assert_eq!(cursor, name_cursor(&after));
+            }
+            let shown: Vec<_> = shown.iter().map(|(name, brokers)| (name.as_str(), *brokers)).collect();
+            assert_eq!(shown, [("a", 1), ("b", 1), ("c", 3), ("d", 1), ("e", 1), ("f", 1), ("g", 2)], "{limit:?}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_is_refused_and_what_anybody_has_is_shown() {
+        let of = |broker: &str| client("x", broker, 1, None);
+        assert_eq!(whole(Err::<ClientJson, _>("nowhere"), []), Err("nowhere"));
+        let whole = |here, others: Vec<ClientJson>| whole::<_, &str>(here, others).unwrap().brokers;
+        assert_eq!(whole(Err("elsewhere"), vec![of("2"), of("1")]), ["1", "2"]);
+        assert_eq!(whole(Ok(of("3")), vec![of("1")]), ["1", "3"]);
     }
 }

@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::json::UnreachableJson;
 use crate::admin::{FoundMessage, GroupMessageState, MessageState, Peeked, Standing};
 use crate::api::{BodyEncoding, Delivery};
 use serve::http::fields::time;
@@ -33,6 +34,8 @@ pub struct EnvelopeJson {
 pub struct MessageJson {
     #[serde(flatten)]
     pub envelope: EnvelopeJson,
+    /// Where it is.
+    pub broker: String,
     pub queue: u16,
     pub offset: u64,
     pub visible_since: String,
@@ -46,9 +49,13 @@ pub struct MessageJson {
 pub struct FoundJson {
     #[serde(flatten)]
     pub envelope: EnvelopeJson,
+    /// Where it was sent to, and is.
+    pub broker: String,
+    /// In the log of that broker.
+    pub position: u64,
     /// visible, scheduled, prepared, rolled_back, expired, ended or unknown.
     pub state: String,
-    /// Where it is, while it is visible.
+    /// While it is visible.
     pub queue: Option<u16>,
     pub offset: Option<u64>,
     pub visible_since: Option<String>,
@@ -57,6 +64,23 @@ pub struct FoundJson {
     /// Only where one message was asked for, and while it is visible.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<GroupStateJson>>,
+    /// Where one message was asked for: brokers that did not say whether they have it too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreachable: Vec<UnreachableJson>,
+}
+
+impl MessageJson {
+    /// As it is on this broker.
+    pub fn on(self, broker: &str) -> Self {
+        Self { broker: broker.into(), ..self }
+    }
+}
+
+impl FoundJson {
+    /// As it is on this broker.
+    pub fn on(self, broker: &str) -> Self {
+        Self { broker: broker.into(), ..self }
+    }
 }
 
 /// How a message stands with one group.
@@ -95,6 +119,7 @@ impl From<Delivery> for EnvelopeJson {
 impl From<Peeked> for MessageJson {
     fn from(Peeked { message, visible_since }: Peeked) -> Self {
         Self {
+            broker: String::new(),
             queue: message.queue.0,
             offset: message.offset.0,
             visible_since: time(visible_since),
@@ -121,7 +146,7 @@ impl From<FoundMessage> for MessageJson {
 }
 
 impl From<FoundMessage> for FoundJson {
-    fn from(FoundMessage { message, state, groups }: FoundMessage) -> Self {
+    fn from(FoundMessage { message, position, state, groups }: FoundMessage) -> Self {
         let (mut place, mut due) = (None, None);
         let word = match state {
             MessageState::Visible { queue, offset, since } => {
@@ -140,12 +165,15 @@ impl From<FoundMessage> for FoundJson {
         };
         Self {
             envelope: message.into(),
+            broker: String::new(),
+            position: position.0,
             state: word.into(),
             queue: place.as_ref().map(|place| place.0),
             offset: place.as_ref().map(|place| place.1),
             visible_since: place.map(|place| place.2),
             due,
             groups: groups.map(|groups| groups.into_iter().map(GroupStateJson::from).collect()),
+            unreachable: Vec::new(),
         }
     }
 }

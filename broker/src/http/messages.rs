@@ -8,9 +8,11 @@ use axum::extract::State;
 use base::{LogPosition, QueueIndex, QueueOffset};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use http::{Method, Uri};
+use futures_util::future::join;
+use http::{Method, StatusCode, Uri};
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serve::http::answers::Octets;
 use serve::http::codes::*;
 use serve::http::fields::encode;
@@ -21,9 +23,11 @@ use serve::http::{Name, Problem, Query};
 
 use super::Admin;
 use super::admin::{Answer, Limit, PAGE_DEFAULT, invalid_cursor, paging};
+use super::found::{self, Place, Places};
 use super::json::{FoundJson, MessageJson, Page};
-use super::others::{Scope, ask};
-use crate::admin::{Find, FindBy, FoundMessage, PeekFilter, PeekFrom};
+use super::node::meant;
+use super::others::{All, Scope, ask, ask_bytes};
+use crate::admin::{AdminRefusal, Find, FindBy, PeekFilter, PeekFrom};
 
 /// For another broker to look for messages.
 const LOOK_UP_MAX: Duration = Duration::from_secs(10);
@@ -31,6 +35,9 @@ const LOOK_UP_MAX: Duration = Duration::from_secs(10);
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct OfTopic {
+    /// Whose queues are looked at; by default those of the broker that is asked, or, where the topic is on others only,
+    /// of one of them.
+    broker: Option<String>,
     /// Only of this one; needed for an offset.
     queue: Option<Number<0, 65535>>,
     /// `earliest` (default), `latest`, `offset:N` or `time:T`.
@@ -67,9 +74,18 @@ struct One {
 }
 
 pub(super) fn routes() -> ApiRouter<Admin> {
-    const OF_ONE: [Code; 7] =
-        [MESSAGE_NOT_FOUND, TOPIC_NOT_FOUND, ILLEGAL_VALUE, LOOK_UP_INCOMPLETE, OVERLOADED, INTERNAL, DRAINING];
-    const OF_PAGES: [Code; 8] = [
+    const OF_ONE: [Code; 8] = [
+        MESSAGE_NOT_FOUND,
+        UNREACHABLE,
+        TOPIC_NOT_FOUND,
+        ILLEGAL_VALUE,
+        LOOK_UP_INCOMPLETE,
+        OVERLOADED,
+        INTERNAL,
+        DRAINING,
+    ];
+    const OF_PAGES: [Code; 9] = [
+        NODE_NOT_FOUND,
         UNREACHABLE,
         INVALID_CURSOR,
         TOPIC_NOT_FOUND,
@@ -80,9 +96,10 @@ pub(super) fn routes() -> ApiRouter<Admin> {
         DRAINING,
     ];
     let of_topic = get_with(of_topic, says("A page of a topic's messages; nothing is consumed.", &OF_PAGES));
+    let find = get_with(find, says("Messages with a key, newest first, without bodies.", &OF_PAGES[1..]));
     ApiRouter::new()
         .api_route("/topics/{name}/messages", of_topic)
-        .api_route("/messages", get_with(find, says("Messages with a key, newest first, without bodies.", &OF_PAGES)))
+        .api_route("/messages", find)
         .api_route("/messages/{id}", get_with(one, says("A message, and how groups stand to it.", &OF_ONE)))
         .api_route("/messages/{id}/body", get_with(body, says("The body of a message, as it is stored.", &OF_ONE)))
 }
@@ -95,7 +112,11 @@ async fn of_topic(
     uri: Uri,
     Query(asked): Query<OfTopic>,
 ) -> Answer<Page<MessageJson>> {
-    if let Some(holder) = admin.broker.holder(&name, scope) {
+    let other = match asked.broker {
+        Some(_) => meant(&admin, "broker", asked.broker)?.filter(|_| scope == Scope::Cluster),
+        None => admin.broker.holder(&name, scope),
+    };
+    if let Some(holder) = other {
         let path = format!("/topics/{}/messages?{}", encode(&name), uri.query().unwrap_or_default());
         let asked = ask(&holder, Method::GET, &path, &(), LOOK_UP_MAX).await;
         return asked.or_problem(&holder.name).map(axum::Json);
@@ -111,7 +132,7 @@ async fn of_topic(
         let detail = "an offset counts within one queue: name it by the parameter queue";
         return Err(Problem::new(INVALID_PARAMETER, detail).field("queue").value(serde_json::Value::Null));
     }
-    let limit = limit.unwrap_or(PAGE_DEFAULT);
+    let (limit, here) = (limit.unwrap_or(PAGE_DEFAULT), admin.broker.name());
     if let Some(Word(key)) = asked.key {
         if from == PeekFrom::Latest {
             let detail =
@@ -121,20 +142,25 @@ async fn of_topic(
         let (by, below) = (FindBy::Key(key), cursor.map(|cursor| position(&cursor)).transpose()?);
         let find = Find { by, topic: Some(name), from: None, to: None, limit, below };
         let page = admin.broker.find_visible(find, filter, queue, from).await?;
-        let items = page.messages.into_iter().map(MessageJson::from).collect();
+        let items = page.messages.into_iter().map(|message| MessageJson::from(message).on(here)).collect();
         return Ok(axum::Json(Page::new(items, page.next.map(position_cursor)).with_warnings(page.warnings)));
     }
     let start = cursor.map(|cursor| place(&cursor).ok_or_else(|| invalid_cursor(&cursor))).transpose()?;
     let page = admin.broker.peek(&name, queue, from, start, filter, limit).await?;
-    let items = page.messages.into_iter().map(MessageJson::from).collect();
+    let items = page.messages.into_iter().map(|message| MessageJson::from(message).on(here)).collect();
     let next = page.next.map(|(queue, offset)| place_cursor(queue, offset));
     Ok(axum::Json(Page::new(items, next).with_warnings(page.warnings)))
 }
 
 /// Messages with a key, newest first, wherever they are: envelopes without bodies.
-async fn find(State(admin): State<Admin>, Query(asked): Query<ByKey>) -> Answer<Page<FoundJson>> {
+async fn find(
+    State(admin): State<Admin>,
+    scope: Scope,
+    uri: Uri,
+    Query(asked): Query<ByKey>,
+) -> Answer<Page<FoundJson>> {
     let Word(key) = asked.key;
-    let (topic, from, to) = (asked.topic, asked.from.map(|from| from.0), asked.to.map(|to| to.0));
+    let (from, to) = (asked.from.map(|from| from.0), asked.to.map(|to| to.0));
     let (limit, cursor) = paging(asked.limit, asked.cursor)?;
     if let (Some(from), Some(to)) = (from, to)
         && from > to
@@ -142,25 +168,105 @@ async fn find(State(admin): State<Admin>, Query(asked): Query<ByKey>) -> Answer<
         let detail = "from is later than to";
         return Err(Problem::new(INVALID_PARAMETER, detail).field("from").value(serve::http::fields::time(from)));
     }
-    let below = cursor.map(|cursor| position(&cursor)).transpose()?;
-    let find = Find { by: FindBy::Key(key), topic, from, to, limit: limit.unwrap_or(PAGE_DEFAULT), below };
-    let page = admin.broker.find(find).await?;
-    let items = page.messages.into_iter().map(FoundJson::from).collect();
-    Ok(axum::Json(Page::new(items, page.next.map(position_cursor)).with_warnings(page.warnings)))
+    let places = cursor.map(|cursor| Places::parse(&cursor).ok_or_else(|| invalid_cursor(&cursor))).transpose()?;
+    let (places, limit) = (places.unwrap_or_default(), limit.unwrap_or(PAGE_DEFAULT));
+    let name = admin.broker.name();
+    let here = async {
+        let below = match places.of(name) {
+            Place::Start => None,
+            Place::Below(below) => Some(below),
+            Place::End => return Ok(Page::new(Vec::new(), None)),
+        };
+        let topic = asked.topic.clone();
+        let page = admin.broker.find(Find { by: FindBy::Key(key), topic, from, to, limit, below }).await?;
+        let items = page.messages.into_iter().map(|found| FoundJson::from(found).on(name)).collect();
+        Ok(Page::new(items, Places::cursor(name, page.next)).with_warnings(page.warnings))
+    };
+    let path = format!("/messages?{}", uri.query().unwrap_or_default());
+    let mut all = look_up(&admin, (scope, asked.topic.as_deref()), &path, here).await?;
+    let gone = places.open().filter(|broker| **broker != **name && admin.broker.other(broker).is_none());
+    gone.for_each(|broker| all.leave_out(broker, "it was there for the page before, and is not known any more"));
+    Ok(axum::Json(found::merge(all, places, limit)))
 }
 
 /// One message: its envelope, where it is, and how groups stand to it.
-async fn one(State(admin): State<Admin>, Name(id): Name, Query(asked): Query<One>) -> Answer<FoundJson> {
-    Ok(axum::Json(found(&admin, &id, asked).await?.into()))
+async fn one(
+    State(admin): State<Admin>,
+    Name(id): Name,
+    scope: Scope,
+    uri: Uri,
+    Query(asked): Query<One>,
+) -> Answer<FoundJson> {
+    newest(&admin, scope, &id, &uri, &asked).await.map(axum::Json)
 }
 
 /// The body as it is stored.
-async fn body(State(admin): State<Admin>, Name(id): Name, Query(asked): Query<One>) -> Result<Octets, Problem> {
-    Ok(Octets(found(&admin, &id, asked).await?.message.body))
+async fn body(
+    State(admin): State<Admin>,
+    Name(id): Name,
+    scope: Scope,
+    uri: Uri,
+    Query(asked): Query<One>,
+) -> Result<Octets, Problem> {
+    if scope == Scope::Cluster {
+        let found = newest(&admin, scope, &id, &uri, &asked).await?;
+        if let Some(other) = admin.broker.other(&found.broker) {
+            let path = format!("/messages/{}/body?{}", encode(&id), uri.query().unwrap_or_default());
+            let asked = ask_bytes(&other, Method::GET, &path, &(), LOOK_UP_MAX).await;
+            return asked.or_problem(&other.name).map(Octets);
+        }
+    }
+    Ok(Octets(admin.broker.find_one(&id, asked.topic.as_deref()).await?.message.body))
 }
 
-async fn found(admin: &Admin, id: &str, asked: One) -> Result<FoundMessage, Problem> {
-    Ok(admin.broker.find_one(id, asked.topic.as_deref()).await?)
+/// The message with this id; the newest one where several brokers have one, as when it was sent twice.
+async fn newest(admin: &Admin, scope: Scope, id: &str, uri: &Uri, asked: &One) -> Result<FoundJson, Problem> {
+    let topic = asked.topic.as_deref();
+    let here = async { Ok(FoundJson::from(admin.broker.find_one(id, topic).await?).on(admin.broker.name())) };
+    let path = format!("/messages/{}?{}", encode(id), uri.query().unwrap_or_default());
+    let all = look_up(admin, (scope, topic), &path, here).await?;
+    let found = all.answers.into_iter().map(|(_, found)| found);
+    // Times are texts of one length.
+    let newest = found.max_by(|a, b| (&a.envelope.stored_at, &b.broker).cmp(&(&b.envelope.stored_at, &a.broker)));
+    Ok(FoundJson { unreachable: all.unreachable, ..newest.expect("somebody has it") })
+}
+
+/// What all that may have it have found. An error when nobody has: why not; and while somebody is silent, that this is
+/// not known.
+async fn look_up<T: DeserializeOwned>(
+    admin: &Admin,
+    (scope, topic): (Scope, Option<&str>),
+    path: &str,
+    here: impl Future<Output = Result<T, AdminRefusal>>,
+) -> Result<All<T>, Problem> {
+    let others = admin.broker.to_ask(scope, topic);
+    let (here, all) = join(here, admin.broker.ask_all(&others, Method::GET, path, &(), LOOK_UP_MAX)).await;
+    let (mut all, name) = (all.named(), admin.broker.name());
+    let refused = match here {
+        Ok(here) => {
+            all.answers.insert(0, (name.clone(), here));
+            return Ok(all);
+        }
+        Err(refusal) => Problem::from(refusal),
+    };
+    let is_absent = refused.kind == StatusCode::NOT_FOUND;
+    let is_callers_fault = matches!(refused.kind, StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
+    if is_callers_fault || (all.answers.is_empty() && !is_absent) {
+        return Err(refused);
+    }
+    if all.answers.is_empty() {
+        let Some(silent) = all.unreachable.first() else {
+            // Where the topic is not here, those that have it know better what is missing.
+            let theirs = all.refused.into_iter().next().filter(|_| refused.code == TOPIC_NOT_FOUND.word);
+            return Err(theirs.map_or(refused, |(_, problem)| problem));
+        };
+        let detail = format!("{}; and broker {} did not say: {}", refused.detail, silent.broker, silent.reason);
+        return Err(Problem::new(UNREACHABLE, detail).field("broker").value(&*silent.broker));
+    }
+    if !is_absent {
+        all.leave_out(name, refused.detail);
+    }
+    Ok(all)
 }
 
 fn position_cursor(below: LogPosition) -> String {

@@ -1,6 +1,7 @@
 //! The HTTP gateway: health, metrics and administration (operations page D).
 
 mod admin;
+mod found;
 mod health;
 pub mod json;
 mod merge;
@@ -33,15 +34,16 @@ struct Admin {
     scrape: Arc<Scrape>,
 }
 
-/// Listens on `http.listen`; none when it is empty.
+/// Listens on `http.listen`; none when it is empty. `more` are routes of others in the same process.
 pub(crate) fn start(
     runtime: &Runtime,
     broker: &Broker,
     connections: ConnectionMetrics,
     budget: Budget,
+    more: impl FnOnce() -> ApiRouter,
 ) -> io::Result<Option<Server>> {
     let admin = Admin { broker: broker.clone(), scrape: Arc::default() };
-    let api = || ApiRouter::new().merge(health::routes()).nest("/api/v1", admin::routes());
+    let api = || ApiRouter::new().merge(health::routes()).nest("/api/v1", admin::routes()).merge(more().with_state(()));
     let app = openapi::described("Carillon broker", api).with_state(admin);
     Server::start(runtime, &broker.config().http.listen, app, connections, budget)
 }

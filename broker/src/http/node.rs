@@ -22,7 +22,7 @@ use super::json::{
     ClientJson, DisconnectedJson, DrainJson, DrainedJson, NameserverJson, NodeJson, Page, UnreachableJson,
 };
 use super::merge;
-use super::others::{ANSWER_MAX, Asked, Scope, ask};
+use super::others::{ANSWER_MAX, All, Asked, Scope, ask};
 use crate::Broker;
 use crate::membership::ClientDescription;
 
@@ -107,11 +107,11 @@ fn node_not_found(field: &str, name: String) -> Problem {
     Problem::new(NODE_NOT_FOUND, detail).field(field).value(name)
 }
 
-/// The other broker that is meant; none when it is this one.
-fn meant(admin: &Admin, node: Option<String>) -> Result<Option<Arc<cluster::Broker>>, Problem> {
-    match node {
+/// The other broker that a parameter names; none when it is this one.
+pub(super) fn meant(admin: &Admin, field: &str, name: Option<String>) -> Result<Option<Arc<cluster::Broker>>, Problem> {
+    match name {
         Some(name) if name != **admin.broker.name() => {
-            admin.broker.other(&name).map(Some).ok_or_else(|| node_not_found("node", name))
+            admin.broker.other(&name).map(Some).ok_or_else(|| node_not_found(field, name))
         }
         _ => Ok(None),
     }
@@ -125,7 +125,7 @@ async fn drain(
 ) -> Answer<DrainedJson> {
     let timeout = within("timeout", asked.timeout.map_or(TIMEOUT_DEFAULT, |time| time.0))?;
     let grace = asked.grace.map(|time| within("grace", time.0)).transpose()?;
-    if let Some(other) = meant(&admin, node)? {
+    if let Some(other) = meant(&admin, "node", node)? {
         let answered = ask(&other, Method::POST, "/node/drain", &asked, timeout + ANSWER_MAX).await;
         return answered.or_problem(&other.name).map(axum::Json);
     }
@@ -142,7 +142,7 @@ fn within(field: &'static str, time: Duration) -> Result<Duration, Problem> {
 }
 
 async fn resume(State(admin): State<Admin>, Query(One { node }): Query<One>) -> Result<Done, Problem> {
-    match meant(&admin, node)? {
+    match meant(&admin, "node", node)? {
         Some(other) => {
             let answered = ask(&other, Method::POST, "/node/resume", &(), ANSWER_MAX).await;
             answered.or_problem(&other.name).map(|()| Done)
@@ -157,13 +157,10 @@ async fn resume(State(admin): State<Admin>, Query(One { node }): Query<One>) -> 
 async fn clients(State(admin): State<Admin>, scope: Scope, Query(asked): Query<Clients>) -> Answer<Page<ClientJson>> {
     let wanted = [asked.role, asked.group, asked.language];
     let (limit, cursor) = paging(asked.limit, asked.cursor)?;
-    let mut unreachable = Vec::new();
-    let mut clients = known_clients(&admin.broker);
-    if scope == Scope::Cluster {
-        let all = admin.broker.ask_all::<Page<ClientJson>>(&admin.broker.others(), Method::GET, "/clients", &()).await;
-        clients = merge::clients(clients.into_iter().chain(all.answers.into_iter().flat_map(|(_, page)| page.items)));
-        unreachable = all.unreachable;
-    }
+    let others = admin.broker.to_ask(scope, None);
+    let all = admin.broker.ask_all::<Page<ClientJson>>(&others, Method::GET, "/clients", &(), ANSWER_MAX).await.named();
+    let answers = all.answers.into_iter().flat_map(|(_, page)| page.items);
+    let mut clients = merge::by_name(known_clients(&admin.broker).into_iter().chain(answers));
     let fits = |wanted: &Option<String>, value: Option<&str>| match wanted {
         Some(wanted) => value.is_some_and(|value| value.eq_ignore_ascii_case(wanted)),
         None => true,
@@ -173,7 +170,10 @@ async fn clients(State(admin): State<Admin>, scope: Scope, Query(asked): Query<C
         let of_group = fits(&group, client.group.as_deref());
         fits(&role, client.role.as_deref()) && of_group && fits(&language, Some(&*client.language))
     });
-    Ok(axum::Json(Page { unreachable, ..page(clients, |client| client.client_id.as_str(), limit, cursor) }))
+    Ok(axum::Json(Page {
+        unreachable: all.unreachable,
+        ..page(clients, |client| client.client_id.as_str(), limit, cursor)
+    }))
 }
 
 async fn client(
@@ -184,16 +184,13 @@ async fn client(
 ) -> Answer<ClientJson> {
     let mut clients = known_clients(&admin.broker);
     clients.retain(|client| client.client_id == id);
-    let mut unreachable = Vec::new();
-    if scope == Scope::Cluster {
-        let path = format!("/clients/{}", encode(&id));
-        let all = admin.broker.ask_all::<ClientJson>(&admin.broker.others(), Method::GET, &path, &()).await;
-        clients = merge::clients(clients.into_iter().chain(all.answers.into_iter().map(|(_, client)| client)));
-        unreachable = all.unreachable;
-    }
-    match clients.pop() {
-        Some(client) => Ok(axum::Json(ClientJson { unreachable, ..client })),
-        None => Err(client_not_found(id, &unreachable)),
+    let path = format!("/clients/{}", encode(&id));
+    let others = admin.broker.to_ask(scope, None);
+    let all = admin.broker.ask_all(&others, Method::GET, &path, &(), ANSWER_MAX).await.named();
+    let answers = all.answers.into_iter().map(|(_, client)| client);
+    match merge::by_name(clients.into_iter().chain(answers)).pop() {
+        Some(client) => Ok(axum::Json(ClientJson { unreachable: all.unreachable, ..client })),
+        None => Err(client_not_found(id, &all.unreachable)),
     }
 }
 
@@ -204,15 +201,12 @@ async fn disconnect(
     scope: Scope,
     Query(Nothing {}): Query<Nothing>,
 ) -> Result<Gone<DisconnectedJson>, Problem> {
-    let mut is_known = admin.broker.disconnect(&id);
-    let mut unreachable = Vec::new();
-    if scope == Scope::Cluster {
-        let path = format!("/clients/{}", encode(&id));
-        let all = admin.broker.ask_all::<()>(&admin.broker.others(), Method::DELETE, &path, &()).await;
-        is_known |= !all.answers.is_empty();
-        unreachable = all.unreachable;
-    }
-    match is_known {
+    let is_known = admin.broker.disconnect(&id);
+    let path = format!("/clients/{}", encode(&id));
+    let others = admin.broker.to_ask(scope, None);
+    let All { answers, unreachable, .. } =
+        admin.broker.ask_all::<()>(&others, Method::DELETE, &path, &(), ANSWER_MAX).await.named();
+    match is_known || !answers.is_empty() {
         true => Ok(Gone((!unreachable.is_empty()).then_some(DisconnectedJson { unreachable }))),
         false => Err(client_not_found(id, &unreachable)),
     }

@@ -87,6 +87,14 @@ impl OperationInput for Scope {
 }
 
 impl<T> Asked<T> {
+    fn and_then<U>(self, read: impl FnOnce(T) -> Asked<U>) -> Asked<U> {
+        match self {
+            Self::Answered(answer) => read(answer),
+            Self::Refused(problem) => Asked::Refused(problem),
+            Self::Unreachable(reason) => Asked::Unreachable(reason),
+        }
+    }
+
     /// The answer, or why there is none.
     pub fn or_problem(self, broker: &str) -> Result<T, Problem> {
         match self {
@@ -104,9 +112,26 @@ impl<T> Asked<T> {
 pub(super) struct All<T> {
     /// By the brokers' names.
     pub answers: Vec<(Arc<str>, T)>,
-    /// Those that have nothing to say.
     pub refused: Vec<(Arc<str>, Problem)>,
     pub unreachable: Vec<UnreachableJson>,
+}
+
+impl<T> All<T> {
+    /// Whoever does not have what is looked for has said all there is to say. One that refuses for another reason has
+    /// not, and is named with those that did not answer.
+    pub fn named(mut self) -> Self {
+        let (absent, refused) =
+            self.refused.into_iter().partition(|(_, problem)| problem.kind == StatusCode::NOT_FOUND);
+        self.refused = absent;
+        for (broker, problem) in refused {
+            self.leave_out(&broker, problem.detail);
+        }
+        self
+    }
+
+    pub fn leave_out(&mut self, broker: &str, reason: impl Into<String>) {
+        self.unreachable.push(UnreachableJson { broker: broker.into(), reason: reason.into() });
+    }
 }
 
 impl Broker {
@@ -132,6 +157,16 @@ impl Broker {
         others
     }
 
+    /// Whom to ask for what they have, too: nobody when another broker asks, and else those that have the topic, if one
+    /// is named.
+    pub(super) fn to_ask(&self, scope: Scope, topic: Option<&str>) -> Vec<Arc<cluster::Broker>> {
+        match (scope, topic) {
+            (Scope::Here, _) => Vec::new(),
+            (Scope::Cluster, Some(topic)) => self.holders(topic),
+            (Scope::Cluster, None) => self.others(),
+        }
+    }
+
     /// Whom a call about a topic goes to that is not here: the one that keeps it, if order is kept in it.
     pub(super) fn holder(&self, topic: &str, scope: Scope) -> Option<Arc<cluster::Broker>> {
         if scope == Scope::Here || !matches!(self.describe_topic(topic), Err(AdminRefusal::TopicNotHere { .. })) {
@@ -152,17 +187,16 @@ impl Broker {
         method: Method,
         path: &str,
         body: &impl Serialize,
+        within: Duration,
     ) -> All<T> {
-        let asked = join_all(brokers.iter().map(|broker| ask(broker, method.clone(), path, body, ANSWER_MAX))).await;
+        let asked = join_all(brokers.iter().map(|broker| ask(broker, method.clone(), path, body, within))).await;
         let mut all = All { answers: Vec::new(), refused: Vec::new(), unreachable: Vec::new() };
         for (broker, asked) in brokers.iter().zip(asked) {
             let name = broker.name.clone();
             match asked {
                 Asked::Answered(answer) => all.answers.push((name, answer)),
                 Asked::Refused(problem) => all.refused.push((name, problem)),
-                Asked::Unreachable(reason) => {
-                    all.unreachable.push(UnreachableJson { broker: name.to_string(), reason });
-                }
+                Asked::Unreachable(reason) => all.leave_out(&name, reason),
             }
         }
         all
@@ -177,6 +211,18 @@ pub(super) async fn ask<T: DeserializeOwned>(
     body: &impl Serialize,
     within: Duration,
 ) -> Asked<T> {
+    let asked = ask_bytes(broker, method, path, body, within).await;
+    asked.and_then(|answer| read(&answer, broker.node.http.as_deref().unwrap_or_default()))
+}
+
+/// As [`ask`], for what is no JSON.
+pub(super) async fn ask_bytes(
+    broker: &cluster::Broker,
+    method: Method,
+    path: &str,
+    body: &impl Serialize,
+    within: Duration,
+) -> Asked<Bytes> {
     let Some(address) = broker.node.http.as_deref() else {
         return Asked::Unreachable("it has no admin API: http.listen is empty".into());
     };
@@ -188,20 +234,24 @@ pub(super) async fn ask<T: DeserializeOwned>(
     match called {
         Err(_) => Asked::Unreachable(format!("no answer from {address} within {} s", within.as_secs())),
         Ok(Err(error)) => Asked::Unreachable(format!("{address}: {error}")),
-        Ok(Ok((status, body))) => read(status, &body, address),
+        Ok(Ok((status, body))) => judge(status, body, address),
     }
 }
 
-fn read<T: DeserializeOwned>(status: StatusCode, body: &[u8], address: &str) -> Asked<T> {
-    if status.is_success() {
-        // Who has nothing to say says nothing.
-        let body = if body.is_empty() { b"null" } else { body };
-        return match serde_json::from_slice(body) {
-            Ok(answer) => Asked::Answered(answer),
-            Err(error) => Asked::Unreachable(format!("{address}: its answer cannot be read: {error}")),
-        };
+fn read<T: DeserializeOwned>(body: &[u8], address: &str) -> Asked<T> {
+    // Who has nothing to say says nothing.
+    let body = if body.is_empty() { b"null" } else { body };
+    match serde_json::from_slice(body) {
+        Ok(answer) => Asked::Answered(answer),
+        Err(error) => Asked::Unreachable(format!("{address}: its answer cannot be read: {error}")),
     }
-    let problem = serde_json::from_slice::<ProblemJson>(body).ok();
+}
+
+fn judge(status: StatusCode, body: Bytes, address: &str) -> Asked<Bytes> {
+    if status.is_success() {
+        return Asked::Answered(body);
+    }
+    let problem = serde_json::from_slice::<ProblemJson>(&body).ok();
     let known = problem.and_then(|problem| Some((codes::of(&problem.code)?, problem)));
     match known {
         Some((code, problem)) if code != MISDIRECTED && !status.is_server_error() => {
@@ -258,7 +308,8 @@ mod tests {
 
     /// What becomes of an answer: what was said, the code of a refusal, or why nothing was.
     fn became(status: StatusCode, body: &[u8]) -> Result<Value, String> {
-        match read::<Value>(status, body, "there:8080") {
+        let judged = judge(status, Bytes::copy_from_slice(body), "there:8080");
+        match judged.and_then(|answer| read(&answer, "there:8080")) {
             Asked::Answered(answer) => Ok(answer),
             Asked::Refused(problem) => {
                 Err(format!("refused: {} {:?} {:?}", problem.code, problem.field, problem.value))
@@ -295,5 +346,19 @@ mod tests {
             let said = became(status, body.as_bytes()).unwrap_err();
             assert!(said.starts_with(reason), "{said}");
         }
+    }
+
+    #[test]
+    fn whoever_refuses_is_named_unless_it_does_not_have_what_is_looked_for() {
+        let refused = |broker: &str, code| (Arc::from(broker), Problem::new(code, "why"));
+        let all = All::<()> {
+            answers: Vec::new(),
+            refused: vec![refused("b", codes::MESSAGE_NOT_FOUND), refused("c", codes::OVERLOADED)],
+            unreachable: vec![UnreachableJson { broker: "d".into(), reason: "it is paused".into() }],
+        };
+        let all = all.named();
+        let names: Vec<_> = all.unreachable.iter().map(|silent| (&*silent.broker, &*silent.reason)).collect();
+        assert_eq!(names, [("d", "it is paused"), ("c", "why")]);
+        assert_eq!(all.refused, [refused("b", codes::MESSAGE_NOT_FOUND)]);
     }
 }

@@ -3,13 +3,15 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, HeaderValue, IF_MATCH};
 use http::{Method, StatusCode};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::http::{Http, HttpError};
 pub use serve::http::fields::encode;
 
+/// The most that a server gives at once.
+pub const PAGE_MAX: usize = 1000;
 /// A server that hands out cursors for ever is broken.
 const PAGES_MAX: usize = 10_000;
 
@@ -98,7 +100,7 @@ impl Api {
     }
 
     /// All items of a list, page after page.
-    pub async fn list(&mut self, path: &str) -> Result<Vec<Value>, ApiError> {
+    pub async fn list(&mut self, path: &str) -> Result<Page, ApiError> {
         self.list_where(path, []).await
     }
 
@@ -107,26 +109,22 @@ impl Api {
         &mut self,
         path: &str,
         parameters: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Vec<Value>, ApiError> {
-        let parameters: Vec<_> =
-            parameters.into_iter().map(|(name, value)| format!("{name}={}", encode(value))).collect();
-        let path = match parameters.is_empty() {
-            true => path.to_owned(),
-            false => format!("{path}?{}", parameters.join("&")),
-        };
-        let separator = if parameters.is_empty() { '?' } else { '&' };
-        let mut items = Vec::new();
+    ) -> Result<Page, ApiError> {
+        let mut path = format!("{path}?limit={PAGE_MAX}");
+        for (name, value) in parameters {
+            path += &format!("&{name}={}", encode(value));
+        }
+        let mut whole = Page::default();
         let mut next = path.clone();
         for _ in 0..PAGES_MAX {
-            let answer = self.get(&next).await?;
-            let page: Page = self.read(&next, answer.body)?;
-            items.extend(page.items);
-            if page.next_cursor.is_none() {
-                super::warn_of_unreachable(&json!({"unreachable": page.unreachable}));
-            }
-            match page.next_cursor {
-                Some(cursor) => next = format!("{path}{separator}cursor={}", encode(&cursor)),
-                None => return Ok(items),
+            let page = self.page(&next).await?;
+            whole.add(page);
+            match &whole.next_cursor {
+                Some(cursor) => next = format!("{path}&cursor={}", encode(cursor)),
+                None => {
+                    whole.warn();
+                    return Ok(whole);
+                }
             }
         }
         Err(self.not_ours(&path, "its list has no end"))
@@ -216,16 +214,41 @@ impl Api {
     }
 }
 
-/// A page of a list.
-#[derive(Debug, Deserialize)]
+/// A page of a list, or several that follow each other.
+#[derive(Debug, Default, Deserialize, Serialize)]
 pub struct Page {
     pub items: Vec<Value>,
     #[serde(default)]
     pub next_cursor: Option<String>,
-    #[serde(default)]
+    /// Brokers whose items are missing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unreachable: Vec<Value>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+}
+
+impl Page {
+    /// The next one. A broker is named once, and also when it has answered again.
+    pub fn add(&mut self, next: Self) {
+        self.items.extend(next.items);
+        self.next_cursor = next.next_cursor;
+        for broker in next.unreachable {
+            if self.unreachable.iter().all(|known| known["broker"] != broker["broker"]) {
+                self.unreachable.push(broker);
+            }
+        }
+        for warning in next.warnings {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
+    /// Says what is missing.
+    pub fn warn(&self) {
+        super::warn_of_unreachable(&self.unreachable);
+        self.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    }
 }
 
 #[cfg(test)]

@@ -45,14 +45,18 @@ impl Fake {
 #[test]
 fn lists_are_read_page_after_page_over_one_connection() {
     crate::runtime::block_on(async {
+        // A broker that is silent for one page only is missing in the whole.
         let fake = Fake::with(&[
-            (200, r#"{"items":[1,2],"next_cursor":"a/b"}"#),
-            (200, r#"{"items":[3],"next_cursor":null}"#),
+            (200, r#"{"items":[1,2],"next_cursor":"a/b","unreachable":[{"broker":"b","reason":"away"}]}"#),
+            (200, r#"{"items":[3],"next_cursor":"c","unreachable":[{"broker":"b","reason":"away still"}]}"#),
+            (200, r#"{"items":[4],"next_cursor":null}"#),
         ])
         .await;
-        let items = Api::new(&fake.address).list("/topics").await.unwrap();
-        assert_eq!(items, [1, 2, 3]);
-        assert_eq!(fake.asked(), ["GET /api/v1/topics HTTP/1.1", "GET /api/v1/topics?cursor=a%2Fb HTTP/1.1"]);
+        let whole = Api::new(&fake.address).list("/topics").await.unwrap();
+        assert_eq!((whole.items, whole.next_cursor), (vec![1.into(), 2.into(), 3.into(), 4.into()], None));
+        assert_eq!(whole.unreachable, [serde_json::json!({"broker": "b", "reason": "away"})]);
+        let asked = ["", "&cursor=a%2Fb", "&cursor=c"];
+        assert_eq!(fake.asked(), asked.map(|rest| format!("GET /api/v1/topics?limit=1000{rest} HTTP/1.1")));
     });
 }
 

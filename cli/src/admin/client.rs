@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::api::{Api, encode};
 use super::group::about;
-use super::{or_dash, read, say, warn_of_unreachable};
+use super::{or_dash, read, say, unreachable, warn_of_unreachable};
 use crate::args::Target;
 use crate::exit::Failure;
 use crate::output::Output;
@@ -70,7 +70,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
         Verb::Show { id } => show(&mut api, &id, output).await,
         Verb::Disconnect { id } => {
             let answer = api.delete(&format!("/clients/{}", encode(&id)), None).await?;
-            warn_of_unreachable(&answer.body);
+            warn_of_unreachable(unreachable(&answer.body));
             say(output, &answer.body, &id, format!("disconnected client {id}"))
         }
     }
@@ -79,7 +79,7 @@ pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Fai
 async fn list(api: &mut Api, options: &List, output: &Output) -> Result<(), Failure> {
     let wanted = [("group", &options.group), ("role", &options.role), ("language", &options.language)];
     let wanted = wanted.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?)));
-    let items = api.list_where("/clients", wanted).await?;
+    let page = api.list_where("/clients", wanted).await?;
     let row = |client: &Client| {
         let seen = format!("{} ago", about(client.last_seen_ms_ago));
         let [role, group, address] = [&client.role, &client.group, &client.address].map(or_dash);
@@ -96,7 +96,7 @@ async fn list(api: &mut Api, options: &List, output: &Output) -> Result<(), Fail
         ]
     };
     let header = ["CLIENT", "ROLE", "GROUP", "LANGUAGE", "VERSION", "ADDRESS", "SEEN", "BROKERS"];
-    super::list((api, "/clients"), items, output, |client: &Client| &client.client_id, &header, row)
+    super::list((api, "/clients"), page, output, |client: &Client| &client.client_id, &header, row)
 }
 
 async fn show(api: &mut Api, id: &str, output: &Output) -> Result<(), Failure> {

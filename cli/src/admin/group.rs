@@ -186,7 +186,7 @@ impl Create {
 }
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
-    let items = api.list("/groups").await?;
+    let page = api.list("/groups").await?;
     let row = |group: &Group| {
         let counts = [group.members.len() as u64, group.topics.len() as u64, group.lag(), group.dead_letters];
         [group.name.clone(), group.order.clone(), group.attempts_max.to_string()]
@@ -195,7 +195,7 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
             .collect()
     };
     let header = ["NAME", "ORDER", "ATTEMPTS", "MEMBERS", "TOPICS", "LAG", "DEAD"];
-    super::list((api, "/groups"), items, output, |group: &Group| &group.name, &header, row)
+    super::list((api, "/groups"), page, output, |group: &Group| &group.name, &header, row)
 }
 
 async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Failure> {

@@ -11,9 +11,9 @@ pub mod topic;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use self::api::Api;
+use self::api::{Api, Page};
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
 
@@ -37,27 +37,31 @@ fn warn_of_pending(answer: &Value) {
 }
 
 /// Brokers that did not answer: what they know is missing in the answer.
-fn warn_of_unreachable(answer: &Value) {
-    let unreachable = answer["unreachable"].as_array().map(Vec::as_slice).unwrap_or_default();
+pub fn warn_of_unreachable(unreachable: &[Value]) {
     for broker in unreachable {
         let text = |name: &str| broker[name].as_str().unwrap_or("?").to_owned();
         eprintln!("warning: without {}: {}", text("broker"), text("reason"));
     }
 }
 
+/// The brokers that an answer names so.
+pub fn unreachable(answer: &Value) -> &[Value] {
+    answer["unreachable"].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
 /// A list in the form that was asked for. `name`: all that is said of an item when only names are wanted.
 fn list<T: DeserializeOwned>(
     (api, path): (&Api, &str),
-    items: Vec<Value>,
+    page: Page,
     output: &Output,
     name: impl Fn(&T) -> &str,
     header: &[&str],
     row: impl Fn(&T) -> Vec<String>,
 ) -> Result<(), Failure> {
     if output.form == Form::Json {
-        return Ok(output.document(&json!({"items": items, "next_cursor": null}))?);
+        return Ok(output.document(&page)?);
     }
-    let items: Vec<T> = api.read(path, Value::Array(items))?;
+    let items: Vec<T> = api.read(path, Value::Array(page.items))?;
     if output.form == Form::Quiet {
         return Ok(items.iter().try_for_each(|item| output.line(name(item)))?);
     }
@@ -72,7 +76,7 @@ async fn read<T: DeserializeOwned>(
     names: impl Fn(&T) -> Vec<&str>,
 ) -> Result<Option<T>, Failure> {
     let answer = api.get(path).await?;
-    warn_of_unreachable(&answer.body);
+    warn_of_unreachable(unreachable(&answer.body));
     if output.form == Form::Json {
         output.document(&answer.body)?;
         return Ok(None);

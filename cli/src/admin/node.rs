@@ -104,7 +104,7 @@ fn query_of(node: &Option<String>) -> String {
 }
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
-    let items = api.list("/nodes").await?;
+    let page = api.list("/nodes").await?;
     let row = |node: &Node| {
         let mark = if node.here { format!("{} *", node.name) } else { node.name.clone() };
         vec![
@@ -118,7 +118,7 @@ async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
     };
     super::list(
         (api, "/nodes"),
-        items,
+        page,
         output,
         |node: &Node| &node.name,
         &["NAME", "STATE", "VERSION", "GRPC", "HTTP", "TOPICS"],

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::api::{Api, encode};
-use super::{confirm, warn_of_unreachable};
+use super::{confirm, unreachable, warn_of_unreachable};
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
 use crate::values;
@@ -76,7 +76,7 @@ pub async fn run(api: &mut Api, options: &Reset, output: &Output) -> Result<(), 
     }
     let query = if options.dry_run { "?dry_run=true" } else { "" };
     let answer = api.post(&format!("{path}{query}"), &body).await?;
-    warn_of_unreachable(&answer.body);
+    warn_of_unreachable(unreachable(&answer.body));
     let done: Done = api.read(&path, answer.body.clone())?;
     match output.form {
         Form::Json => output.document(&answer.body)?,

@@ -1,5 +1,6 @@
 //! `carillon topic`: create, list, describe, update, claim, delete.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use base::{ByteSize, duration};
@@ -165,6 +166,8 @@ impl Retention {
 
 #[derive(Debug, Deserialize)]
 pub struct Queue {
+    #[serde(default)]
+    pub broker: String,
     pub queue: u16,
     pub first: u64,
     pub next: u64,
@@ -172,6 +175,11 @@ pub struct Queue {
 }
 
 impl Topic {
+    /// That have queues of it.
+    pub fn brokers(&self) -> BTreeSet<&str> {
+        self.queues.iter().map(|queue| queue.broker.as_str()).collect()
+    }
+
     fn messages(&self) -> u64 {
         self.queues.iter().map(|queue| queue.next.saturating_sub(queue.first)).sum()
     }
@@ -259,17 +267,18 @@ async fn update(api: &mut Api, changes: &Update, output: &Output) -> Result<(), 
 }
 
 async fn list(api: &mut Api, output: &Output) -> Result<(), Failure> {
-    let items = api.list("/topics").await?;
+    let page = api.list("/topics").await?;
     let row = |topic: &Topic| {
         let counts = [topic.messages(), topic.timers_pending, topic.transactions_prepared];
         [topic.name.clone(), topic.topic_type.clone(), topic.queues.len().to_string()]
             .into_iter()
             .chain(counts.map(|count| count.to_string()))
             .chain([topic.retention.as_ref().map(Retention::text).unwrap_or_default()])
+            .chain([topic.brokers().into_iter().collect::<Vec<_>>().join(", ")])
             .collect()
     };
-    let header = ["NAME", "TYPE", "QUEUES", "MESSAGES", "TIMERS", "PREPARED", "RETENTION"];
-    super::list((api, "/topics"), items, output, |topic: &Topic| &topic.name, &header, row)
+    let header = ["NAME", "TYPE", "QUEUES", "MESSAGES", "TIMERS", "PREPARED", "RETENTION", "BROKERS"];
+    super::list((api, "/topics"), page, output, |topic: &Topic| &topic.name, &header, row)
 }
 
 async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Failure> {
@@ -297,9 +306,10 @@ async fn describe(api: &mut Api, name: &str, output: &Output) -> Result<(), Fail
     }
     let row = |queue: &Queue| {
         let newest = queue.newest_at.clone().unwrap_or_else(|| "-".into());
-        vec![queue.queue.to_string(), queue.first.to_string(), queue.next.to_string(), newest]
+        let numbers = [queue.first, queue.next].map(|offset| offset.to_string());
+        [queue.broker.clone(), queue.queue.to_string()].into_iter().chain(numbers).chain([newest]).collect()
     };
-    Ok(output.table(&["QUEUE", "FIRST", "NEXT", "NEWEST"], topic.queues.iter().map(row).collect())?)
+    Ok(output.table(&["BROKER", "QUEUE", "FIRST", "NEXT", "NEWEST"], topic.queues.iter().map(row).collect())?)
 }
 
 async fn delete(api: &mut Api, options: &Delete, output: &Output) -> Result<(), Failure> {

@@ -38,7 +38,7 @@ pub fn prepare(
     let spec = TopicSpec { name: topic.0, topic_type: topic.1, queues: load.queues };
     runtime::block_on(async {
         let mut api = Api::new(&target.http);
-        match api.get("/topics").await {
+        match api.get("/topics?limit=1").await {
             Ok(_) => {}
             Err(error @ (ApiError::Unreachable { .. } | ApiError::TimedOut { .. } | ApiError::NotOurs { .. })) => {
                 eprintln!("note: topic and group are not created: {error}");

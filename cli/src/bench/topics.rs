@@ -66,7 +66,7 @@ pub fn run(options: &Options, target: &Target, output: &Output) -> Result<(), Fa
 async fn measure(options: &Options, target: &Target) -> Result<(Measure, Measure, Vec<String>), Failure> {
     let mut api = Api::new(&target.http);
     let brokers: Vec<Node> =
-        api.list("/nodes").await?.into_iter().map(|node| api.read("/nodes", node)).collect::<Result<_, _>>()?;
+        api.list("/nodes").await?.items.into_iter().map(|node| api.read("/nodes", node)).collect::<Result<_, _>>()?;
     let mut expected: Vec<_> = brokers.iter().map(|broker| broker.name.clone()).collect();
     expected.sort_unstable();
     let mut nodes = options.nodes.clone();

@@ -45,6 +45,14 @@ fn the_worst_group_decides_by_age_or_by_count() {
 }
 
 #[test]
+fn brokers_that_did_not_answer_are_named_whatever_the_others_say() {
+    let missing = [json!({"broker": "b", "reason": "it is paused"}), json!({"broker": "c", "reason": "it too"})];
+    let said = line(What::Lag, &lag(&options("lag"), &groups()[2..]).without(&missing));
+    assert_eq!(said, "CARILLON LAG OK - 1 groups, none has read a topic; without b, c");
+    assert_eq!(lag(&options("lag"), &groups()).without(&[]).text, lag(&options("lag"), &groups()).text);
+}
+
+#[test]
 fn dead_letters_are_counted_by_group() {
     let said = |words: &str| dead_letters(&options(words), &groups());
     assert_eq!(

@@ -10,6 +10,7 @@ use super::threshold::{Figure, Threshold, above, below};
 use super::{Answer, Options, What};
 use crate::admin::api::{Api, ApiError, encode};
 use crate::admin::group::about;
+use crate::admin::unreachable;
 use crate::args::Target;
 use crate::doctor::Level;
 use crate::ready::Ready;
@@ -24,8 +25,10 @@ pub async fn look(options: &Options, target: &Target) -> Answer {
     let mut api = Api::new(&target.http);
     let answer = match options.what {
         What::Ready => return ready(target).await,
-        What::Lag => groups(&mut api, options).await.map(|groups| lag(options, &groups)),
-        What::Dlq => groups(&mut api, options).await.map(|groups| dead_letters(options, &groups)),
+        What::Lag => groups(&mut api, options).await.map(|(groups, without)| lag(options, &groups).without(&without)),
+        What::Dlq => {
+            groups(&mut api, options).await.map(|(groups, without)| dead_letters(options, &groups).without(&without))
+        }
         What::Timers => api.text("/metrics").await.map(|page| timers(options, &page)),
         What::Disk => api.text("/metrics").await.map(|page| disk(options, &page)),
     };
@@ -65,16 +68,24 @@ struct GroupTopic {
     oldest_unacked_ms: u64,
 }
 
-async fn groups(api: &mut Api, options: &Options) -> Result<Vec<Group>, ApiError> {
+/// The groups that are meant, and the brokers whose part of them is missing.
+async fn groups(api: &mut Api, options: &Options) -> Result<(Vec<Group>, Vec<Value>), ApiError> {
     let path = match &options.group {
         Some(name) => format!("/groups/{}", encode(name)),
         None => "/groups".to_owned(),
     };
-    let found = match &options.group {
-        Some(_) => Value::Array(vec![api.get(&path).await?.body]),
-        None => Value::Array(api.list(&path).await?),
+    let (found, without) = match &options.group {
+        Some(_) => {
+            let group = api.get(&path).await?.body;
+            let without = unreachable(&group).to_vec();
+            (vec![group], without)
+        }
+        None => {
+            let page = api.list(&path).await?;
+            (page.items, page.unreachable)
+        }
     };
-    api.read(&path, found)
+    Ok((api.read(&path, Value::Array(found))?, without))
 }
 
 pub(super) fn lag(options: &Options, groups: &[Group]) -> Answer {

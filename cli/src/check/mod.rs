@@ -9,7 +9,7 @@ mod threshold;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::threshold::{Figure, Threshold};
 use crate::args::Common;
@@ -77,6 +77,15 @@ struct Answer {
 impl Answer {
     fn unknown(text: impl Into<String>) -> Self {
         Self { level: Level::Unknown, text: text.into(), figures: Vec::new() }
+    }
+
+    /// Says which brokers did not tell what they know.
+    fn without(self, unreachable: &[Value]) -> Self {
+        let names: Vec<_> = unreachable.iter().filter_map(|broker| broker["broker"].as_str()).collect();
+        match names.is_empty() {
+            true => self,
+            false => Self { text: format!("{}; without {}", self.text, names.join(", ")), ..self },
+        }
     }
 }
 

@@ -43,7 +43,7 @@ pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<()
     let here = if here.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { here };
     config.nameservers.push(std::net::SocketAddr::new(here, port).to_string());
     runtime::block_on(async {
-        let result = serve(&start, &config, port, ready, &mut stop).await;
+        let result = serve(&start, &config, &nameserver, ready, &mut stop).await;
         nameserver.stop(within).await;
         result
     })
@@ -52,16 +52,16 @@ pub fn run(start: Start, ready: impl FnOnce(Ports), mut stop: Stop) -> Result<()
 async fn serve(
     start: &Start,
     config: &Config,
-    nameserver: u16,
+    nameserver: &nameserver::server::Server,
     ready: impl FnOnce(Ports),
     stop: &mut Stop,
 ) -> Result<(), Failure> {
-    let server = Server::start(config, &start.data)?;
+    let server = Server::start_with(config, &start.data, nameserver.table_routes())?;
     server.tell_what_was_found();
     let created = create(&server, start).await;
     if created.is_ok() {
         let http = server.http_address().map(|address| address.port());
-        ready(Ports { grpc: server.grpc_address().port(), http, nameserver });
+        ready(Ports { grpc: server.grpc_address().port(), http, nameserver: nameserver.address().port() });
         stop.requested().await;
     }
     server.stop(config.shutdown.timeout).await;

@@ -41,7 +41,7 @@ pub fn nameserver(options: &Options, config: &Config) -> nameserver::config::Con
         cluster: config.cluster.clone(),
         node: Node { name: format!("{}-nameserver", config.node.name) },
         listen: format!("{host}:{port}"),
-        // Its metrics would be a second page: it has none here.
+        // Its table is on the broker's port. Its metrics would be a second page: it has none here.
         http: Http { listen: String::new() },
         tls: config.tls.clone(),
         log: config.log.clone(),

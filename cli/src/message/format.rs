@@ -5,8 +5,8 @@ use std::fmt::Write;
 use clap::ValueEnum;
 
 /// Letters of a format, for `--help`.
-pub const LETTERS: &str = "%b body, %i message id, %t topic, %q queue, %o offset, %k keys, %g message group, %T tag, \
-    %v visible since, %s size of the body, %% a percent sign; \\n and \\t as usual";
+pub const LETTERS: &str = "%b body, %i message id, %t topic, %B broker, %q queue, %o offset, %k keys, \
+    %g message group, %T tag, %v visible since, %s size of the body, %% a percent sign; \\n and \\t as usual";
 
 /// How bodies are shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +37,8 @@ impl BodyForm {
 pub struct Shown<'a> {
     pub message_id: &'a str,
     pub topic: &'a str,
+    /// Empty where it is not known.
+    pub broker: &'a str,
     pub queue: u16,
     pub offset: u64,
     pub tag: Option<&'a str>,
@@ -90,6 +92,7 @@ impl Shown<'_> {
             Some('b') => *text += &form.render(self.body),
             Some('i') => *text += self.message_id,
             Some('t') => *text += self.topic,
+            Some('B') => *text += self.broker,
             Some('q') => *text += &self.queue.to_string(),
             Some('o') => *text += &self.offset.to_string(),
             Some('k') => *text += &self.keys.join(","),
@@ -111,6 +114,7 @@ mod tests {
         Shown {
             message_id: "01AB",
             topic: "orders",
+            broker: "b",
             queue: 3,
             offset: 7,
             tag: Some("paid"),
@@ -125,8 +129,8 @@ mod tests {
     fn a_format_is_filled_in_and_what_it_does_not_know_stays() {
         let keys = ["a".to_owned(), "b".to_owned()];
         let message = shown(&keys, b"body");
-        let text = message.by_format("%i %t/%q/%o [%k] %T g=%g %s %b%%\\n\\x%z%", BodyForm::Text);
-        assert_eq!(text, "01AB orders/3/7 [a,b] paid g= 4 body%\n\\x%z%");
+        let text = message.by_format("%i %t/%B/%q/%o [%k] %T g=%g %s %b%%\\n\\x%z%", BodyForm::Text);
+        assert_eq!(text, "01AB orders/b/3/7 [a,b] paid g= 4 body%\n\\x%z%");
     }
 
     #[test]

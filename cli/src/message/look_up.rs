@@ -5,9 +5,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::admin::api::{Api, Page, encode};
+use crate::admin::api::{Api, PAGE_MAX, Page, encode};
+use crate::admin::{unreachable, warn_of_unreachable};
 use crate::args::Target;
 use crate::exit::Failure;
 use crate::output::{Form, Output};
@@ -61,6 +62,8 @@ pub struct Find {
 #[derive(Debug, Deserialize)]
 struct Found {
     message_id: String,
+    #[serde(default)]
+    broker: String,
     topic: String,
     state: String,
     queue: Option<u16>,
@@ -91,9 +94,6 @@ struct Group {
     next_try: Option<String>,
 }
 
-/// The most that a server gives at once.
-const PAGE_MAX: usize = 1000;
-
 pub async fn run(verb: Verb, target: &Target, output: &Output) -> Result<(), Failure> {
     let mut api = Api::new(&target.http);
     match verb {
@@ -111,6 +111,7 @@ async fn show(get: &Get, api: &mut Api, output: &Output) -> Result<(), Failure> 
         return Ok(output.bytes(&body)?);
     }
     let mut document = api.get(&path).await?.body;
+    warn_of_unreachable(unreachable(&document));
     if get.body {
         let body = api.bytes(&body_path).await?;
         document["body"] = std::str::from_utf8(&body).map_or(Value::Null, Value::from);
@@ -127,6 +128,7 @@ async fn show(get: &Get, api: &mut Api, output: &Output) -> Result<(), Failure> 
     let mut fields = vec![
         ("topic", found.topic.clone()),
         ("state", found.state.clone()),
+        ("broker", found.broker.clone()),
         ("where", found.place()),
         ("since", found.visible_since.clone().unwrap_or_default()),
         ("due", found.due.clone().unwrap_or_default()),
@@ -165,32 +167,32 @@ async fn list(find: &Find, api: &mut Api, output: &Output) -> Result<(), Failure
             base += &format!("&{name}={}", encode(&values::rfc3339(time.resolve(now))));
         }
     }
-    let (mut items, mut cursor) = (Vec::new(), None::<String>);
+    let mut whole = Page::default();
     loop {
-        let limit = (find.count - items.len()).clamp(1, PAGE_MAX);
-        let rest = cursor.as_ref().map(|cursor| format!("&cursor={}", encode(cursor))).unwrap_or_default();
-        let Page { items: more, next_cursor, warnings, .. } = api.page(&format!("{base}&limit={limit}{rest}")).await?;
-        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-        items.extend(more);
-        cursor = next_cursor;
-        if cursor.is_none() || items.len() >= find.count {
+        let limit = (find.count - whole.items.len()).clamp(1, PAGE_MAX);
+        let rest = whole.next_cursor.as_ref().map(|cursor| format!("&cursor={}", encode(cursor))).unwrap_or_default();
+        whole.add(api.page(&format!("{base}&limit={limit}{rest}")).await?);
+        if whole.next_cursor.is_none() || whole.items.len() >= find.count {
             break;
         }
     }
-    items.truncate(find.count);
+    whole.items.truncate(find.count);
+    whole.warn();
     if output.form == Form::Json {
-        return Ok(output.document(&json!({"items": items, "next_cursor": cursor}))?);
+        return Ok(output.document(&whole)?);
     }
-    let found: Vec<Found> = api.read(&base, Value::Array(items))?;
+    let found: Vec<Found> = api.read(&base, Value::Array(whole.items))?;
     if output.form == Form::Quiet {
         return Ok(found.iter().try_for_each(|found| output.line(&found.message_id))?);
     }
     let row = |found: &Found| {
         let when = found.visible_since.as_ref().or(found.due.as_ref()).unwrap_or(&found.stored_at);
         let (topic, state) = (found.topic.clone(), found.state.clone());
-        vec![when.clone(), topic, found.place(), state, found.message_id.clone(), found.keys.join(",")]
+        let (broker, id) = (found.broker.clone(), found.message_id.clone());
+        vec![when.clone(), topic, broker, found.place(), state, id, found.keys.join(",")]
     };
-    Ok(output.table(&["TIME", "TOPIC", "WHERE", "STATE", "ID", "KEYS"], found.iter().map(row).collect())?)
+    let header = ["TIME", "TOPIC", "BROKER", "WHERE", "STATE", "ID", "KEYS"];
+    Ok(output.table(&header, found.iter().map(row).collect())?)
 }
 
 impl Found {

@@ -105,6 +105,7 @@ fn show(options: &Options, message: &Received, output: &Output) -> Result<(), Fa
     let shown = Shown {
         message_id: &message.message_id,
         topic: &message.topic,
+        broker: "",
         queue: message.queue.0,
         offset: message.offset.0,
         tag: message.tag.as_deref(),

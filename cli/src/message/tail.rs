@@ -13,8 +13,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::format::{BodyForm, LETTERS, Shown};
-use crate::admin::api::{Api, encode};
+use crate::admin::api::{Api, ApiError, encode};
 use crate::admin::topic::{Queue, Topic};
+use crate::admin::{unreachable, warn_of_unreachable};
 use crate::args::Target;
 use crate::exit::{Exit, Failure};
 use crate::output::{Form, Output};
@@ -62,6 +63,9 @@ pub struct Options {
     /// How bodies are shown.
     #[arg(long, value_enum, default_value_t = BodyForm::Text)]
     body: BodyForm,
+    /// Lines say of which broker a message is: several have the topic.
+    #[arg(skip)]
+    names_brokers: bool,
 }
 
 /// What the server says about a message.
@@ -69,6 +73,8 @@ pub struct Options {
 struct Item {
     message_id: String,
     topic: String,
+    #[serde(default)]
+    broker: String,
     queue: u16,
     offset: u64,
     tag: Option<String>,
@@ -90,24 +96,25 @@ impl Item {
 }
 
 /// A queue, and the value of `from` that gives what was not yet shown.
-struct Place {
-    queue: u16,
+struct Place<'a> {
+    queue: &'a Queue,
     from: String,
+    /// Its broker did not answer the last time.
+    is_away: bool,
 }
 
-pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(), Failure> {
+pub async fn run(mut options: Options, target: &Target, output: &Output) -> Result<(), Failure> {
     let mut api = Api::new(&target.http);
     let path = format!("/topics/{}", encode(&options.topic));
     let answer = api.get(&path).await?;
+    warn_of_unreachable(unreachable(&answer.body));
     let topic: Topic = api.read(&path, answer.body)?;
+    options.names_brokers = topic.brokers().len() > 1;
     let mut places = places(&options, &topic);
     let mut left = options.count.unwrap_or(usize::MAX);
     if options.is_looked_up() {
         left -= history(&options, &mut api, &topic, left, output).await?;
-        for place in &mut places {
-            let queue = topic.queues.iter().find(|queue| queue.queue == place.queue);
-            place.from = format!("offset:{}", queue.map_or(0, |queue| queue.next));
-        }
+        places.iter_mut().for_each(|place| place.from = format!("offset:{}", place.queue.next));
     }
     while left > 0 {
         let mut seen = 0;
@@ -127,10 +134,18 @@ pub async fn run(options: Options, target: &Target, output: &Output) -> Result<(
     Ok(())
 }
 
-fn places(options: &Options, topic: &Topic) -> Vec<Place> {
+fn places<'a>(options: &Options, topic: &'a Topic) -> Vec<Place<'a>> {
     let wanted = topic.queues.iter().filter(|queue| options.queue.is_none_or(|number| number == queue.queue));
-    let place = |queue: &Queue| Place { queue: queue.queue, from: from(options, queue) };
-    wanted.map(place).collect()
+    wanted.map(|queue| Place { queue, from: from(options, queue), is_away: false }).collect()
+}
+
+/// Each broker numbers queues of its own.
+fn messages_of(topic: &str, queue: &Queue) -> String {
+    let broker = match &*queue.broker {
+        "" => String::new(),
+        broker => format!("&broker={}", encode(broker)),
+    };
+    format!("/topics/{}/messages?queue={}{broker}", encode(topic), queue.queue)
 }
 
 fn from(options: &Options, queue: &Queue) -> String {
@@ -155,13 +170,8 @@ async fn history(
     let by_key = options.key.is_some();
     let wanted = topic.queues.iter().filter(|queue| options.queue.is_none_or(|number| number == queue.queue));
     for queue in wanted {
-        let base = format!(
-            "/topics/{}/messages?queue={}&from={}&limit={PAGE}{}",
-            encode(&options.topic),
-            queue.queue,
-            encode(&from(options, queue)),
-            options.filters()
-        );
+        let (messages, from) = (messages_of(&options.topic, queue), encode(&from(options, queue)));
+        let base = format!("{messages}&from={from}&limit={PAGE}{}", options.filters());
         let (mut path, mut found) = (base.clone(), Vec::new());
         loop {
             let page = api.page(&path).await?;
@@ -204,18 +214,24 @@ struct Looked {
 async fn look(
     options: &Options,
     api: &mut Api,
-    place: &mut Place,
+    place: &mut Place<'_>,
     left: usize,
     output: &Output,
 ) -> Result<Looked, Failure> {
-    let path = format!(
-        "/topics/{}/messages?queue={}&from={}&limit={}",
-        encode(&options.topic),
-        place.queue,
-        encode(&place.from),
-        left.min(PAGE)
-    );
-    let answer = api.get(&path).await?;
+    let messages = messages_of(&options.topic, place.queue);
+    let path = format!("{messages}&from={}&limit={}", encode(&place.from), left.min(PAGE));
+    let answer = match api.get(&path).await {
+        // Others go on meanwhile, and so does this one when it is back.
+        Err(ApiError::Refused(problem)) if ["unreachable", "node_not_found"].contains(&&*problem.code) => {
+            if !place.is_away {
+                eprintln!("warning: without queue {} of {}: {}", place.queue.queue, place.queue.broker, problem.detail);
+            }
+            place.is_away = true;
+            return Ok(Looked { seen: 0, shown: 0 });
+        }
+        answer => answer?,
+    };
+    place.is_away = false;
     let items: Vec<Value> = api.read(&path, answer.body["items"].clone())?;
     let mut looked = Looked { seen: items.len(), shown: 0 };
     for value in items {
@@ -256,6 +272,7 @@ fn show(options: &Options, item: &Item, value: &Value, output: &Output) -> Resul
     let shown = Shown {
         message_id: &item.message_id,
         topic: &item.topic,
+        broker: &item.broker,
         queue: item.queue,
         offset: item.offset,
         tag: item.tag.as_deref(),
@@ -268,6 +285,9 @@ fn show(options: &Options, item: &Item, value: &Value, output: &Output) -> Resul
         (Form::Json, _) => output.object(value)?,
         (Form::Quiet, _) => output.line(&item.message_id)?,
         (Form::People, Some(format)) => output.raw(&shown.by_format(format, options.body))?,
+        (Form::People, None) if options.names_brokers => {
+            output.line(format!("{}/{}", item.broker, shown.line(options.body)))?;
+        }
         (Form::People, None) => output.line(shown.line(options.body))?,
     }
     Ok(())
@@ -295,6 +315,7 @@ mod tests {
             tag: None,
             format: None,
             body: BodyForm::Text,
+            names_brokers: false,
         }
     }
 
@@ -330,8 +351,11 @@ mod tests {
     #[test]
     fn a_tail_starts_at_its_place_in_every_queue() {
         let topic: Topic = serde_json::from_value(serde_json::json!({"name": "t", "type": "normal", "queues": [
-            {"queue": 0, "first": 5, "next": 9}, {"queue": 1, "first": 0, "next": 3}]}))
+            {"broker": "b/1", "queue": 0, "first": 5, "next": 9}, {"queue": 1, "first": 0, "next": 3}]}))
         .unwrap();
+        let asked: Vec<_> = topic.queues.iter().map(|queue| messages_of("%DLQ%g", queue)).collect();
+        let path = "/topics/%25DLQ%25g/messages";
+        assert_eq!(asked, [format!("{path}?queue=0&broker=b%2F1"), format!("{path}?queue=1")]);
         let froms = |from, queue| {
             let options = Options { from, queue, ..options() };
             places(&options, &topic).into_iter().map(|place| place.from).collect::<Vec<_>>()

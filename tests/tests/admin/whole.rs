@@ -4,13 +4,13 @@ use super::*;
 
 const INVISIBLE: Duration = Duration::from_secs(3600);
 
-async fn connect(broker: &Node) -> client::Client {
+pub async fn connect(broker: &Node) -> client::Client {
     let options = client::Options { request_timeout: Duration::from_secs(10), ..client::Options::default() };
     client::Client::connect(&broker.address(), options).await.expect("the broker is there")
 }
 
 /// Two brokers that know each other, with a normal topic on both and an ordered one on the second.
-async fn two() -> Cluster {
+pub async fn two() -> Cluster {
     let cluster = Cluster::start(1, 2, &["broker_expiry=2s"]).await;
     let [a, b] = &cluster.brokers[..] else { panic!("two were started") };
     until("they know each other", async || a.call("GET", "/nodes/broker-b", &Value::Null).await.0 == 200).await;
