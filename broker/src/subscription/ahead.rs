@@ -131,13 +131,13 @@ impl Ahead {
         self.has_moved |= !self.is_slow;
         self.used_at = self.tick;
         self.handed_out += messages as u64;
-        let is_passed_over = |job: &&Job| job.has_arrived && self.handed_out - job.since > PASSED_OVER;
+        let is_passed_over = |job: &&Job| self.handed_out - job.since > PASSED_OVER;
         if let Some(oldest) = self.jobs.front().filter(is_passed_over) {
             self.drop_bodies(oldest.ticket, oldest.wanted.clone());
         }
     }
 
-    /// Drops what is here of a job that has arrived.
+    /// Drops what is here of a job; what is under way is waited for.
     fn drop_bodies(&mut self, ticket: Ticket, of: Vec<(Slot, Pointer)>) {
         for (slot, _) in of {
             if matches!(self.bodies.get(&slot), Some(Body::Here(owner, _)) if *owner == ticket) {

@@ -305,6 +305,7 @@ fn bodies_that_nobody_asks_for_make_room_and_are_fetched_again_when_they_are() {
         step(&mut story, 1);
         story.pass(READ_AHEAD_IDLE_MS);
         assert_eq!(story.core.fetched_ahead(), 68, "what is under way stays");
+        assert_eq!(story.core.next_wake(), None, "and is waited for");
         bring_all(&mut story);
         assert_eq!(story.core.next_wake(), Some(story.now.tick + READ_AHEAD_IDLE_MS), "H4, ordered: {is_ordered}");
         story.pass(READ_AHEAD_IDLE_MS - 1);
