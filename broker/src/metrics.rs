@@ -161,8 +161,8 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("carillon_build_info", "1", &["version"]),
 ];
 
-/// Pools of memory beside that of connections, whose budget describes the families. A registry puts together what collectors
-/// give under one name, with the help of any of them: it is the same text.
+/// Pools of memory beside that of connections, whose budget describes the families. A registry puts together what
+/// collectors give under one name, with the help of any of them: it is the same text.
 const POOLS: &[(&str, &str, &[&str])] = &[
     (
         "carillon_memory_bytes",

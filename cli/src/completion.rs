@@ -59,8 +59,8 @@ pub fn answer() {
 
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Mended(env::Zsh, ZSH), &Mended(env::Fish, FISH)]);
 
-/// Zsh hands words over as they were typed: without their quotes they are what the command will be given. A tilde that is
-/// completed like any other letter would be quoted, and stand for itself.
+/// Zsh hands words over as they were typed: without their quotes they are what the command will be given. A tilde that
+/// is completed like any other letter would be quoted, and stand for itself.
 const ZSH: &[(&str, &str)] = &[
     (
         "    local completions=(",

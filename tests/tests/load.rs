@@ -1,5 +1,5 @@
-//! Load that never asks first: floods, bodies that do not end, readers that do not read, thousands of idle clients, groups far
-//! behind. Memory stays within its limit, others are served, and what is refused is told so.
+//! Load that never asks first: floods, bodies that do not end, readers that do not read, thousands of idle clients,
+//! groups far behind. Memory stays within its limit, others are served, and what is refused is told so.
 
 #[path = "load/behind.rs"]
 mod behind;

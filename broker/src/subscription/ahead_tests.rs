@@ -231,8 +231,8 @@ fn behind_within(room: &Room, is_ordered: bool, messages: usize) -> Story {
     story
 }
 
-/// Asks for 32 messages and acknowledges what was handed out, to polls that waited too; bodies come only when the test brings
-/// them. Gives how many messages that were, and how many of them came with a body.
+/// Asks for 32 messages and acknowledges what was handed out, to polls that waited too; bodies come only when the test
+/// brings them. Gives how many messages that were, and how many of them came with a body.
 fn step(story: &mut Story, poll: PollId) -> (usize, usize) {
     story.poll(poll, "a", 32);
     story.commit();

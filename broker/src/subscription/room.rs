@@ -1,8 +1,8 @@
 //! What all subscriptions together may hold ahead of their polls: one pool, and a fair share of it for each.
 //!
-//! A subscription may hold at most as much as is still free, as connections do with `limits.memory`: one alone gets all that
-//! it may hold, `n` that want more than there is get an (n + 1)th each, and who comes next finds as much. Who gets nothing
-//! has its messages read when they are handed out, and asks again with the next ones: nobody waits for room.
+//! A subscription may hold at most as much as is still free, as connections do with `limits.memory`: one alone gets all
+//! that it may hold, `n` that want more than there is get an (n + 1)th each, and who comes next finds as much. Who gets
+//! nothing has its messages read when they are handed out, and asks again with the next ones: nobody waits for room.
 //!
 //! R1. What is held never exceeds the limit.
 //! R2. Everything held is given back exactly once, by a drop.

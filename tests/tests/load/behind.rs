@@ -37,8 +37,8 @@ async fn store(node: &Node, count: usize, keys: usize, bytes: usize) {
     }
 }
 
-/// At most `batch` of the next messages of `consumer`, by their numbers; none when there was no room for the answer, or they
-/// were on their way.
+/// At most `batch` of the next messages of `consumer`, by their numbers; none when there was no room for the answer, or
+/// they were on their way.
 async fn take(consumer: &SimpleConsumer, batch: usize) -> Vec<usize> {
     let Ok(received) = consumer.receive(batch, INVISIBLE, Duration::from_secs(1)).await else { return Vec::new() };
     let number = |body: &[u8]| String::from_utf8_lossy(body).trim_end().parse().expect("a number");
