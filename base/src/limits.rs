@@ -175,6 +175,14 @@ pub const READS_LIVE_IN_A_ROW_MAX: u32 = 7;
 /// Bodies that one subscription behind the tail cache has fetched ahead of its polls, those under way included.
 pub const READ_AHEAD_ENTRIES_MAX: usize = 4_096;
 pub const READ_AHEAD_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// The same for all subscriptions together: with more than seven of them each may hold less.
+pub const READ_AHEAD_OF_ALL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Who may hold less than this fetches nothing ahead: half of it, which is one job, is what a reply reads by itself.
+pub const READ_AHEAD_BYTES_MIN: u64 = 128 * 1024;
+/// What a body that was fetched takes beside its record: 290 B of fields, their texts, its places in tables and lists.
+pub const READ_AHEAD_ENTRY_BYTES: u64 = 512;
+/// Bodies of a subscription that has handed nothing out for so long are dropped: others may have their room.
+pub const READ_AHEAD_IDLE_MS: u64 = 10_000;
 
 /// Hashes of keys and ids of what is in no index file yet, 12 B each: 48 MiB. Two segments of 256 MiB full of messages of 1 KiB
 /// with one key make 850,000.
@@ -204,4 +212,7 @@ const _: () = assert!(REQUEST_BYTES_MAX + SEND_MESSAGES_MAX * 128 < LOG_BATCH_BY
 // Two jobs of read-ahead and the replies of many polls fit in what one asker may have outstanding.
 const _: () = assert!(READ_AHEAD_ENTRIES_MAX * 2 <= READS_OF_ONE_MAX);
 const _: () = assert!(READ_AHEAD_BYTES_MAX * 2 <= READS_OF_ONE_BYTES_MAX);
+const _: () = assert!(READ_AHEAD_ENTRIES_MAX as u64 * READ_AHEAD_ENTRY_BYTES * 2 <= READ_AHEAD_BYTES_MAX);
+const _: () =
+    assert!(READ_AHEAD_BYTES_MIN <= READ_AHEAD_BYTES_MAX && READ_AHEAD_BYTES_MAX < READ_AHEAD_OF_ALL_BYTES_MAX);
 const _: () = assert!(READ_GAP_BYTES_MAX < READ_BYTES_MAX);

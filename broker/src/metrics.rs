@@ -161,6 +161,17 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("carillon_build_info", "1", &["version"]),
 ];
 
+/// Pools of memory beside that of connections, whose budget describes the families. A registry puts together what
+/// collectors give under one name, with the help of any of them: it is the same text.
+const POOLS: &[(&str, &str, &[&str])] = &[
+    (
+        "carillon_memory_bytes",
+        "Bytes held, by pool; connections: requests that are received or worked on and answers that clients have not taken",
+        &["pool"],
+    ),
+    ("carillon_memory_limit_bytes", "Bytes that may be held, by pool; connections: limits.memory", &["pool"]),
+];
+
 /// What the log counts: it goes on over restarts.
 const COUNTS: &[(&str, &str, &[&str])] = &[(
     "carillon_group_expired_unread_total",
@@ -191,7 +202,7 @@ const SECONDS: &[(&str, &str, &[&str])] = &[
 
 impl Gauges {
     fn new() -> Self {
-        let whole = WHOLE.iter().map(|(name, help, labels)| {
+        let whole = WHOLE.iter().chain(POOLS).map(|(name, help, labels)| {
             (*name, IntGaugeVec::new(Opts::new(*name, *help), labels).expect("names and labels are legal"))
         });
         let seconds = SECONDS.iter().map(|(name, help, labels)| {
@@ -232,7 +243,8 @@ impl Gauges {
     }
 
     fn descriptions(&self) -> Vec<Desc> {
-        let whole = self.whole.iter().flat_map(|(_, gauge)| gauge.desc());
+        let own = self.whole.iter().filter(|(name, _)| POOLS.iter().all(|(pool, ..)| pool != name));
+        let whole = own.flat_map(|(_, gauge)| gauge.desc());
         let counts = self.counts.iter().flat_map(|(_, counter)| counter.desc());
         let seconds = self.seconds.iter().flat_map(|(_, gauge)| gauge.desc());
         whole.chain(counts).chain(seconds).cloned().collect()
@@ -259,6 +271,8 @@ impl Gauges {
         let (depth, capacity) = shared.store.inbox_depth();
         self.set("carillon_queue_depth", &["writer_inbox"], depth as u64);
         self.set("carillon_queue_capacity", &["writer_inbox"], capacity as u64);
+        self.set("carillon_memory_bytes", &["read_ahead"], shared.read_ahead.used());
+        self.set("carillon_memory_limit_bytes", &["read_ahead"], shared.read_ahead.limit());
         let flush = match shared.config.storage.log.flush {
             Flush::Sync => "sync",
             Flush::Write => "write",
@@ -416,9 +430,22 @@ mod tests {
     #[test]
     fn no_family_is_registered_by_two() {
         let registry = Registry::new();
+        serve::admission::Budget::new(base::ByteSize(1), &registry).unwrap();
         storage::metrics::Metrics::register(&registry).unwrap();
         Messages::register(&registry).unwrap();
         let described = Gauges::new().descriptions();
         registry.register(Box::new(State { shared: Weak::new(), described })).expect("all names are its own");
+    }
+
+    #[test]
+    fn pools_of_memory_are_in_the_families_of_the_budget() {
+        let registry = Registry::new();
+        let _budget = serve::admission::Budget::new(base::ByteSize(1), &registry).unwrap();
+        let families = registry.gather();
+        for (name, help, labels) in POOLS {
+            let family = families.iter().find(|family| family.name() == *name).expect("it is there");
+            let label = &family.get_metric()[0].get_label()[0];
+            assert_eq!((family.help(), vec![label.name()]), (*help, labels.to_vec()), "{name}");
+        }
     }
 }

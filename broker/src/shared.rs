@@ -17,6 +17,7 @@ use crate::membership::Membership;
 use crate::metrics::Messages;
 use crate::peers::Peers;
 use crate::refusal::Refusal;
+use crate::subscription::room::Room;
 use crate::subscription::task::Subscriptions;
 use crate::subscription::{Alive, Now, Pair};
 
@@ -26,6 +27,8 @@ pub struct Shared {
     pub clock: Arc<dyn Clock>,
     pub membership: Membership,
     pub subscriptions: Subscriptions,
+    /// Of all subscriptions.
+    pub read_ahead: Room,
     pub messages: Messages,
     pub peers: Peers,
     pub drain: Drain,
@@ -56,6 +59,7 @@ impl Shared {
             clock,
             membership,
             subscriptions: Subscriptions::default(),
+            read_ahead: Room::default(),
             messages,
             peers,
             drain: Drain::default(),

@@ -57,7 +57,61 @@ pub fn answer() {
     CompleteEnv::with_factory(command).var(VARIABLE).shells(SHELLS).complete();
 }
 
-const SHELLS: Shells<'static> = Shells(&[&Bash, &env::Zsh, &env::Fish]);
+const SHELLS: Shells<'static> = Shells(&[&Bash, &Mended(env::Zsh, ZSH), &Mended(env::Fish, FISH)]);
+
+/// Zsh hands words over as they were typed: without their quotes they are what the command will be given. A tilde that
+/// is completed like any other letter would be quoted, and stand for itself.
+const ZSH: &[(&str, &str)] = &[
+    (
+        "    local completions=(",
+        "    local -a line=(\"${(@Q)words}\")\n    line[CURRENT]=\"${(Q)PREFIX}\"\n    local completions=(",
+    ),
+    ("\"${words[@]}\"", "\"${(@)line}\""),
+    (
+        "    if [[ -n $completions ]]; then",
+        "    compset -P '\\~/' && completions=(\"${(@)completions#\\~/}\")\n\n    if [[ -n $completions ]]; then",
+    ),
+];
+/// Fish takes the quotes off all words but the one that is being typed.
+const FISH: &[(&str, &str)] = &[("(commandline --current-token)", "(commandline --current-token | string unescape)")];
+
+/// As the library's, with other text in some places of its script.
+struct Mended<C>(C, &'static [(&'static str, &'static str)]);
+
+impl<C: EnvCompleter> EnvCompleter for Mended<C> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.0.is(name)
+    }
+
+    fn write_registration(
+        &self,
+        var: &str,
+        name: &str,
+        bin: &str,
+        completer: &str,
+        buf: &mut dyn Write,
+    ) -> Result<(), io::Error> {
+        let mut script = Vec::new();
+        self.0.write_registration(var, name, bin, completer, &mut script)?;
+        let script = String::from_utf8(script).map_err(io::Error::other)?;
+        let mended = self.1.iter().fold(script, |script, (theirs, ours)| script.replacen(theirs, ours, 1));
+        buf.write_all(mended.as_bytes())
+    }
+
+    fn write_complete(
+        &self,
+        cmd: &mut Command,
+        args: Vec<OsString>,
+        current_dir: Option<&Path>,
+        buf: &mut dyn Write,
+    ) -> Result<(), io::Error> {
+        self.0.write_complete(cmd, args, current_dir, buf)
+    }
+}
 
 /// As the library's, but bash parts words at more than blanks: an address with a port comes as three.
 struct Bash;
@@ -258,6 +312,23 @@ mod tests {
             assert_eq!(Kind::of(path, argument), kind, "{path:?} {argument}");
         }
         command().debug_assert();
+    }
+
+    #[test]
+    fn scripts_of_the_library_still_have_the_places_that_are_mended() {
+        let script = |shell: &dyn EnvCompleter| {
+            let mut script = Vec::new();
+            shell.write_registration(VARIABLE, "carillon", "carillon", "carillon", &mut script).unwrap();
+            String::from_utf8(script).unwrap()
+        };
+        for (theirs, mended, places) in [
+            (script(&env::Zsh), script(&Mended(env::Zsh, ZSH)), ZSH),
+            (script(&env::Fish), script(&Mended(env::Fish, FISH)), FISH),
+        ] {
+            for (before, after) in places {
+                assert!(theirs.matches(before).count() == 1 && mended.contains(after), "{before} in:\n{theirs}");
+            }
+        }
     }
 
     #[test]

@@ -63,15 +63,40 @@ impl TailCache {
 
     pub(crate) fn push(&self, start: LogPosition, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
+        let mut state = self.state.lock();
         if bytes.len() > self.bytes_max {
+            // What is here would lie before a gap, and what is in the gap would count as being here.
+            *state = State::default();
             return;
         }
-        let mut state = self.state.lock();
         state.bytes += bytes.len();
         state.groups.push_back((start, bytes));
         while state.bytes > self.bytes_max {
             let (_, oldest) = state.groups.pop_front().expect("bytes without groups");
             state.bytes -= oldest.len();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(position: u64, length: u32) -> Pointer {
+        Pointer { position: LogPosition(position), length }
+    }
+
+    #[test]
+    fn what_is_said_to_be_in_memory_is_there() {
+        let cache = TailCache::new(100);
+        cache.push(LogPosition(0), vec![1; 60]);
+        cache.push(LogPosition(60), vec![2; 40]);
+        assert_eq!((cache.from(), cache.get(at(0, 1))), (LogPosition(0), Some(Bytes::from_static(&[1]))));
+        cache.push(LogPosition(100), vec![3; 10]);
+        assert_eq!((cache.from(), cache.get(at(0, 1)), cache.bytes()), (LogPosition(60), None, 50));
+        cache.push(LogPosition(110), vec![4; 101]);
+        assert_eq!((cache.from(), cache.get(at(60, 1)), cache.bytes()), (LogPosition(u64::MAX), None, 0), "a gap");
+        cache.push(LogPosition(211), vec![5; 1]);
+        assert_eq!((cache.from(), cache.get(at(211, 1))), (LogPosition(211), Some(Bytes::from_static(&[5]))));
     }
 }

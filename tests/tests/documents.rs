@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tests::sources;
 
 /// Numbers that nobody outside of the code meets. A new limit belongs into the page, or here.
-const INTERNAL: [&str; 37] = [
+const INTERNAL: [&str; 40] = [
     "ENVELOPE_BYTES_MAX",
     "RENEWED_LEASE_MS",
     "WINDOW_POINTERS_MAX",
@@ -33,6 +33,9 @@ const INTERNAL: [&str; 37] = [
     "READS_LIVE_IN_A_ROW_MAX",
     "READ_AHEAD_ENTRIES_MAX",
     "READ_AHEAD_BYTES_MAX",
+    "READ_AHEAD_BYTES_MIN",
+    "READ_AHEAD_ENTRY_BYTES",
+    "READ_AHEAD_IDLE_MS",
     "LOOK_UP_ROWS_MAX",
     "WHEEL_WINDOW_MS",
     "WHEEL_TIMERS_MAX",
@@ -84,6 +87,7 @@ fn shown() -> BTreeMap<&'static str, String> {
         ATTEMPTS_MAX,
         BACKOFF_STEPS_MAX,
         PARKED_POLLS_MAX,
+        READ_AHEAD_OF_ALL_BYTES_MAX,
         CLIENT_ABSENCE_MS,
         CLIENTS_MAX,
         TOPICS_MAX,

@@ -1,6 +1,8 @@
-//! Load that never asks first: floods, bodies that do not end, readers that do not read, thousands of idle clients. Memory
-//! stays within its limit, others are served, and what is refused is told so.
+//! Load that never asks first: floods, bodies that do not end, readers that do not read, thousands of idle clients,
+//! groups far behind. Memory stays within its limit, others are served, and what is refused is told so.
 
+#[path = "load/behind.rs"]
+mod behind;
 #[path = "load/bodies.rs"]
 mod bodies;
 #[path = "load/floods.rs"]

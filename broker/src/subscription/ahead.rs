@@ -3,11 +3,14 @@
 //! Whatever is fetched was read into the window before; what is fetched next is what was read first. A message whose body
 //! is under way is not handed out before it has come, so its lease does not run while the disk works.
 //!
-//! H1. Bodies here and under way are bounded in number and in bytes; a job's bytes count until the last of its bodies is
-//!     gone, because they are slices of shared buffers.
+//! H1. Bodies here and under way are bounded in number and in bytes, and those of all subscriptions together by the
+//!     [`Room`] there is for them; a job's bytes count until the last of its bodies is gone, because they are slices of
+//!     shared buffers.
 //! H2. A body is kept only for a message that may be handed out. One that is settled, unwanted or sought away is dropped,
 //!     even if it comes later.
 //! H3. Bodies that hand-outs pass over (of closed lanes) make room for others.
+//! H4. Bodies that nobody asks for any more, because consumers have stopped or have all they may, make room for other
+//!     subscriptions. They are fetched again when messages are handed out as fast as before.
 
 use std::collections::VecDeque;
 
@@ -21,6 +24,7 @@ use storage::view::queue::Entry;
 
 use super::core::{Core, Order, State, lane_of};
 use super::reading::READ_STEP;
+use super::room::{Held, Room};
 use super::{Effect, Now, Slot, Ticket};
 
 /// A job is half of what may be here, so that one half is handed out while the other comes.
@@ -33,6 +37,14 @@ const PASSED_OVER: u64 = 2 * READ_AHEAD_ENTRIES_MAX as u64;
 
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
+    /// What there is for all subscriptions.
+    room: Room,
+    /// As it was told last.
+    tick: u64,
+    /// When something was handed out, or came, last.
+    used_at: u64,
+    /// What was here was dropped (H4), and nothing was handed out since, or only now and then.
+    is_slow: bool,
     /// What lies before it has left the tail cache.
     warm_from: LogPosition,
     /// What was read last lies there.
@@ -58,8 +70,9 @@ enum Body {
 #[derive(Debug)]
 struct Job {
     ticket: Ticket,
-    slots: Vec<Slot>,
-    bytes: u64,
+    wanted: Vec<(Slot, Pointer)>,
+    held: Held,
+    has_arrived: bool,
     /// Bodies of it that are under way or here.
     left: usize,
     /// Hand-outs before it.
@@ -79,6 +92,10 @@ impl Ahead {
             self.wanted.push_back((slot, pointer));
             self.wanted_bytes += u64::from(pointer.length);
         }
+    }
+
+    pub(super) fn it_is(&mut self, tick: u64) {
+        self.tick = tick;
     }
 
     pub(super) fn is_under_way(&self, slot: Slot) -> bool {
@@ -110,13 +127,49 @@ impl Ahead {
     }
 
     fn handed_out(&mut self, messages: usize) {
-        self.has_moved = true;
+        self.is_slow &= self.idle_at() <= self.tick;
+        self.has_moved |= !self.is_slow;
+        self.used_at = self.tick;
         self.handed_out += messages as u64;
         let is_passed_over = |job: &&Job| self.handed_out - job.since > PASSED_OVER;
         if let Some(oldest) = self.jobs.front().filter(is_passed_over) {
-            for slot in oldest.slots.clone() {
+            self.drop_bodies(oldest.ticket, oldest.wanted.clone());
+        }
+    }
+
+    /// Drops what is here of a job; what is under way is waited for.
+    fn drop_bodies(&mut self, ticket: Ticket, of: Vec<(Slot, Pointer)>) {
+        for (slot, _) in of {
+            if matches!(self.bodies.get(&slot), Some(Body::Here(owner, _)) if *owner == ticket) {
                 self.forget(slot);
             }
+        }
+    }
+
+    /// When bodies that are here are dropped, if nothing is handed out until then.
+    fn idle_at(&self) -> u64 {
+        self.used_at + READ_AHEAD_IDLE_MS
+    }
+
+    /// The same, if there are any.
+    pub(super) fn next_wake(&self) -> Option<u64> {
+        self.jobs.iter().any(|job| job.has_arrived).then(|| self.idle_at())
+    }
+
+    /// Gives up what nobody asks for (H4).
+    fn end_if_idle(&mut self) {
+        if self.next_wake().is_none_or(|at| at > self.tick) {
+            return;
+        }
+        self.is_slow = true;
+        let arrived: Vec<_> = self.jobs.iter().filter(|job| job.has_arrived).collect();
+        let arrived: Vec<_> = arrived.iter().map(|job| (job.ticket, job.wanted.clone())).collect();
+        for (ticket, wanted) in arrived.into_iter().rev() {
+            for (slot, pointer) in wanted.iter().rev() {
+                self.wanted.push_front((*slot, *pointer));
+                self.wanted_bytes += u64::from(pointer.length);
+            }
+            self.drop_bodies(ticket, wanted);
         }
     }
 
@@ -126,10 +179,22 @@ impl Ahead {
         if is_far { Urgency::Behind } else { Urgency::Live }
     }
 
+    fn held(&self) -> u64 {
+        self.jobs.iter().map(|job| job.held.bytes()).sum()
+    }
+
     /// Whether one more job may be under way (H1).
     fn has_room(&self) -> bool {
-        let bytes: u64 = self.jobs.iter().map(|job| job.bytes).sum();
-        self.bodies.len() <= READ_AHEAD_ENTRIES_MAX - JOB_ENTRIES_MAX && bytes <= READ_AHEAD_BYTES_MAX - JOB_BYTES_MAX
+        let (held, share) = (self.held(), self.room.share(self.held()));
+        share > 0 && held <= share / 2 && self.bodies.len() <= READ_AHEAD_ENTRIES_MAX - JOB_ENTRIES_MAX
+    }
+
+    /// Others have all the room: what is read meanwhile is fetched when it is handed out.
+    fn keep_within_a_job(&mut self) {
+        while self.room.share(self.held()) == 0 && self.wanted.len() > JOB_ENTRIES_MAX {
+            let (_, pointer) = self.wanted.pop_front().expect("just seen");
+            self.wanted_bytes -= u64::from(pointer.length);
+        }
     }
 
     /// Whether there is something to fetch beyond what is known.
@@ -137,33 +202,44 @@ impl Ahead {
         self.is_behind && self.wanted.len() < JOB_ENTRIES_MAX && self.wanted_bytes < JOB_BYTES_MAX
     }
 
-    /// Begins the next job.
+    /// Begins the next job, if there is room for it.
     fn begin(&mut self, may_be_handed_out: impl Fn(Slot) -> bool) -> Option<(Ticket, Vec<Pointer>)> {
-        let (mut slots, mut pointers, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while slots.len() < JOB_ENTRIES_MAX && bytes < JOB_BYTES_MAX {
-            let Some((slot, pointer)) = self.wanted.pop_front() else { break };
-            self.wanted_bytes -= u64::from(pointer.length);
-            if self.bodies.contains_key(&slot) || !may_be_handed_out(slot) {
-                continue;
+        let held = self.held();
+        let mut room = self.room.take(held)?;
+        let bytes_max = (held + room.bytes()) / 2;
+        let (mut wanted, mut bytes) = (Vec::new(), 0);
+        while wanted.len() < JOB_ENTRIES_MAX {
+            let Some((slot, pointer)) = self.wanted.front().copied() else { break };
+            let is_wanted = !self.bodies.contains_key(&slot) && may_be_handed_out(slot);
+            let more = u64::from(pointer.length) + READ_AHEAD_ENTRY_BYTES;
+            // One alone may be larger than a job.
+            if is_wanted && bytes + more > if wanted.is_empty() { room.bytes() } else { bytes_max } {
+                break;
             }
-            self.bodies.insert(slot, Body::UnderWay(self.next + 1));
-            slots.push(slot);
-            pointers.push(pointer);
-            bytes += u64::from(pointer.length);
+            self.wanted.pop_front();
+            self.wanted_bytes -= u64::from(pointer.length);
+            if is_wanted {
+                self.bodies.insert(slot, Body::UnderWay(self.next + 1));
+                wanted.push((slot, pointer));
+                bytes += more;
+            }
         }
-        if slots.is_empty() {
+        if wanted.is_empty() {
             return None;
         }
+        room.keep(bytes);
         self.next += 1;
-        let (ticket, left) = (self.next, slots.len());
-        self.jobs.push_back(Job { ticket, slots, bytes, left, since: self.handed_out });
+        let (ticket, left, since) = (self.next, wanted.len(), self.handed_out);
+        let pointers = wanted.iter().map(|(_, pointer)| *pointer).collect();
+        self.jobs.push_back(Job { ticket, wanted, held: room, has_arrived: false, left, since });
         Some((ticket, pointers))
     }
 
     /// A job is over; what it could not bring is read when it is handed out. Gives what was under way until now.
     fn arrived(&mut self, ticket: Ticket, mut bodies: Vec<Option<StoredMessage>>) -> Vec<Slot> {
         let Some(job) = self.jobs.iter_mut().find(|job| job.ticket == ticket) else { return Vec::new() };
-        let mut slots = job.slots.clone();
+        job.has_arrived = true;
+        let mut slots: Vec<Slot> = job.wanted.iter().map(|(slot, _)| *slot).collect();
         bodies.resize_with(slots.len(), || None);
         let mut bodies = bodies.into_iter();
         slots.retain(|slot| {
@@ -186,6 +262,11 @@ impl Core {
         self.ahead.warm_from = position;
     }
 
+    /// Bodies are fetched ahead within this room, which others share.
+    pub fn read_ahead_within(&mut self, room: Room) {
+        self.ahead.room = room;
+    }
+
     /// Bodies that are here or under way.
     pub fn fetched_ahead(&self) -> usize {
         self.ahead.bodies.len()
@@ -203,6 +284,8 @@ impl Core {
 
     /// After a hand-out: reads on, and fetches what comes next.
     pub(super) fn look_ahead(&mut self, now: Now) {
+        self.ahead.end_if_idle();
+        self.ahead.keep_within_a_job();
         if !std::mem::take(&mut self.ahead.has_moved) {
             return;
         }
@@ -223,7 +306,8 @@ impl Core {
     }
 
     /// Bodies have come; who waits for them may have them.
-    pub(super) fn fetched(&mut self, ticket: Ticket, bodies: Vec<Option<StoredMessage>>) {
+    pub(super) fn fetched(&mut self, ticket: Ticket, bodies: Vec<Option<StoredMessage>>, now: Now) {
+        self.ahead.used_at = now.tick;
         for slot in self.ahead.arrived(ticket, bodies) {
             let Some(item) = self.items.get(&slot) else { continue };
             let key = lane_of(slot, &item.entry);
@@ -240,19 +324,43 @@ mod tests {
 
     use super::*;
 
+    /// Entries of this length lie before it, none of them in the tail cache.
+    fn ahead(room: &Room, entries: u64, length: u32) -> Ahead {
+        let mut ahead = Ahead { warm_from: LogPosition(u64::MAX), room: room.clone(), ..Ahead::default() };
+        for offset in 0..entries {
+            let pointer = Pointer { position: LogPosition(offset * u64::from(length)), length };
+            ahead.read((QueueIndex(0), QueueOffset(offset)), &Entry::new(pointer, Timestamp(1), 0, 0, 0));
+        }
+        ahead
+    }
+
+    fn jobs(ahead: &mut Ahead) -> Vec<usize> {
+        let mut jobs = Vec::new();
+        while ahead.has_room()
+            && let Some((_, pointers)) = ahead.begin(|_| true)
+        {
+            jobs.push(pointers.len());
+        }
+        jobs
+    }
+
     #[test]
     fn large_bodies_fill_it_sooner_than_many() {
-        let mut ahead = Ahead { warm_from: LogPosition(u64::MAX), ..Ahead::default() };
-        for offset in 0..100 {
-            let pointer = Pointer { position: LogPosition(offset << 20), length: 1 << 20 };
-            let entry = Entry::new(pointer, Timestamp(1), 0, 0, 0);
-            ahead.read((QueueIndex(0), QueueOffset(offset)), &entry);
-        }
-        assert!(!ahead.wants_to_read(), "enough for a job is known");
-        let mut jobs = Vec::new();
-        while ahead.has_room() {
-            jobs.push(ahead.begin(|_| true).unwrap().1.len() << 20);
-        }
-        assert_eq!(jobs, [READ_AHEAD_BYTES_MAX as usize / 2; 2], "H1");
+        let room = Room::default();
+        let mut large = ahead(&room, 100, 1 << 20);
+        assert!(!large.wants_to_read(), "enough for a job is known");
+        assert_eq!(jobs(&mut large), [3, 3], "H1: with what they take beside their records");
+        let mut larger = ahead(&room, 100, 6 << 20);
+        assert_eq!(jobs(&mut larger), [1], "H1: one is always fetched");
+        assert_eq!(room.used(), 12 * ((1 << 20) + READ_AHEAD_ENTRY_BYTES) - 5 * READ_AHEAD_ENTRY_BYTES);
+    }
+
+    #[test]
+    fn what_is_wanted_in_vain_is_a_job_and_no_more() {
+        let room = Room::new(READ_AHEAD_BYTES_MIN);
+        let mut ahead = ahead(&room, 100_000, 100);
+        ahead.keep_within_a_job();
+        assert_eq!((ahead.wanted.len(), ahead.wanted_bytes), (JOB_ENTRIES_MAX, JOB_ENTRIES_MAX as u64 * 100));
+        assert_eq!(jobs(&mut ahead), [0; 0], "there is no room");
     }
 }

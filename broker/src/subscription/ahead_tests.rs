@@ -5,6 +5,7 @@ use base::{LogPosition, Timestamp};
 use storage::message::{Envelope, MessageKind};
 use storage::record::{Fact, Record};
 
+use super::room::Room;
 use super::story_tests::*;
 use super::*;
 
@@ -221,4 +222,109 @@ fn bodies_of_lanes_that_stay_closed_make_room_for_others() {
     let (messages, missed) = drain(&mut story, 100..);
     assert_eq!(messages, others);
     assert!(missed > READ_AHEAD_ENTRIES_MAX && missed < 3 * READ_AHEAD_ENTRIES_MAX, "H3: {missed} missed");
+}
+
+/// Far behind, with this room for it and others.
+fn behind_within(room: &Room, is_ordered: bool, messages: usize) -> Story {
+    let mut story = behind(is_ordered, messages);
+    story.core.read_ahead_within(room.clone());
+    story
+}
+
+/// Asks for 32 messages and acknowledges what was handed out, to polls that waited too; bodies come only when the test
+/// brings them. Gives how many messages that were, and how many of them came with a body.
+fn step(story: &mut Story, poll: PollId) -> (usize, usize) {
+    story.poll(poll, "a", 32);
+    story.commit();
+    let messages: Vec<_> =
+        std::mem::take(&mut story.delivered).into_values().flat_map(|(_, messages)| messages).collect();
+    messages.iter().for_each(|message| story.settle_with(0, message.receipt, Verdict::Ack));
+    story.commit();
+    let ready = std::mem::take(&mut story.bodies).into_values().flatten().flatten().count();
+    (messages.len(), ready)
+}
+
+fn bring_all(story: &mut Story) {
+    while !story.fetches.is_empty() {
+        bring(story);
+        story.commit();
+    }
+}
+
+#[test]
+fn very_many_far_behind_share_what_there_is_and_all_of_them_get_everything() {
+    const MESSAGES: usize = 2_000;
+    let room = Room::new(16 * READ_AHEAD_BYTES_MIN);
+    let mut stories: Vec<Story> = (0..40).map(|number| behind_within(&room, number % 2 == 1, MESSAGES)).collect();
+    let (mut messages, mut ready, mut most) = (vec![0; stories.len()], vec![0; stories.len()], 0);
+    let mut polls = 1..=MESSAGES as u64;
+    while messages.iter().any(|messages| *messages < MESSAGES) {
+        let poll = polls.next().expect("each gets all");
+        for (number, story) in stories.iter_mut().enumerate() {
+            let (more, more_ready) = step(story, poll);
+            (messages[number], ready[number]) = (messages[number] + more, ready[number] + more_ready);
+            most = most.max(room.used());
+            assert!(most <= room.limit(), "H1");
+            // The disk serves others meanwhile.
+            if (number as u64 + poll).is_multiple_of(3) {
+                bring_all(story);
+            }
+        }
+    }
+    assert_eq!(messages, vec![MESSAGES; stories.len()], "and nothing twice");
+    assert!(most > room.limit() / 2, "there was more to fetch than there is room: {most}");
+    assert!(ready.iter().any(|ready| *ready > 0), "some were ready");
+    let ready: usize = ready.iter().sum();
+    assert!(ready < stories.len() * MESSAGES / 2, "there was no room for most of them: {ready}");
+    stories.iter_mut().for_each(bring_all);
+    assert_eq!(room.used(), 0, "all of it was handed out");
+}
+
+#[test]
+fn who_finds_no_room_is_far_behind_all_the_same_and_fetches_ahead_when_there_is_some() {
+    let room = Room::new(2 * READ_AHEAD_BYTES_MIN);
+    let mut first = behind_within(&room, false, 1_000);
+    step(&mut first, 1);
+    let mut second = behind_within(&room, false, 1_000);
+    for poll in 1..=10 {
+        assert_eq!(step(&mut second, poll), (32, 0));
+    }
+    assert_eq!((second.fetches.len(), second.core.fetched_ahead()), (0, 0), "the first has it");
+    assert_eq!(second.urgencies, [Urgency::Behind; 10], "it stands in nobody's way");
+    drop(first);
+    assert_eq!(room.used(), 0, "given back, what is under way too");
+    step(&mut second, 11);
+    assert_eq!(numbers(&second.fetches[0].1)[0], 11 * 32);
+}
+
+#[test]
+fn bodies_that_nobody_asks_for_make_room_and_are_fetched_again_when_they_are() {
+    for is_ordered in [false, true] {
+        let room = Room::default();
+        let mut story = behind_within(&room, is_ordered, 100);
+        step(&mut story, 1);
+        story.pass(READ_AHEAD_IDLE_MS);
+        assert_eq!(story.core.fetched_ahead(), 68, "what is under way stays");
+        assert_eq!(story.core.next_wake(), None, "and is waited for");
+        bring_all(&mut story);
+        assert_eq!(story.core.next_wake(), Some(story.now.tick + READ_AHEAD_IDLE_MS), "H4, ordered: {is_ordered}");
+        story.pass(READ_AHEAD_IDLE_MS - 1);
+        assert_eq!(story.core.fetched_ahead(), 68);
+        story.pass(1);
+        assert_eq!((story.core.fetched_ahead(), room.used()), (0, 0), "H4, ordered: {is_ordered}");
+        story.poll(2, "a", 8);
+        story.commit();
+        assert_eq!((story.offsets(2).len(), ready(&story, 2).len(), story.fetches.len()), (8, 0, 0), "as a slow one");
+        story.pass(READ_AHEAD_IDLE_MS);
+        story.poll(3, "a", 8);
+        story.commit();
+        assert_eq!(story.fetches.len(), 0, "still slow");
+        story.poll(4, "a", 8);
+        story.commit();
+        assert_eq!(numbers(&story.fetches[0].1), (56..100).collect::<Vec<_>>(), "as fast as before");
+        bring_all(&mut story);
+        story.poll(5, "a", 8);
+        story.commit();
+        assert_eq!(ready(&story, 5), (56..64).collect::<Vec<_>>(), "ordered: {is_ordered}");
+    }
 }

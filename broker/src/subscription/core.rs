@@ -232,7 +232,7 @@ impl Core {
                 self.refilter();
             }
             Event::Discard(slots) => self.discard(&slots),
-            Event::Fetched(ticket, bodies) => self.fetched(ticket, bodies),
+            Event::Fetched(ticket, bodies) => self.fetched(ticket, bodies, now),
             Event::Look(slot, reply) => {
                 let seen = self.items.get(&slot).map(|item| Seen {
                     attempts: item.attempts,
@@ -248,6 +248,7 @@ impl Core {
 
     /// Does everything that is due, serves polls, and gives the effects of all since the last call.
     pub fn finish(&mut self, now: Now, alive: &dyn Alive) -> Vec<Effect> {
+        self.ahead.it_is(now.tick);
         self.expire(now, alive);
         self.wake(now);
         self.serve(now);
@@ -269,6 +270,7 @@ impl Core {
             self.expiry.first().map(|(at, _)| *at),
             self.waiting.first().map(|(at, _)| *at),
             self.poll_ends.first().map(|(at, _)| *at),
+            self.ahead.next_wake(),
             skipped,
             retry,
         ]

@@ -2,7 +2,7 @@
 //!
 //! [`core`] is the pure state machine: what is ready, who holds what until when, what has to be appended. Its rules are in
 //! [`polls`], [`reading`], [`refill`], [`ahead`], [`leases`], [`settling`] and [`operated`]. [`task`] drives it: one task for each (group, topic), started by
-//! the first poll. [`lanes`] keeps the order of message groups.
+//! the first poll. [`lanes`] keeps the order of message groups, [`room`] says what all of them may fetch ahead.
 
 mod ahead;
 pub mod core;
@@ -13,6 +13,7 @@ mod operated;
 mod polls;
 mod reading;
 mod refill;
+pub mod room;
 mod settling;
 pub mod task;
 

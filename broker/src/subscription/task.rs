@@ -350,7 +350,8 @@ async fn begin(shared: &Arc<Shared>, inbox: &Arc<Inbox>) -> Result<Driver, Refus
     topic.watchers.add(&watcher);
     let first_batch = shared.subscriptions.first_batch(pair, shared.store.reader().term());
     let source = Queues { topic, hash_key: *shared.store.reader().hash_key() };
-    let core = Core::new(pair, settings, filter, Box::new(source), progress, first_batch, shared.now());
+    let mut core = Core::new(pair, settings, filter, Box::new(source), progress, first_batch, shared.now());
+    core.read_ahead_within(shared.read_ahead.clone());
     let idle_since = shared.now().tick;
     Ok(Driver { shared: shared.clone(), inbox: inbox.clone(), core, group: name, idle_since })
 }

@@ -54,6 +54,7 @@ impl World {
         let before = is_quiet.then(|| Snapshot::of(running.writer.views(), &running.timer));
         self.unanswered(&running);
         drop(running);
+        must!(self.room.used() == 0, "{} bytes ahead are held by nobody", self.room.used());
         if is_power_lost || self.disk.is_crashed() {
             say!(self, "power loss");
             self.disk.restart();

@@ -21,6 +21,7 @@ use std::time::Duration;
 use base::{Chance, Clock, ManualClock, Timestamp, TopicId};
 use broker::handle::Receipt;
 use broker::subscription::core::{Core, Keeping};
+use broker::subscription::room::Room;
 use broker::subscription::{Alive, Now, Settle, Slot};
 use storage::disk::sim::SimDisk;
 use storage::log::{CommitRule, LogOptions};
@@ -157,6 +158,7 @@ pub struct World {
     pub tally: Tally,
     next_batch: Vec<u64>,
     keeping: Keeping,
+    room: Room,
     look_ups: Arc<queues::LookUps>,
     /// Numbers seeks and contents of schedules.
     next_generation: u32,
@@ -206,6 +208,7 @@ impl World {
             tally: Tally::default(),
             next_batch: vec![0; PAIRS.len()],
             keeping: queues::keeping(seed),
+            room: queues::room(seed),
             look_ups: Arc::default(),
             next_generation: 0,
             attempts: HashMap::new(),

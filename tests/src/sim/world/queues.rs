@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use base::limits::{LANE_FOLLOWERS_MAX, REFILL_WALKED_MAX};
+use base::limits::*;
 use base::{QueueIndex, QueueOffset};
 use broker::subscription::core::Keeping;
+use broker::subscription::room::Room;
 use broker::subscription::{Queues, Slot, Source, Stretch};
 use storage::lookup::Wanted;
 use storage::view::queue::{Bounds, Entry};
@@ -15,6 +16,11 @@ pub fn keeping(seed: u64) -> Keeping {
     let of_limits = (LANE_FOLLOWERS_MAX, REFILL_WALKED_MAX);
     let (followers, walked) = [(1, 0), (2, 3), (4, 0), (2, 1_000), of_limits][(seed % 5) as usize];
     Keeping { followers, walked }
+}
+
+/// What all subscriptions of this run may fetch ahead: mostly so little that they take it from each other.
+pub fn room(seed: u64) -> Room {
+    Room::new([0, READ_AHEAD_BYTES_MIN, 3 * READ_AHEAD_BYTES_MIN, READ_AHEAD_OF_ALL_BYTES_MAX][(seed / 5 % 4) as usize])
 }
 
 /// Look-ups of all subscriptions of a run.

@@ -45,6 +45,7 @@ impl World {
             let source = Watched { queues, look_ups: self.look_ups.clone() };
             let mut core = Core::new(key, settings, filter, Box::new(source), progress, first, now);
             core.keep(self.keeping);
+            core.read_ahead_within(self.room.clone());
             let (polls, settles, leased_at) = (HashMap::new(), HashMap::new(), HashMap::new());
             let sub = Sub { core, polls, settles, appends: HashMap::new(), leased_at };
             running.subs.push(sub);
