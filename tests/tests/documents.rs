@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tests::sources;
 
 /// Numbers that nobody outside of the code meets. A new limit belongs into the page, or here.
-const INTERNAL: [&str; 40] = [
+const INTERNAL: [&str; 43] = [
     "ENVELOPE_BYTES_MAX",
     "RENEWED_LEASE_MS",
     "WINDOW_POINTERS_MAX",
@@ -41,9 +41,12 @@ const INTERNAL: [&str; 40] = [
     "WHEEL_TIMERS_MAX",
     "CALL_BYTES",
     "SMALL_HOLD_BYTES",
+    "TURN_BYTES_MAX",
     "TURN_BYTES_MIN",
     "STUCK_BYTES_MAX",
     "REQUEST_BYTES_PER_SECOND_MIN",
+    "SPAN_MS",
+    "LINE_MIN",
     "SENDS_BUSY",
     "SENDS_BUSY_BYTES",
 ];
@@ -109,6 +112,7 @@ fn shown() -> BTreeMap<&'static str, String> {
         STALLED_MS_MAX,
         PARTING_MS_MAX,
         SENDS_OF_ONE_MIN,
+        REFUSALS_OF_SPAN,
     ];
     limits.into()
 }

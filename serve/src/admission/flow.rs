@@ -10,14 +10,13 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
-use base::limits::{STUCK_BYTES_MAX, TURN_BYTES_MIN};
+use base::limits::STUCK_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::Share;
-use super::pace::Pace;
 
 /// A stream, watched.
 #[derive(Debug)]
@@ -37,28 +36,23 @@ impl<IO> Flow<IO> {
         Self { inner, share, turn: 0, reader: None, resumes: None }
     }
 
-    /// Whether the connection has no more to read in this turn, because it is over or the connection is paused.
-    fn pauses(&mut self, context: &mut Context<'_>) -> bool {
+    /// How much more may be read in this turn; pending when it is over, or the connection is paused.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<usize> {
         if let Some(resumes) = &mut self.resumes {
-            if resumes.as_mut().poll(context).is_pending() {
-                return true;
-            }
+            ready!(resumes.as_mut().poll(context));
             self.resumes = None;
         }
-        let turn_bytes = match self.share.pace() {
-            Pace::Full => self.share.0.budget.turn_bytes(),
-            Pace::Wary(doublings) => (TURN_BYTES_MIN << doublings).min(self.share.0.budget.turn_bytes()),
-            Pace::Paused(rest) => {
-                let resumes = self.resumes.insert(Box::pin(tokio::time::sleep(rest)));
-                return resumes.as_mut().poll(context).is_pending();
-            }
-        };
-        if self.turn >= turn_bytes {
+        if let Some(rest) = self.share.paused() {
+            ready!(self.resumes.insert(Box::pin(tokio::time::sleep(rest))).as_mut().poll(context));
+            self.resumes = None;
+        }
+        let left = self.share.0.budget.turn_bytes().saturating_sub(self.turn);
+        if left == 0 {
             // Behind the calls that were brought: tasks of a worker run in the order in which they were woken.
             context.waker().wake_by_ref();
-            return true;
+            return Poll::Pending;
         }
-        false
+        Poll::Ready(left)
     }
 
     fn moved<T>(&mut self, done: Poll<T>) -> Poll<T> {
@@ -81,17 +75,27 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Flow<IO> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.pauses(context) {
+        let Poll::Ready(left) = self.poll_turn(context) else {
             self.turn = 0;
             return Poll::Pending;
-        }
+        };
         if self.share.0.stuck.load(Ordering::Relaxed) > STUCK_BYTES_MAX {
             self.turn = 0;
             self.reader = Some(context.waker().clone());
             return Poll::Pending;
         }
         let before = buffer.filled().len();
-        let Poll::Ready(result) = Pin::new(&mut self.inner).poll_read(context, buffer) else {
+        let read = if buffer.remaining() > left {
+            // HTTP/2's buffer grows with what there is to read.
+            let mut part = ReadBuf::new(buffer.initialize_unfilled_to(left));
+            let read = Pin::new(&mut self.inner).poll_read(context, &mut part);
+            let length = part.filled().len();
+            buffer.advance(length);
+            read
+        } else {
+            Pin::new(&mut self.inner).poll_read(context, buffer)
+        };
+        let Poll::Ready(result) = read else {
             self.turn = 0;
             return Poll::Pending;
         };
@@ -144,7 +148,7 @@ mod tests {
     use std::task::Wake;
 
     use base::ByteSize;
-    use base::limits::TURN_BYTES_MAX;
+    use base::limits::{TURN_BYTES_MAX, TURN_BYTES_MIN};
 
     use super::*;
     use crate::admission::{Budget, Overload, pace};
@@ -195,9 +199,12 @@ mod tests {
 
     /// Reads once; how much came.
     fn read(flow: &mut Flow<Endless>, bell: &Arc<Bell>) -> Option<usize> {
+        read_into(&mut [0; 1000], flow, bell)
+    }
+
+    fn read_into(bytes: &mut [u8], flow: &mut Flow<Endless>, bell: &Arc<Bell>) -> Option<usize> {
         let waker = bell.clone().into();
-        let mut bytes = [0; 1024];
-        let mut buffer = ReadBuf::new(&mut bytes);
+        let mut buffer = ReadBuf::new(bytes);
         let polled = Pin::new(flow).poll_read(&mut Context::from_waker(&waker), &mut buffer);
         polled.is_ready().then(|| buffer.filled().len())
     }
@@ -220,10 +227,12 @@ mod tests {
         drop(many);
         let read: usize = std::iter::from_fn(|| read(&mut flow, &bell)).take(READS_MAX).sum();
         assert_eq!(read, TURN_BYTES_MAX);
+        let mut large = vec![0; 3 * TURN_BYTES_MAX];
+        assert_eq!(read_into(&mut large, &mut flow, &bell), Some(TURN_BYTES_MAX), "however much there is room for");
     }
 
     #[tokio::test]
-    async fn a_connection_that_is_refused_too_often_is_not_read_in_that_span_and_then_in_small_turns() {
+    async fn a_connection_that_is_refused_too_often_is_not_read_in_that_span_and_then_in_smaller_turns() {
         let share = budget().share();
         let mut flow = Flow::new(Endless::default(), share.clone());
         let paused_in = loop {
@@ -231,15 +240,15 @@ mod tests {
             if let paused_in @ 1.. = share.0.paused_in.load(Ordering::Relaxed) {
                 break paused_in;
             }
-            assert_eq!(share.pace(), Pace::Full, "a few refusals pause nobody");
+            assert_eq!(share.paused(), None, "a few refusals pause nobody");
         };
-        let mut bytes = [0; 1024];
+        let mut bytes = [0; 1000];
         let mut buffer = ReadBuf::new(&mut bytes);
         std::future::poll_fn(|context| Pin::new(&mut flow).poll_read(context, &mut buffer)).await.unwrap();
         assert!(pace::span(runtime::now()) > paused_in, "nothing is read before");
         let bell = Arc::new(Bell::default());
         let read: usize = std::iter::from_fn(|| read(&mut flow, &bell)).take(READS_MAX).sum();
-        assert_eq!((read + 1024, bell.0.load(Ordering::Relaxed)), (TURN_BYTES_MIN, 1));
+        assert_eq!((read + 1000, bell.0.load(Ordering::Relaxed)), (TURN_BYTES_MAX / 2, 1));
     }
 
     #[test]

@@ -18,15 +18,14 @@ pub mod pace;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base::ByteSize;
-use base::limits::{CALL_BYTES, SMALL_HOLD_BYTES, TURN_BYTES_MAX, TURN_BYTES_MIN};
+use base::limits::{CALL_BYTES, SMALL_HOLD_BYTES, TURN_BYTES_MIN};
 use tokio::sync::Notify;
 
 pub use answered::Answered;
 pub use flow::Flow;
-use pace::Pace;
 
 use crate::runtime;
 
@@ -158,7 +157,7 @@ impl Budget {
     /// have read it. An eighth of the limit for all connections together, but never too little to go on with.
     fn turn_bytes(&self) -> usize {
         let connections = self.0.connections.load(Ordering::Relaxed).max(1);
-        (self.0.limit / 8 / connections).clamp(TURN_BYTES_MIN, TURN_BYTES_MAX)
+        (self.0.limit / 8 / connections).min(pace::turn_bytes()).max(TURN_BYTES_MIN)
     }
 }
 
@@ -211,15 +210,16 @@ impl Share {
         self.0.pause(now);
     }
 
-    fn pace(&self) -> Pace {
+    /// For how much longer the connection is paused.
+    fn paused(&self) -> Option<Duration> {
         match self.0.paused_in.load(Ordering::Relaxed) {
-            0 => Pace::Full,
-            paused_in => pace::after(paused_in, runtime::now()),
+            0 => None,
+            paused_in => pace::rest(paused_in, runtime::now()),
         }
     }
 
     /// Ends when for all of `patience` no call was in progress, and nothing came from the client or waited for it.
-    pub async fn rests(&self, patience: std::time::Duration) {
+    pub async fn rests(&self, patience: Duration) {
         let account = &self.0;
         // Whatever ends a call leaves its mark.
         let marks = || (account.heard.load(Ordering::Relaxed), account.progress.load(Ordering::Relaxed));
@@ -234,7 +234,7 @@ impl Share {
     }
 
     /// Ends when answers have waited for `patience` and the client took nothing of anything.
-    pub async fn stalls(&self, patience: std::time::Duration) {
+    pub async fn stalls(&self, patience: Duration) {
         let account = &self.0;
         let is_waited_for =
             || account.answers.load(Ordering::Relaxed) > 0 || account.is_blocked.load(Ordering::Relaxed);
@@ -284,6 +284,7 @@ impl Account {
     fn pause(&self, now: Instant) {
         let span = pace::span(now);
         if self.paused_in.swap(span, Ordering::Relaxed) != span {
+            pace::pauses(now);
             self.budget.0.refused.count_pause();
         }
     }
