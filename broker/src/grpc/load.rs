@@ -302,14 +302,14 @@ mod tests {
     #[test]
     fn a_line_that_stands_is_not_made_longer_than_what_is_done_in_time_and_refusals_are_rationed() {
         let registry = prometheus::Registry::new();
-        let share = Budget::new(ByteSize(64 << 20), &registry).unwrap().share();
+        let budget = Budget::new(ByteSize(64 << 20), &registry).unwrap();
         let pauses = || {
             let families = registry.gather();
             let pauses = families.iter().find(|family| family.name() == "carillon_overload_pauses_total").unwrap();
             pauses.get_metric()[0].get_counter().get_value()
         };
         let (load, start) = (Load::new(100_000, MAX), metrics::now());
-        let (hog, other) = (load.of_one(share), load.of_one(self::share()));
+        let [hog, second, other] = [(); 3].map(|()| load.of_one(budget.share()));
         let mut line: VecDeque<Send> = (0..2000).map(|_| hog.send(start).unwrap()).collect();
         let mut at = start;
         let mut work = |line: &mut VecDeque<Send>, count| {
@@ -333,9 +333,33 @@ mod tests {
         let offered: Vec<_> = (0..200).map(|_| hog.send(now)).collect();
         let refused = offered.iter().filter(|sent| sent.is_err()).count();
         assert_eq!((refused, pauses() - before), (REFUSALS_OF_SPAN as usize, 1.0), "the others had been read already");
+        let of_second: Vec<_> = (0..=SENDS_OF_ONE_MIN).map(|_| second.send(now).unwrap()).collect();
+        assert_eq!((of_second.len(), pauses() - before), (SENDS_OF_ONE_MIN + 1, 2.0), "taken, and not read further");
+        let now = now + SPAN;
+        assert_eq!(second.send(now).unwrap_err(), Overload::Wait);
         assert!(other.send(now).is_ok(), "others have few");
-        drop((line, offered));
+        drop((line, offered, of_second));
         assert!(hog.send(now).is_ok(), "the line is not full");
+    }
+
+    #[test]
+    fn a_line_that_is_full_keeps_a_wait_standing_until_it_is_not() {
+        let (mut waits, start) = (Waits::default(), metrics::now());
+        let mut at = start;
+        let mut span = |waits: &mut Waits, waited: Duration| {
+            at += SPAN;
+            waits.observe(waited, MAX, at);
+            waits.is_line_full(LINE_MIN, MAX, at)
+        };
+        assert!((0..20).any(|_| span(&mut waits, MAX)), "it stands");
+        assert!((0..20).all(|_| span(&mut waits, Duration::ZERO)), "nobody waits, because nobody is let in");
+        waits.line.length = 0;
+        let mut spans = (0..20).map(|_| {
+            at += SPAN;
+            waits.is_line_full(0, MAX, at)
+        });
+        assert!(!spans.any(|is_full| is_full), "there is room");
+        assert!(!waits.of_worker.is_standing);
     }
 
     #[test]
