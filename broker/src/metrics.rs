@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use serve::admission::POOLS;
 use storage::view::catalog::Topic;
 
 use crate::api::MessageType;
@@ -161,17 +162,6 @@ const WHOLE: &[(&str, &str, &[&str])] = &[
     ("carillon_build_info", "1", &["version"]),
 ];
 
-/// Pools of memory beside that of connections, whose budget describes the families. A registry puts together what
-/// collectors give under one name, with the help of any of them: it is the same text.
-const POOLS: &[(&str, &str, &[&str])] = &[
-    (
-        "carillon_memory_bytes",
-        "Bytes held, by pool; connections: requests that are received or worked on and answers that clients have not taken",
-        &["pool"],
-    ),
-    ("carillon_memory_limit_bytes", "Bytes that may be held, by pool; connections: limits.memory", &["pool"]),
-];
-
 /// What the log counts: it goes on over restarts.
 const COUNTS: &[(&str, &str, &[&str])] = &[(
     "carillon_group_expired_unread_total",
@@ -202,7 +192,7 @@ const SECONDS: &[(&str, &str, &[&str])] = &[
 
 impl Gauges {
     fn new() -> Self {
-        let whole = WHOLE.iter().chain(POOLS).map(|(name, help, labels)| {
+        let whole = WHOLE.iter().chain(&POOLS).map(|(name, help, labels)| {
             (*name, IntGaugeVec::new(Opts::new(*name, *help), labels).expect("names and labels are legal"))
         });
         let seconds = SECONDS.iter().map(|(name, help, labels)| {
@@ -243,6 +233,7 @@ impl Gauges {
     }
 
     fn descriptions(&self) -> Vec<Desc> {
+        // Of pools of memory the budget describes the families: a registry puts together what collectors give under one name.
         let own = self.whole.iter().filter(|(name, _)| POOLS.iter().all(|(pool, ..)| pool != name));
         let whole = own.flat_map(|(_, gauge)| gauge.desc());
         let counts = self.counts.iter().flat_map(|(_, counter)| counter.desc());
@@ -443,9 +434,9 @@ mod tests {
         let _budget = serve::admission::Budget::new(base::ByteSize(1), &registry).unwrap();
         let families = registry.gather();
         for (name, help, labels) in POOLS {
-            let family = families.iter().find(|family| family.name() == *name).expect("it is there");
+            let family = families.iter().find(|family| family.name() == name).expect("it is there");
             let label = &family.get_metric()[0].get_label()[0];
-            assert_eq!((family.help(), vec![label.name()]), (*help, labels.to_vec()), "{name}");
+            assert_eq!((family.help(), vec![label.name()]), (help, labels.to_vec()), "{name}");
         }
     }
 }

@@ -36,6 +36,16 @@ impl Refused {
     }
 }
 
+/// Families of memory, which have a line for each pool: name, help, labels.
+pub const POOLS: [(&str, &str, &[&str]); 2] = [
+    (
+        "carillon_memory_bytes",
+        "Bytes held, by pool; connections: requests that are received or worked on and answers that clients have not taken",
+        &["pool"],
+    ),
+    ("carillon_memory_limit_bytes", "Bytes that may be held, by pool; connections: limits.memory", &["pool"]),
+];
+
 /// Gauges that are read when somebody scrapes.
 pub(super) struct State {
     budget: Budget,
@@ -45,14 +55,8 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn register(registry: &Registry, budget: &Budget) -> prometheus::Result<()> {
-        let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["pool"]);
-        let used = gauge(
-            "carillon_memory_bytes",
-            "Bytes held, by pool; connections: requests that are received or worked on and answers that clients have not taken",
-        )?;
-        let limit =
-            gauge("carillon_memory_limit_bytes", "Bytes that may be held, by pool; connections: limits.memory")?;
-        registry.register(Box::new(Self { budget: budget.clone(), used, limit }))
+        let [used, limit] = POOLS.map(|(name, help, labels)| IntGaugeVec::new(Opts::new(name, help), labels));
+        registry.register(Box::new(Self { budget: budget.clone(), used: used?, limit: limit? }))
     }
 }
 

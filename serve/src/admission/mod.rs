@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 
 pub use answered::Answered;
 pub use flow::Flow;
+pub use metrics::POOLS;
 
 use crate::runtime;
 
