@@ -57,7 +57,11 @@ pub fn answer() {
     CompleteEnv::with_factory(command).var(VARIABLE).shells(SHELLS).complete();
 }
 
-const SHELLS: Shells<'static> = Shells(&[&Bash, &Mended(env::Zsh, ZSH), &Mended(env::Fish, FISH)]);
+const SHELLS: Shells<'static> = Shells(&[
+    &Mended { shell: env::Bash, script: &[], complete: Some(complete_parted) },
+    &Mended { shell: env::Zsh, script: ZSH, complete: None },
+    &Mended { shell: env::Fish, script: FISH, complete: None },
+]);
 
 /// Zsh hands words over as they were typed: without their quotes they are what the command will be given. A tilde that
 /// is completed like any other letter would be quoted, and stand for itself.
@@ -75,16 +79,23 @@ const ZSH: &[(&str, &str)] = &[
 /// Fish takes the quotes off all words but the one that is being typed.
 const FISH: &[(&str, &str)] = &[("(commandline --current-token)", "(commandline --current-token | string unescape)")];
 
-/// As the library's, with other text in some places of its script.
-struct Mended<C>(C, &'static [(&'static str, &'static str)]);
+/// How the words of a command line are completed, and the candidates written.
+type Complete = fn(&mut Command, Vec<OsString>, Option<&Path>, &mut dyn Write) -> Result<(), io::Error>;
+
+/// As the library's, with other text in some places of its script, or completed in another way.
+struct Mended<C> {
+    shell: C,
+    script: &'static [(&'static str, &'static str)],
+    complete: Option<Complete>,
+}
 
 impl<C: EnvCompleter> EnvCompleter for Mended<C> {
     fn name(&self) -> &'static str {
-        self.0.name()
+        self.shell.name()
     }
 
     fn is(&self, name: &str) -> bool {
-        self.0.is(name)
+        self.shell.is(name)
     }
 
     fn write_registration(
@@ -96,9 +107,9 @@ impl<C: EnvCompleter> EnvCompleter for Mended<C> {
         buf: &mut dyn Write,
     ) -> Result<(), io::Error> {
         let mut script = Vec::new();
-        self.0.write_registration(var, name, bin, completer, &mut script)?;
+        self.shell.write_registration(var, name, bin, completer, &mut script)?;
         let script = String::from_utf8(script).map_err(io::Error::other)?;
-        let mended = self.1.iter().fold(script, |script, (theirs, ours)| script.replacen(theirs, ours, 1));
+        let mended = self.script.iter().fold(script, |script, (theirs, ours)| script.replacen(theirs, ours, 1));
         buf.write_all(mended.as_bytes())
     }
 
@@ -109,52 +120,31 @@ impl<C: EnvCompleter> EnvCompleter for Mended<C> {
         current_dir: Option<&Path>,
         buf: &mut dyn Write,
     ) -> Result<(), io::Error> {
-        self.0.write_complete(cmd, args, current_dir, buf)
+        match self.complete {
+            Some(complete) => complete(cmd, args, current_dir, buf),
+            None => self.shell.write_complete(cmd, args, current_dir, buf),
+        }
     }
 }
 
-/// As the library's, but bash parts words at more than blanks: an address with a port comes as three.
-struct Bash;
-
-impl EnvCompleter for Bash {
-    fn name(&self) -> &'static str {
-        env::Bash.name()
-    }
-
-    fn is(&self, name: &str) -> bool {
-        env::Bash.is(name)
-    }
-
-    fn write_registration(
-        &self,
-        var: &str,
-        name: &str,
-        bin: &str,
-        completer: &str,
-        buf: &mut dyn Write,
-    ) -> Result<(), io::Error> {
-        env::Bash.write_registration(var, name, bin, completer, buf)
-    }
-
-    fn write_complete(
-        &self,
-        cmd: &mut Command,
-        args: Vec<OsString>,
-        current_dir: Option<&Path>,
-        buf: &mut dyn Write,
-    ) -> Result<(), io::Error> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let index = variable("_CLAP_COMPLETE_INDEX").and_then(|index| index.parse().ok()).unwrap_or_default();
-        let separator = variable("_CLAP_IFS").unwrap_or_else(|| "\n".into());
-        let words = args.into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
-        let Joined { words, index, begun } = Joined::new(words, index);
-        let words = words.into_iter().map(OsString::from).collect();
-        let candidates = clap_complete::engine::complete(cmd, words, index, current_dir)?;
-        let values = candidates.iter().map(|candidate| candidate.get_value().to_string_lossy());
-        // What stands before the last parting is on the line already.
-        let rest: Vec<_> = values.map(|value| value.strip_prefix(&*begun).unwrap_or(&value).to_owned()).collect();
-        buf.write_all(rest.join(&separator).as_bytes())
-    }
+/// Bash parts words at more than blanks: an address with a port comes as three.
+fn complete_parted(
+    cmd: &mut Command,
+    args: Vec<OsString>,
+    current_dir: Option<&Path>,
+    buf: &mut dyn Write,
+) -> Result<(), io::Error> {
+    let variable = |name: &str| std::env::var(name).ok();
+    let index = variable("_CLAP_COMPLETE_INDEX").and_then(|index| index.parse().ok()).unwrap_or_default();
+    let separator = variable("_CLAP_IFS").unwrap_or_else(|| "\n".into());
+    let words = args.into_iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let Joined { words, index, begun } = Joined::new(words, index);
+    let words = words.into_iter().map(OsString::from).collect();
+    let candidates = clap_complete::engine::complete(cmd, words, index, current_dir)?;
+    let values = candidates.iter().map(|candidate| candidate.get_value().to_string_lossy());
+    // What stands before the last parting is on the line already.
+    let rest: Vec<_> = values.map(|value| value.strip_prefix(&*begun).unwrap_or(&value).to_owned()).collect();
+    buf.write_all(rest.join(&separator).as_bytes())
 }
 
 /// Words as the command will be given them.
@@ -321,10 +311,9 @@ mod tests {
             shell.write_registration(VARIABLE, "carillon", "carillon", "carillon", &mut script).unwrap();
             String::from_utf8(script).unwrap()
         };
-        for (theirs, mended, places) in [
-            (script(&env::Zsh), script(&Mended(env::Zsh, ZSH)), ZSH),
-            (script(&env::Fish), script(&Mended(env::Fish, FISH)), FISH),
-        ] {
+        for (theirs, mended, places) in
+            [(script(&env::Zsh), script(SHELLS.0[1]), ZSH), (script(&env::Fish), script(SHELLS.0[2]), FISH)]
+        {
             for (before, after) in places {
                 assert!(theirs.matches(before).count() == 1 && mended.contains(after), "{before} in:\n{theirs}");
             }
