@@ -26,7 +26,7 @@ use super::json::{
     TopicChangesJson, TopicJson, UnreachableJson,
 };
 use super::merge::Merge;
-use super::others::{ANSWER_MAX, Scope};
+use super::others::{ANSWER_MAX, Scope, with_query};
 use super::{merge, messages, node, others};
 use crate::admin::{AdminRefusal, Created, TopicType};
 
@@ -150,7 +150,7 @@ async fn topics(
     topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let mut here: Page<TopicJson> = page(topics, |topic| topic.name.as_str(), limit, cursor);
     here.items = here.items.into_iter().map(|topic| topic.on(admin.broker.name())).collect();
-    Ok(axum::Json(of_all(&admin, scope, &format!("/topics?{}", uri.query().unwrap_or_default()), here, limit).await))
+    Ok(axum::Json(of_all(&admin, scope, &with_query("/topics", &uri), here, limit).await))
 }
 
 async fn create_topic(
@@ -236,7 +236,7 @@ async fn groups(
     groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
     let mut here: Page<GroupJson> = page(groups, |group| group.name.as_str(), limit, cursor);
     here.items = here.items.into_iter().map(|group| group.on(admin.broker.name())).collect();
-    Ok(axum::Json(of_all(&admin, scope, &format!("/groups?{}", uri.query().unwrap_or_default()), here, limit).await))
+    Ok(axum::Json(of_all(&admin, scope, &with_query("/groups", &uri), here, limit).await))
 }
 
 async fn create_group(

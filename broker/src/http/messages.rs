@@ -26,7 +26,7 @@ use super::admin::{Answer, Limit, PAGE_DEFAULT, invalid_cursor, paging};
 use super::found::{self, Place, Places};
 use super::json::{FoundJson, MessageJson, Page};
 use super::node::meant;
-use super::others::{All, Scope, ask, ask_bytes};
+use super::others::{All, Scope, ask, ask_bytes, with_query};
 use crate::admin::{AdminRefusal, Find, FindBy, PeekFilter, PeekFrom};
 
 /// For another broker to look for messages.
@@ -117,7 +117,7 @@ async fn of_topic(
         None => admin.broker.holder(&name, scope),
     };
     if let Some(holder) = other {
-        let path = format!("/topics/{}/messages?{}", encode(&name), uri.query().unwrap_or_default());
+        let path = with_query(&format!("/topics/{}/messages", encode(&name)), &uri);
         let asked = ask(&holder, Method::GET, &path, &(), LOOK_UP_MAX).await;
         return asked.or_problem(&holder.name).map(axum::Json);
     }
@@ -182,7 +182,7 @@ async fn find(
         let items = page.messages.into_iter().map(|found| FoundJson::from(found).on(name)).collect();
         Ok(Page::new(items, Places::cursor(name, page.next)).with_warnings(page.warnings))
     };
-    let path = format!("/messages?{}", uri.query().unwrap_or_default());
+    let path = with_query("/messages", &uri);
     let mut all = look_up(&admin, (scope, asked.topic.as_deref()), &path, here).await?;
     let gone = places.open().filter(|broker| **broker != **name && admin.broker.other(broker).is_none());
     gone.for_each(|broker| all.leave_out(broker, "it was there for the page before, and is not known any more"));
@@ -211,7 +211,7 @@ async fn body(
     if scope == Scope::Cluster {
         let found = newest(&admin, scope, &id, &uri, &asked).await?;
         if let Some(other) = admin.broker.other(&found.broker) {
-            let path = format!("/messages/{}/body?{}", encode(&id), uri.query().unwrap_or_default());
+            let path = with_query(&format!("/messages/{}/body", encode(&id)), &uri);
             let asked = ask_bytes(&other, Method::GET, &path, &(), LOOK_UP_MAX).await;
             return asked.or_problem(&other.name).map(Octets);
         }
@@ -223,7 +223,7 @@ async fn body(
 async fn newest(admin: &Admin, scope: Scope, id: &str, uri: &Uri, asked: &One) -> Result<FoundJson, Problem> {
     let topic = asked.topic.as_deref();
     let here = async { Ok(FoundJson::from(admin.broker.find_one(id, topic).await?).on(admin.broker.name())) };
-    let path = format!("/messages/{}?{}", encode(id), uri.query().unwrap_or_default());
+    let path = with_query(&format!("/messages/{}", encode(id)), uri);
     let all = look_up(admin, (scope, topic), &path, here).await?;
     let found = all.answers.into_iter().map(|(_, found)| found);
     // Times are texts of one length.

@@ -14,7 +14,7 @@ use base::TopicName;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::request::Parts;
-use http::{HeaderName, Method, Request, StatusCode};
+use http::{HeaderName, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -213,6 +213,11 @@ pub(super) async fn ask<T: DeserializeOwned>(
 ) -> Asked<T> {
     let asked = ask_bytes(broker, method, path, body, within).await;
     asked.and_then(|answer| read(&answer, broker.node.http.as_deref().unwrap_or_default()))
+}
+
+/// A path, with the query that this server was asked.
+pub(super) fn with_query(path: &str, asked: &Uri) -> String {
+    format!("{path}?{}", asked.query().unwrap_or_default())
 }
 
 /// As [`ask`], for what is no JSON.
