@@ -162,8 +162,8 @@ impl Ahead {
             return;
         }
         self.is_slow = true;
-        let arrived: Vec<_> = self.jobs.iter().filter(|job| job.has_arrived).collect();
-        let arrived: Vec<_> = arrived.iter().map(|job| (job.ticket, job.wanted.clone())).collect();
+        let arrived = self.jobs.iter().filter(|job| job.has_arrived);
+        let arrived: Vec<_> = arrived.map(|job| (job.ticket, job.wanted.clone())).collect();
         for (ticket, wanted) in arrived.into_iter().rev() {
             for (slot, pointer) in wanted.iter().rev() {
                 self.wanted.push_front((*slot, *pointer));
@@ -185,13 +185,14 @@ impl Ahead {
 
     /// Whether one more job may be under way (H1).
     fn has_room(&self) -> bool {
-        let (held, share) = (self.held(), self.room.share(self.held()));
+        let held = self.held();
+        let share = self.room.share(held);
         share > 0 && held <= share / 2 && self.bodies.len() <= READ_AHEAD_ENTRIES_MAX - JOB_ENTRIES_MAX
     }
 
     /// Others have all the room: what is read meanwhile is fetched when it is handed out.
     fn keep_within_a_job(&mut self) {
-        while self.room.share(self.held()) == 0 && self.wanted.len() > JOB_ENTRIES_MAX {
+        while self.wanted.len() > JOB_ENTRIES_MAX && self.room.share(self.held()) == 0 {
             let (_, pointer) = self.wanted.pop_front().expect("just seen");
             self.wanted_bytes -= u64::from(pointer.length);
         }
