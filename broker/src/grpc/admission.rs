@@ -128,7 +128,7 @@ impl Gateway {
         }
         let length = begun.length().await?;
         if let Some(send) = &mut send {
-            send.weighs(length, metrics::now())?;
+            send.weighs(length, metrics::now)?;
         }
         let message = begun.receive(&mut held, REQUEST_BYTES_MAX).await?;
         Ok((message, held, send))

@@ -134,13 +134,13 @@ impl Send {
         Ok(())
     }
 
-    /// Called when its length is known, before more of it is read.
-    pub(super) fn weighs(&mut self, bytes: usize, now: Instant) -> Result<(), Overload> {
+    /// Called when its length is known, before more of it is read. Only a refusal needs to know what time it is.
+    pub(super) fn weighs(&mut self, bytes: usize, now: impl FnOnce() -> Instant) -> Result<(), Overload> {
         let load = &self.one.load;
         let is_writer_busy =
             load.bytes.load(Ordering::Relaxed) >= SENDS_BUSY_BYTES && load.sends.load(Ordering::Relaxed) > SENDS_BUSY;
         if is_writer_busy && self.is_one_of_many() && WAITS.with_borrow(|waits| waits.of_writer.is_standing) {
-            return Err(self.one.refuses(Overload::Wait, now));
+            return Err(self.one.refuses(Overload::Wait, now()));
         }
         load.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.bytes = bytes;
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(all.len(), 50);
         assert_eq!(hog.send(now).unwrap_err(), Overload::Calls);
         assert_eq!(sends(&other).len(), 25);
-        assert_eq!((all[0].weighs(10, now), load.bytes.load(Ordering::Relaxed)), (Ok(()), 10));
+        assert_eq!((all[0].weighs(10, || now), load.bytes.load(Ordering::Relaxed)), (Ok(()), 10));
         drop(all);
         assert_eq!((load.sends.load(Ordering::Relaxed), load.bytes.load(Ordering::Relaxed)), (0, 0));
         // The smallest inbox takes one.
@@ -372,12 +372,12 @@ mod tests {
             many[0].ends(start, start + ms(at + 10));
         }
         let mut taken = 0;
-        while taken < 100 && many[1].weighs(SENDS_BUSY_BYTES / 4, start).is_ok() {
+        while taken < 100 && many[1].weighs(SENDS_BUSY_BYTES / 4, || start).is_ok() {
             // Only the last one's bytes are given back by this test's drops.
             taken += 1;
             many[1].bytes = 0;
         }
         assert_eq!(taken, 4);
-        assert!(load.of_one(share()).send(start).unwrap().weighs(1, start).is_ok(), "others have few");
+        assert!(load.of_one(share()).send(start).unwrap().weighs(1, || start).is_ok(), "others have few");
     }
 }
