@@ -1,17 +1,15 @@
 //! Name servers and brokers as processes of their own, on loopback.
 //!
-//! Whoever owns a node starts and ends it. Its ports stay the same, and are nobody else's also while it is down: a
-//! client that tries again and again must not find another server there, or itself.
+//! Whoever owns a node starts and ends it. Its ports stay the same.
 
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpSocket;
 
 use crate::http::{self, Answer};
+use crate::port::Port;
 use crate::process::{BROKER, NAMESERVER, Process};
 
 /// The group of every topic.
@@ -28,13 +26,6 @@ pub struct Node {
     http: Port,
 }
 
-/// A free port, kept by a socket that is bound and never listens: a server may listen there, and nobody is given it by
-/// chance.
-struct Port {
-    address: SocketAddr,
-    _held: TcpSocket,
-}
-
 /// Name servers, and brokers that know all of them.
 pub struct Cluster {
     pub nameservers: Vec<Node>,
@@ -43,23 +34,14 @@ pub struct Cluster {
     directory: TempDir,
 }
 
-impl Port {
-    fn free() -> Self {
-        let held = TcpSocket::new_v4().expect("a socket");
-        held.set_reuseaddr(true).expect("an option");
-        held.bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
-        Self { address: held.local_addr().expect("it is bound"), _held: held }
-    }
-}
-
 impl Node {
     /// Nothing runs yet. `settings`: `key=value`, stronger than those that every test has.
     pub fn nameserver(directory: &Path, name: &str, settings: &[&str]) -> Self {
         let (listen, http) = (Port::free(), Port::free());
         let own = [
             format!("node.name={name}"),
-            format!("listen={}", listen.address),
-            format!("http.listen={}", http.address),
+            format!("listen={}", listen.address()),
+            format!("http.listen={}", http.address()),
         ];
         let process = Process::new(NAMESERVER, directory.join(name).with_extension("log"));
         Self { name: name.into(), process, arguments: set(own, settings), data: None, grpc: listen, http }
@@ -73,8 +55,8 @@ impl Node {
         let own = [
             format!("node.name={name}"),
             format!("data={}", data.display()),
-            format!("grpc.listen={}", grpc.address),
-            format!("http.listen={}", http.address),
+            format!("grpc.listen={}", grpc.address()),
+            format!("http.listen={}", http.address()),
             format!("nameservers={}", nameservers.join(",")),
             "storage.log.segment_size=16MiB".into(),
             "runtime.workers=2".into(),
@@ -95,7 +77,7 @@ impl Node {
 
     /// `host:port` for clients; of a name server for brokers too.
     pub fn address(&self) -> String {
-        self.grpc.address.to_string()
+        self.grpc.address().to_string()
     }
 
     /// Starts the process and returns when it is ready.
@@ -141,7 +123,7 @@ impl Node {
 
     /// `host:port` of health and administration.
     pub fn http(&self) -> String {
-        self.http.address.to_string()
+        self.http.address().to_string()
     }
 
     /// A call of the admin API, `path` below `/api/v1`, that gives JSON or nothing.

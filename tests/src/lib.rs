@@ -5,6 +5,7 @@ pub mod description;
 pub mod http;
 pub mod link;
 pub mod messages;
+pub mod port;
 pub mod process;
 pub mod server;
 pub mod sim;

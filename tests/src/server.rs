@@ -1,24 +1,19 @@
 //! `carillon dev` as a process of its own, for tests that end it as they like.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use crate::http;
+use crate::port::Port;
 use crate::process::{CARILLON, Process, run};
 
 /// A server with one data directory, which may be ended and started again. Ports stay the same.
 pub struct Server {
     data: PathBuf,
     arguments: Vec<String>,
-    ports: Option<Ports>,
+    grpc: Port,
+    http: Port,
     process: Process,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Ports {
-    grpc: u16,
-    http: u16,
 }
 
 impl Server {
@@ -31,20 +26,19 @@ impl Server {
     pub fn new(data: &Path, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
         let process = Process::new(CARILLON, data.with_extension("log"));
-        Self { data: data.to_owned(), arguments, ports: None, process }
+        Self { data: data.to_owned(), arguments, grpc: Port::free(), http: Port::free(), process }
     }
 
     /// Starts the process and returns when it is ready.
     pub async fn start(&mut self) {
         self.spawn();
         self.process.until_ready().await;
-        self.ports.get_or_insert_with(|| read_ports(&self.data));
     }
 
-    /// Starts the process and does not wait, for tests that end it on its way up. It must have been ready once.
+    /// Starts the process and does not wait, for tests that end it on its way up.
     pub fn spawn(&mut self) {
-        let ports = self.ports.unwrap_or(Ports { grpc: 0, http: 0 });
-        let (grpc, http) = (ports.grpc.to_string(), ports.http.to_string());
+        let port = |port: &Port| port.address().port().to_string();
+        let (grpc, http) = (port(&self.grpc), port(&self.http));
         let data = self.data.to_str().expect("a path of a test");
         let own = ["dev", "--port-grpc", &grpc, "--port-http", &http, "--data", data];
         let arguments: Vec<_> = own.into_iter().chain(self.arguments.iter().map(String::as_str)).collect();
@@ -68,12 +62,12 @@ impl Server {
 
     /// Where administration, health and metrics are.
     pub fn http(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.expect("it was ready once").http)
+        format!("http://{}", self.http.address())
     }
 
     /// Where clients connect.
     pub fn grpc(&self) -> String {
-        format!("127.0.0.1:{}", self.ports.expect("it was ready once").grpc)
+        self.grpc.address().to_string()
     }
 
     /// Runs an administration verb, which must succeed. Gives what it said.
@@ -85,8 +79,7 @@ impl Server {
 
     /// One GET of health or metrics: head and body.
     pub async fn page(&self, path: &str) -> String {
-        let http = self.http();
-        http::page(http.strip_prefix("http://").expect("as it was made"), path).await
+        http::page(&self.http.address().to_string(), path).await
     }
 
     /// The end of what the server logged.
@@ -103,11 +96,4 @@ impl Server {
 /// Runs a verb to its end.
 pub async fn carillon(arguments: &[&str]) -> Output {
     run(CARILLON, arguments).await
-}
-
-fn read_ports(data: &Path) -> Ports {
-    let text = fs::read_to_string(data.join("ports.json")).expect("written before the server says that it is ready");
-    let ports: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let port = |name: &str| ports[name].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
-    Ports { grpc: port("grpc"), http: port("http") }
 }

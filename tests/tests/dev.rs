@@ -1,9 +1,11 @@
 //! `carillon dev` as a person starts it.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde_json::Value;
 use tests::server::Server;
+use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 /// Messages of the demo's orders that its group has acknowledged.
@@ -42,6 +44,14 @@ async fn both_servers_answer_operators_on_one_port() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut server = Server::new(&directory.path().join("data"), &["--topics", "orders:fifo:3"]);
     server.start().await;
+    let ports = std::fs::read_to_string(server.data().join("ports.json")).expect("it is ready");
+    let ports: Value = serde_json::from_str(&ports).expect("JSON");
+    assert!(server.grpc().ends_with(&format!(":{}", ports["grpc"])), "{ports}");
+    assert!(server.http().ends_with(&format!(":{}", ports["http"])), "{ports}");
+    // Where it was given none, it took a free one.
+    let nameserver =
+        (Ipv4Addr::LOCALHOST, ports["nameserver"].as_u64().and_then(|it| u16::try_from(it).ok()).expect("a port"));
+    TcpStream::connect(nameserver).await.expect("somebody listens");
     let own = server.administer(&["node", "list", "--json"]).await;
     let own: Value = serde_json::from_str(&own).expect("JSON");
     let name = own["items"][0]["name"].as_str().expect("a name");
