@@ -70,7 +70,7 @@ pub(super) fn too_large() -> Problem {
     Problem::new(TOO_LARGE, detail).field("body").limit(BODY_BYTES_MAX)
 }
 
-fn overloaded(overload: Overload) -> Problem {
+pub(super) fn overloaded(overload: Overload) -> Problem {
     let detail = format!("the server is at its limit: {overload}");
     Problem::new(OVERLOADED, detail)
 }

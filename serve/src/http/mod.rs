@@ -7,6 +7,7 @@ pub mod fields;
 pub mod guard;
 pub mod health;
 pub mod openapi;
+mod paid;
 pub mod parameters;
 pub mod problem;
 pub mod server;

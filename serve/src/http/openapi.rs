@@ -23,6 +23,7 @@ use serde_json::{Map, Value, json};
 
 use super::Query;
 use super::codes::{self, Code};
+use super::paid;
 use super::parameters::Nothing;
 use super::problem::ProblemJson;
 
@@ -137,6 +138,8 @@ fn finish(document: &mut Value) {
             let mut said: Vec<Code> = said.iter().flat_map(Value::as_array).flatten().filter_map(code).collect();
             if is_change {
                 said.push(codes::FORBIDDEN);
+            } else if path.starts_with(paid::API) {
+                said.push(codes::OVERLOADED);
             }
             let responses = problem_responses(&said);
             match operation["responses"].as_object_mut() {

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tower::Service as _;
 
-use super::{bodies, guard};
+use super::{bodies, guard, paid};
 use crate::admission::{Budget, Flow};
 use crate::metrics::ConnectionMetrics;
 use crate::port::Peer;
@@ -78,6 +78,7 @@ fn around(app: Router) -> Router {
         .method_not_allowed_fallback(guard::no_such_method)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(bodies::receive))
+        .layer(middleware::from_fn(paid::answer))
         .layer(middleware::from_fn(guard::around))
 }
 

@@ -5,6 +5,9 @@ use std::collections::BTreeSet;
 use base::limits::CALL_BYTES;
 use proto::v2::{self, Code};
 use tests::cluster::{Cluster, GROUP, Node};
+use tests::http;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use super::process::{BESIDE, MIB, held_by, memory_of, refusals};
@@ -84,6 +87,42 @@ async fn readers_that_take_nothing_hold_no_more_than_the_limit_and_are_left_with
     let repeated = take_all(node, names).await;
     assert!(repeated <= READERS / 2, "what was not taken has used no attempt: {repeated}");
     drop((open, readers));
+}
+
+#[tokio::test]
+async fn readers_of_http_hold_no_more_than_the_limit_either() {
+    const READERS: usize = 40;
+    let cluster = broker(&[]).await;
+    let node = &cluster.brokers[0];
+    let names = timeout(DONE_WITHIN, fill(&node.address())).await.expect("it is stored");
+    let before = memory_of(node);
+    let name = names.first().expect("there are some");
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for _ in 0..READERS {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(16 * 1024).expect("an option");
+        let address = node.http().parse().expect("an address");
+        let mut stream = socket.connect(address).await.expect("the server is there");
+        let head = format!("GET /api/v1/messages/{name}/body HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("it listens");
+        let mut status = [0; 12];
+        timeout(DONE_WITHIN, stream.read_exact(&mut status)).await.expect("an answer").expect("its beginning");
+        match &status {
+            b"HTTP/1.1 200" => open.push(stream),
+            b"HTTP/1.1 429" => refused += 1,
+            _ => panic!("{}", String::from_utf8_lossy(&status)),
+        }
+    }
+    assert!(refused > 0, "{READERS} answers of 4 MiB are no more than 64 MiB");
+    let (held, resident) = (held_by(node).await, memory_of(node));
+    assert!(held >= open.len() * 3 * MIB && held <= LIMIT, "{held} for {}", open.len());
+    assert!(resident < before + LIMIT + BESIDE, "from {before} to {resident} for {held}");
+    assert_eq!(http::get(&node.http(), "/readyz").await.status, 200);
+    assert!(open.len() > READERS / 8, "there is room for more than {}", open.len());
+    // They are left after a while in which they take nothing.
+    until("what waited for them is given back", async || held_by(node).await < MIB).await;
+    let closed = node.metric("carillon_connections_closed_total", "reason=\"stalled\"").await;
+    assert!(closed >= open.len() as f64, "{closed}");
 }
 
 /// Small answers are held like large ones.
