@@ -52,7 +52,7 @@ fn run(options: &Options, started: Instant) -> Result<(), Failure> {
         return Ok(());
     }
     logging::start(&config.log)?;
-    process::raise_file_limit();
+    process::prepare();
     let data = Path::new(&config.data);
     process::create_directory(data)?;
     let ports = PortsFile::clear(data)?;

@@ -44,7 +44,7 @@ fn run(options: &Options, started: Instant) -> Result<(), Failure> {
         return Ok(());
     }
     logging::start(&config.log)?;
-    process::raise_file_limit();
+    process::prepare();
     let mut stop = stop::on_signals()?;
     let server = Server::start(&config)?;
     println!("Carillon name server {}", env!("CARGO_PKG_VERSION"));

@@ -110,6 +110,11 @@ impl Node {
         self.process.resident_bytes()
     }
 
+    /// What the kernel says of its process under `name`.
+    pub fn status(&self, name: &str) -> String {
+        self.process.status(name)
+    }
+
     /// What it logged in all its lives.
     pub fn log(&self) -> String {
         self.process.log_from(0)

@@ -118,10 +118,16 @@ impl Process {
 
     /// Memory that the process has now.
     pub fn resident_bytes(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).and_then(|kib| kib.parse::<u64>().ok());
+        let kib = self.status("VmRSS").strip_suffix(" kB").and_then(|kib| kib.parse::<u64>().ok());
         kib.expect("the kernel says so in KiB") * 1024
+    }
+
+    /// What the kernel says of it under `name`.
+    pub fn status(&self, name: &str) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let mut lines = status.lines().filter_map(|line| line.split_once(':'));
+        let line = lines.find(|(known, _)| *known == name);
+        line.unwrap_or_else(|| panic!("no {name} in:\n{status}")).1.trim().to_owned()
     }
 
     /// The end of what the server logged.

@@ -58,7 +58,7 @@ pub struct Options {
 pub fn run(options: Box<Options>, started: Instant) -> Result<(), Failure> {
     let config = settings::read(&options, std::env::vars())?;
     logging::start(&config.log)?;
-    process::raise_file_limit();
+    process::prepare();
     settings::warn_of_open_listeners(&config);
     let data = Data::prepare(&options, &config.data)?;
     let ports_file = PortsFile::clear(&data.path)?;
