@@ -30,7 +30,7 @@ pub async fn answer(request: Request, next: Next) -> Response {
     let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
     let Some(share) = share.filter(|_| bytes > SMALL_HOLD_BYTES) else { return response };
     match share.hold(bytes) {
-        Ok(held) => response.map(|body| Body::new(Paid { left: bytes as u64, body, piece: Bytes::new(), _held: held })),
+        Ok(held) => response.map(|body| Body::new(Paid { body, piece: Bytes::new(), _held: held })),
         Err(overload) => problem_of(overloaded(overload)),
     }
 }
@@ -40,7 +40,6 @@ struct Paid {
     body: Body,
     /// Of what the body gave the rest.
     piece: Bytes,
-    left: u64,
     _held: Held,
 }
 
@@ -61,7 +60,6 @@ impl hyper::body::Body for Paid {
             }
         }
         let bytes = self.piece.len().min(PIECE_BYTES);
-        self.left = self.left.saturating_sub(bytes as u64);
         Poll::Ready(Some(Ok(Frame::data(self.piece.split_to(bytes)))))
     }
 
@@ -69,9 +67,14 @@ impl hyper::body::Body for Paid {
         self.piece.is_empty() && self.body.is_end_stream()
     }
 
-    /// Its length was known, or nothing of it would be paid for.
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        let (piece, rest) = (self.piece.len() as u64, self.body.size_hint());
+        let mut hint = SizeHint::new();
+        hint.set_lower(piece + rest.lower());
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(piece + upper);
+        }
+        hint
     }
 }
 
@@ -83,11 +86,16 @@ mod tests {
     use http_body_util::BodyExt as _;
     use tower::ServiceExt as _;
 
+    use super::super::Problem;
     use super::*;
     use crate::admission::Budget;
 
     const LIMIT: usize = 1 << 20;
     const LARGE: usize = 300 << 10;
+
+    fn budget() -> Budget {
+        Budget::new(ByteSize(LIMIT as u64), &prometheus::Registry::new()).unwrap()
+    }
 
     async fn asked(method: Method, path: &str, share: &Share) -> Response {
         let large = async || vec![7_u8; LARGE];
@@ -104,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_large_answer_is_paid_for_until_it_is_taken_and_comes_whole() {
-        let budget = Budget::new(ByteSize(LIMIT as u64), &prometheus::Registry::new()).unwrap();
+        let budget = budget();
         let mut body = asked(Method::GET, "/api/large", &budget.share()).await.into_body();
         assert_eq!((budget.used(), body.size_hint().exact()), (LARGE, Some(LARGE as u64)));
         let mut taken = 0;
@@ -121,13 +129,13 @@ mod tests {
 
     #[tokio::test]
     async fn without_room_what_reads_is_refused_and_small_answers_metrics_and_changes_are_not() {
-        let budget = Budget::new(ByteSize(LIMIT as u64), &prometheus::Registry::new()).unwrap();
+        let budget = budget();
         let others = budget.share();
         let _held = others.hold(LIMIT / 2).unwrap();
         let share = budget.share();
         let first = asked(Method::GET, "/api/large", &share).await;
         let second = asked(Method::GET, "/api/large", &share).await;
-        let is_refused = |response: &Response| response.extensions().get::<super::super::Problem>().is_some();
+        let is_refused = |response: &Response| response.extensions().get::<Problem>().is_some();
         assert!(!is_refused(&first) && is_refused(&second), "half a MiB is free, and half of that for each");
         for (method, path) in [(Method::GET, "/api/small"), (Method::GET, "/metrics"), (Method::POST, "/api/large")] {
             assert!(!is_refused(&asked(method, path, &share).await), "{path}");
