@@ -48,6 +48,13 @@ pub fn send_request(topic: &str, id: &str, body: Vec<u8>) -> v2::SendMessageRequ
     v2::SendMessageRequest { messages: vec![message] }
 }
 
+/// A connection whose client has little room for what comes.
+pub async fn narrow(address: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(16 * 1024).expect("an option");
+    socket.connect(address.parse().expect("an address")).await.expect("the server is there")
+}
+
 impl Connection {
     /// `window`: what the server may send before anything is taken, for the connection and for each call.
     pub async fn open(address: &str, window: u32) -> Self {
@@ -56,10 +63,7 @@ impl Connection {
 
     /// One whose machine keeps little of what it has not read.
     pub async fn open_narrow(address: &str, window: u32) -> Self {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(16 * 1024).expect("an option");
-        let address = address.parse().expect("an address");
-        Self::over(socket.connect(address).await.expect("the server is there"), window).await
+        Self::over(narrow(address).await, window).await
     }
 
     async fn over(stream: TcpStream, window: u32) -> Self {

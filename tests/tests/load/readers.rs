@@ -7,11 +7,10 @@ use proto::v2::{self, Code};
 use tests::cluster::{Cluster, GROUP, Node};
 use tests::http;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpSocket;
 use tokio::time::timeout;
 
 use super::process::{BESIDE, MIB, held_by, memory_of, refusals};
-use super::raw::{Call, Connection, framed, send_request};
+use super::raw::{Call, Connection, framed, narrow, send_request};
 use super::{DONE_WITHIN, LIMIT, MEMORY, TOPIC, broker, send_in_order, take_all, until};
 
 const MESSAGES: usize = 36;
@@ -99,10 +98,8 @@ async fn readers_of_http_hold_no_more_than_the_limit_either() {
     let name = names.first().expect("there are some");
     let (mut open, mut refused) = (Vec::new(), 0);
     for _ in 0..READERS {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(16 * 1024).expect("an option");
-        let address = node.http().parse().expect("an address");
-        let mut stream = socket.connect(address).await.expect("the server is there");
+        let address = node.http();
+        let mut stream = narrow(&address).await;
         let head = format!("GET /api/v1/messages/{name}/body HTTP/1.1\r\nHost: {address}\r\n\r\n");
         stream.write_all(head.as_bytes()).await.expect("it listens");
         let mut status = [0; 12];
